@@ -1,6 +1,6 @@
 """Scales, directions, amplitudes and smoothness that the runs choose: log score, coverage and error of generated kinds.
 
-    python benchmarks/scales.py [--quick] [--half seen|unseen] [--designs N] [--only KIND ...] [--kernel K]
+    python benchmarks/scales.py [--quick] [--half seen|unseen] [--designs N] [--only KIND ...] [--kernel K] [--cost]
 
 Simulators of 24 kinds are generated, each with shape and design of its own. The method was chosen on twelve of them
 (seen); the other twelve (unseen) were written down before they were first run, and both halves are printed. Sixteen
@@ -17,6 +17,9 @@ Aims of each kind, widened by two standard errors between problems:
 and over all kinds of a half: 95 % intervals cover .92 to .98 and 50 % intervals .40 to .60, and a fit takes at most 4
 times that of ``scales="given"`` (median of the paired ratios of the processor's seconds, one thread). Functions that
 are drawn from the plain process are one of the kinds: there nothing is to be won, and nothing may be lost.
+
+``--cost`` measures fits of eight sets of runs instead, with both settings in turns: medians of wall and CPU seconds,
+and of the paired ratios, each of which is at most 4. The scales of positive inputs are searched too.
 """
 
 if __name__ != "__main__":
@@ -31,6 +34,8 @@ from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
 import numpy as np
+import xarray as xr
+from _pk import MEDIAN, NAMES, SIGMA, TIMES, concentration
 from _report import Aim, aim, finish
 from scipy.stats import qmc
 
@@ -426,6 +431,59 @@ def problem(
     return x, y[:n], new, y[n:], ends
 
 
+# -------------------------------------------------------------------------------------------------------------- cost
+def pharmacokinetics() -> xr.Dataset:
+    """Return the runs of `pk_speed.py`: 200 curves of 50 times, 5 inputs."""
+    space = uq.ParameterSpace(**{n: uq.LogNormal(m, s) for n, m, s in zip(NAMES, MEDIAN, SIGMA, strict=True)})
+    design = uq.sobol(space, 200, rng=1)
+    curves = concentration(np.column_stack([design[name].values for name in NAMES]))
+    output = xr.DataArray(curves, dims=("run", "hour"), coords={"hour": TIMES})
+    return uq.ensemble.build(design, {"concentration": output}, space=space)
+
+
+def smooth(n: int, d: int, q: int, positive: bool) -> xr.Dataset:
+    """Return runs of q smooth scalars; of positive inputs every second one follows products of their powers."""
+    rng, (low, high) = np.random.default_rng(1), (0.1, 10.0) if positive else (0.0, 1.0)
+    space = uq.ParameterSpace(**{f"x{j}": uq.Uniform(low, high) for j in range(d)})
+    design = uq.sobol(space, n, rng=1)
+    x = np.column_stack([design[name].values for name in space])
+    u, w, outputs = (x - low) / (high - low), rng.standard_normal((q, d)), {}
+    for k in range(q):
+        if positive and k % 2 == 0:
+            outputs[f"y{k}"] = 1.0 / (1.0 + np.exp(-np.log(x) @ w[k] / np.sqrt(d)))
+        else:
+            outputs[f"y{k}"] = np.sin(2.0 * u @ w[k]) + 2.0 * (u[:, k % d] - 0.5) ** 2 + np.exp(-u @ np.abs(w[k]))
+    return uq.ensemble.build(design, outputs, space=space, box=space.box())
+
+
+def cost(repeats: int) -> list[Aim]:
+    """Measure fits with both settings in turns, after one of each that is not counted."""
+    sets = {"200 curves of 5 inputs": pharmacokinetics()}
+    for n, d, q in ((100, 5, 1), (101, 5, 1), (64, 2, 1), (40, 8, 3)):
+        for positive in (True, False):
+            if n != 101 or positive:  # more than 20 runs per input: hyperparameters are point estimates
+                which = f"{n} runs of {d} {'positive ' if positive else ''}inputs, {q} output{'s' if q > 1 else ''}"
+                sets[which] = smooth(n, d, q, positive)
+    aims = list[Aim]()
+    for name, runs in sets.items():
+        seconds: dict[str, list[tuple[float, float]]] = {"given": [], "auto": []}
+        for turn in range(repeats + 1):
+            for scales, measured in seconds.items():
+                wall, processor = time.perf_counter(), time.process_time()
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    uq.GaussianProcess(scales=scales).fit(runs)  # type: ignore[arg-type]
+                if turn:
+                    measured.append((time.perf_counter() - wall, time.process_time() - processor))
+        for scales, measured in seconds.items():
+            wall, processor = np.median(measured, axis=0)
+            aims.append(aim(f"{name}: scales={scales!r} [s]", float(wall), n=repeats))
+            aims.append(aim(f"{name}: scales={scales!r} [CPU s]", float(processor), n=repeats))
+        ratio = np.array(seconds["auto"])[:, 1] / np.array(seconds["given"])[:, 1]
+        aims.append(aim(f"{name}: ratio of CPU seconds", float(np.median(ratio)), high=DEARER, n=repeats))
+    return aims
+
+
 def main() -> int:
     """Measure, and return how many aims were missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -434,7 +492,10 @@ def main() -> int:
     parser.add_argument("--designs", type=int, help="problems of each kind")
     parser.add_argument("--only", nargs="+", default=[], help="names of kinds")
     parser.add_argument("--kernel", default="Matern52", help="of uqms, such as SquaredExponential")
+    parser.add_argument("--cost", action="store_true", help="the time of fits of eight sets of runs instead")
     options = parser.parse_args()
+    if options.cost:
+        return finish(cost(3 if options.quick else 9))
     designs = options.designs or (4 if options.quick else 20)
     every, aims = methods(not options.quick, getattr(uq, options.kernel)()), list[Aim]()
     for half in [options.half] if options.half else list(KINDS):

@@ -32,12 +32,13 @@ from uqms.surrogates.kernels import (
     Matern72,
     RadialKernel,
     Seen,
+    Slopes,
     Stationary,
     hyperparameter_count,
     scale_count,
 )
 
-__all__ = ["Adapted", "OneOf", "converted", "described"]
+__all__ = ["Adapted", "Bent", "OneOf", "converted", "described", "forward_logs"]
 
 AMPLITUDE_SPREAD = 2.0  # sd of a slope b: over the box the amplitude changes by a factor of exp(2)
 LARGEST = 8.0, 3.0  # of a slope, and of asinh of an entry of L, which then is 10
@@ -158,7 +159,7 @@ class Adapted(Kernel):
 
     def linearised(self, u: Array, x: Array, ell: Array) -> Linearised:
         """Return kappa (k, n) with its reverse derivatives."""
-        return _Bent(self, u, x, ell)
+        return Bent(self, u, x, ell)
 
     def correlation(self, u: Array, x: Array, ell: Array) -> Array:
         """Return kappa (k, n)."""
@@ -204,8 +205,31 @@ def amplitude(u: Array, b: Array) -> Array:
     return np.asarray(np.exp((u - 0.5) @ b))
 
 
+def forward_logs(at: Linearised, v: Array) -> Array:
+    """Return the derivative (k, p) of kappa @ v, with v (n,), by the logarithms of `ell`: by products of matrices.
+
+    Squares of differences are multiplied out, so that digits are lost where runs are close.
+    """
+    if isinstance(at, Bent):
+        return at.forward_logs(v)
+    if not isinstance(at, Slopes):
+        raise TypeError(f"{type(at).__name__} is no correlation of a scaled distance")
+    u, x, d = at.u, at.x, at.u.shape[1]
+    scales = int(at.at.max()) + 1
+    out = np.empty((len(u), scales + len(at.by_other)))
+    moments = np.column_stack([v, x * v[:, None], x * x * v[:, None]])
+    for columns, slope in zip(at.at, at.g, strict=True):
+        seen = columns >= 0
+        sums = slope @ moments
+        moved = u * u * sums[:, :1] - 2.0 * u * sums[:, 1 : d + 1] + sums[:, d + 1 :]
+        out[:, columns[seen]] = -moved[:, seen] * at.ell[columns[seen]] ** -2.0
+    for i, slope in enumerate(at.by_other):
+        out[:, scales + i] = slope @ v
+    return out
+
+
 @final
-class _Bent:
+class Bent:
     """The correlation between u and x of `Adapted`, linearised."""
 
     def __init__(self, kernel: Adapted, u: Array, x: Array, ell: Array) -> None:
@@ -213,7 +237,8 @@ class _Bent:
         self._own, self._lower, self._b = kernel.parts_of(ell, u.shape[1])
         self._z = u @ self._lower.T
         self._zx = self._z if u is x else x @ self._lower.T
-        self._sizes = amplitude(u, self._b)[:, None] * amplitude(x, self._b)
+        self._at_u, self._at_x = amplitude(u, self._b), amplitude(x, self._b)
+        self._sizes = self._at_u[:, None] * self._at_x
         self._base = kernel.kernel.linearised(self._z, self._zx, self._own)
 
     @cached_property
@@ -230,19 +255,42 @@ class _Bent:
         """Return the derivative (p,) of sum(kappa * bar) by the logarithms of `ell`."""
         kernel, u, x = self._kernel, self._u, self._x
         scaled = bar * self._sizes
-        out = [self._base.reverse_logs(scaled)]
-        if kernel.directions:
-            d = u.shape[1]
-            # Of pairs (a, i): g (z_a - z_i)_c (u_a - x_i)_e / ell_c², with z = L u.
+        if not kernel.directions:
+            out = [self._base.reverse_logs(scaled)]
+        else:
+            # Moments of pairs (a, i): g (u_a - x_i)(u_a - x_i)', with L on one side or on both.
             pairs = scaled * self._base.g[0]
-            rows, columns = pairs.sum(axis=1)[:, None], pairs.sum(axis=0)[:, None]
-            cross = self._z.T @ (rows * u - pairs @ x) + self._zx.T @ (columns * x - pairs.T @ u)
-            by_entry = (cross / self._own[:d, None] ** 2)[_below(d)]
-            out.append(by_entry * np.hypot(1.0, self._lower[_below(d)]))
+            rows, columns, crossed = pairs.sum(axis=1)[:, None], pairs.sum(axis=0)[:, None], u.T @ (pairs @ x)
+            by_input = self._lower @ (u.T @ (rows * u) + x.T @ (columns * x) - crossed - crossed.T)
+            d, below = u.shape[1], _below(u.shape[1])
+            of_scales = -np.sum(by_input * self._lower, axis=1) * self._own[:d] ** -2.0
+            of_entries = (by_input / self._own[:d, None] ** 2)[below] * np.hypot(1.0, self._lower[below])
+            out = [of_scales, of_entries]  # directions go with a single kernel, which has no shares
         if kernel.amplitude:
             each = bar * self.kappa
             out.append(each.sum(axis=1) @ (u - 0.5) + each.sum(axis=0) @ (x - 0.5))
         return np.concatenate(out)
+
+    def forward_logs(self, v: Array) -> Array:
+        """Return the derivative (k, p) of kappa @ v by the logarithms of `ell`; see the function of that name."""
+        kernel, u, x, at_u = self._kernel, self._u, self._x, self._at_u[:, None]
+        inner = self._at_x * v
+        if not kernel.directions:
+            out = [at_u * forward_logs(self._base, inner)]
+        else:
+            d, (rows, columns), z, zx = u.shape[1], _below(u.shape[1]), self._z, self._zx
+            moments = np.hstack([np.ones((len(x), 1)), zx, x, zx * zx, zx[:, rows] * x[:, columns]])
+            sums = at_u * (self._base.g[0] @ (moments * inner[:, None]))
+            whole, by_z, by_x, squares, crossed = np.split(sums, np.cumsum([1, d, d, d]), axis=1)
+            precision = self._own[:d] ** -2.0
+            slopes = np.hypot(1.0, self._lower[rows, columns]) * precision[rows]
+            zr, ur = z[:, rows], u[:, columns]
+            out = [(2.0 * z * by_z - z * z * whole - squares) * precision]
+            out.append((zr * (ur * whole - by_x[:, columns]) - ur * by_z[:, rows] + crossed) * slopes)
+        if kernel.amplitude:
+            both = self.kappa @ np.column_stack([v, (x - 0.5) * v[:, None]])
+            out.append((u - 0.5) * both[:, :1] + both[:, 1:])
+        return np.hstack(out)
 
 
 @final

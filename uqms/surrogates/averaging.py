@@ -53,6 +53,7 @@ __all__ = [
     "DRAWS",
     "ROUNDS_MORE",
     "Sample",
+    "around",
     "at_mode",
     "at_zero",
     "between_share",
@@ -98,9 +99,27 @@ def at_mode(
 ) -> AtMode:
     """Return the mode of the hyperparameters' posterior that is climbed to from p; accuracy as L-BFGS-B takes it."""
     trend = trend_basis(x, columns, cheap)
-    scale = prior_of(kernel, x.shape[1], noise)[1]
     with one_thread():
-        mode, covariance = _laplace(x, y, trend, kernel, noise, start, scale, accuracy)
+        mode = _mode(x, y, trend, kernel, noise, start, accuracy)
+    return around(x, y, kernel, columns, noise, mode, cheap=cheap)
+
+
+def around(
+    x: Float[np.ndarray, "n d"],
+    y: Float[np.ndarray, " n"],
+    kernel: Kernel,
+    columns: int,
+    noise: Noise,
+    mode: Float[np.ndarray, " k"],
+    covariance: Float[np.ndarray, "k k"] | None = None,
+    cheap: Float[np.ndarray, " n"] | None = None,
+) -> AtMode:
+    """Return the mode with its log evidence, by a covariance or, where none is given, by the curvature there."""
+    trend = trend_basis(x, columns, cheap)
+    scale = prior_of(kernel, x.shape[1], noise)[1]
+    if covariance is None:
+        with one_thread():
+            covariance = _inverse_curvature_at(mode, x, y, trend, kernel, noise, scale)
     volume = 0.5 * float(np.linalg.slogdet(2.0 * math.pi * covariance)[1])
     value = log_posterior(mode, x, y, trend, kernel, noise) + volume - _log_prior_mass(scale)
     return AtMode(mode, covariance, value)
@@ -131,18 +150,22 @@ def sample_from(
     cheap: Float[np.ndarray, " n"] | None = None,
     rounds: tuple[int, int] = (ROUNDS, ROUNDS_MORE),
     draws: float = float(DRAWS),
+    most: int = 2**30,
 ) -> Sample:
-    """Return weighted points of the posterior of the hyperparameters, whose mode is known, enough for some draws."""
+    """Return weighted points of the posterior of the hyperparameters, whose mode is known, enough for some draws.
+
+    A round has at most `most` points, beside those of the prior.
+    """
     d = x.shape[1]
-    trend = trend_basis(x, columns, cheap)
+    trend, count = trend_basis(x, columns, cheap), 32 * (hyperparameter_count(kernel, d) + 2)
     with one_thread():
         return explore(
             lambda points: log_posteriors(points, x, y, trend, kernel, noise),
             (found.mode, found.covariance),
             prior_of(kernel, d, noise),
             bounds_of(kernel, d, noise),
-            32 * (hyperparameter_count(kernel, d) + 2),
-            rounds,
+            min(count, most),
+            rounds if count <= most else (rounds[0], 2 * rounds[1] - 1),
             ENOUGH * float(draws),
         )
 
@@ -347,12 +370,10 @@ def logarithms(found: Hyperparameters, noise: Noise) -> Array:
     return np.log(found.ell) if noise is False else np.log(np.append(found.ell, found.nugget))
 
 
-def _laplace(
-    x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise, start: Array, scale: Array, accuracy: float
-) -> tuple[Array, Array]:
-    """Return the mode of the density of p, and the inverse of its curvature there."""
+def _mode(x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise, start: Array, accuracy: float) -> Array:
+    """Return the mode of the density of p."""
     d = x.shape[1]
-    jacobian = np.zeros(len(scale))  # from the length scale, whose density is trained, to its log
+    jacobian = np.zeros(len(start))  # from the length scale, whose density is trained, to its log
     jacobian[: scale_count(kernel, d)] = 1.0
 
     def negative(p: Array) -> tuple[float, Array]:
@@ -361,11 +382,17 @@ def _laplace(
 
     bounds = bounds_of(kernel, d, noise)
     found = minimize(negative, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": accuracy})
-    mode = found.x
+    return np.asarray(found.x)
+
+
+def _inverse_curvature_at(
+    mode: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise, scale: Array
+) -> Array:
+    """Return the inverse of the curvature of the density of p, by differences of its gradient."""
     base = objective(mode, x, y, trend, kernel, noise)[1]
     steps = STEP * np.eye(len(mode))
     curvature = np.array([objective(mode + e, x, y, trend, kernel, noise)[1] - base for e in steps]) / STEP
-    return mode, inverse_curvature(curvature, scale)
+    return inverse_curvature(curvature, scale)
 
 
 def inverse_curvature(curvature: Array, scale: Array) -> Array:

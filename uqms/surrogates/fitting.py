@@ -23,37 +23,49 @@ import numpy as np
 from uqms._typing import Array, Bools, Ints
 from uqms.surrogates import averaging
 from uqms.surrogates.adapted import OneOf, converted
+from uqms.surrogates.climbing import climb
 from uqms.surrogates.correlated import LeftOut, left_out_errors, with_scores_in_common
 from uqms.surrogates.kernels import Kernel, hyperparameter_count
 from uqms.surrogates.outputs import OutputBasis, score_columns
 from uqms.surrogates.process import ScoreProcess, average, condition
 from uqms.surrogates.training import (
+    STARTS,
     SUBSET,
     Hyperparameters,
     Noise,
     Rival,
     fits_exactly,
+    hyperparameters_at,
     prior_of,
+    starting_points,
     subset,
     taken,
     train,
     trend_basis,
 )
 
-__all__ = ["Fitting"]
+__all__ = ["Fitting", "Probable"]
 
 FEW = 20  # runs per input up to which hyperparameters are averaged, and which choose a kernel
 LEAST = 60  # runs that choose a kernel, where there are as many
 BETWEEN = 0.1  # share of the variance of left-out runs above which they are averaged too
 CLEAR = 3.0  # standard errors
-ROUNDS = 1, 3  # of draws of a kernel that was chosen, which has more hyperparameters
+ROUNDS, POINTS = (1, 3), 512  # of draws of a kernel that was chosen, which has more hyperparameters; of a round
 SMOOTHER = -2.0  # log prior odds of a smoother kernel: few runs prefer one by chance
 TIE = 2.0  # of log evidence: within it a single kernel is the simplest
 FAR = 10.0  # below the largest log evidence: no draw would be of such a kernel
-ACCURACY = 1e-9  # of the log density of a kernel's hyperparameters, relative, where kernels are compared
-ROUGH = 1e-5  # the same, where inputs are compared
+APPROXIMATE = 10.0  # of log evidence, by which two that come from the average information may be wrong
+HOPELESS = 20.0  # of log posterior, by which other inputs are behind when they are given up
+FINE, ROUGH = 1e-5, 1e-2  # nats from the mode at which climbs end: where kernels and where inputs are compared
 PREDICTED = 1e-4  # sd of the errors of left-out runs over that of all: below it no other kernel is tried
 LARGEST = 2**30  # bytes that averaging may take without having been asked for
+
+
+class Probable(NamedTuple):
+    """Logarithms of hyperparameters of one score, with their log posterior."""
+
+    value: float
+    point: Array
 
 
 @final
@@ -85,16 +97,24 @@ class Fitting:
             return [one.chosen(self.kernel, self.columns, averages) for one in every]
         return [one.trained(self.kernel, self.columns) for one in every]
 
-    def most_probable(self, y: Array, starts: Sequence[Array] | None = None) -> tuple[float, list[Array]]:
-        """Return the largest log posterior of the scores (n, q), summed, and where it is, with all learned that may be.
+    def most_probable(self, y: Array, others: Sequence[Probable] | None = None) -> tuple[float, list[Probable]]:
+        """Return the largest log posterior of the scores (n, q), summed, and each with where it is.
 
-        Of many runs some say it. Inputs stay in this order, so that it can be compared with that of other inputs.
+        All is learned that may be. Of many runs some say it. Inputs stay in this order, so that it can be compared with
+        that of `others`, other inputs, from which the search starts and which it need not beat.
         """
-        found = []
+        found: list[Probable] = []
+        ahead = 0.0
         for j in range(y.shape[1]):
             one = _ordered(self.x, y[:, j], self._noise_of(j), None, exchangeable=False)
-            found.append(one.most_probable(self.kernel, self.columns, None if starts is None else starts[j]))
-        return math.fsum(value for value, _ in found), [point for _, point in found]
+            other = None if others is None else others[j]
+            least = -math.inf if other is None else other.value - ahead - HOPELESS
+            found.append(one.most_probable(self.kernel, self.columns, other and other.point, least))
+            ahead += 0.0 if other is None else found[-1].value - other.value
+            if ahead < -HOPELESS and others is not None:
+                found += others[j + 1 :]
+                break
+        return math.fsum(one.value for one in found), found
 
     def left_out(self, y: Array, found: Sequence[Hyperparameters]) -> Array:
         """Return errors and variances (2, n, q) of left-out scores, NaN where a run has none."""
@@ -230,8 +250,8 @@ class _Ordered(NamedTuple):
     cheap: tuple[Array, ...]
     inputs: Ints
 
-    def trained(self, kernel: Kernel, columns: int) -> Hyperparameters:
-        """Return the most probable hyperparameters."""
+    def trained(self, kernel: Kernel, columns: int, soon: bool = False) -> Hyperparameters:
+        """Return the most probable hyperparameters; `soon`, where the kernel has an average information."""
         if not self.y.any():  # a constant output: its basis is zero, so only finite numbers are needed
             ones = np.ones(hyperparameter_count(kernel, self.x.shape[1]))
             noisy = float(self.noise is not False)
@@ -241,7 +261,12 @@ class _Ordered(NamedTuple):
         trend = trend_basis(self.x, columns, *self.cheap)
         if self.cheap and fits_exactly(trend, self.y):
             return Hyperparameters(np.ones(hyperparameter_count(kernel, self.x.shape[1])), 0.0, 1e-12, 0.0, 0, False)
-        found = train(self.x, self.y, kernel, trend, self.noise)
+
+        def search(start: Array, rows: Ints) -> tuple[float, Array]:
+            of_some = climb(self.x[rows], self.y[rows], trend[rows], kernel, taken(self.noise, rows), start, FINE)
+            return of_some.value, of_some.point
+
+        found = train(self.x, self.y, kernel, trend, self.noise, search=search if soon else None)
         return _permuted(found, kernel, np.argsort(self.inputs))
 
     def chosen(self, kernel: OneOf, columns: int, averages: bool) -> Hyperparameters:
@@ -251,45 +276,52 @@ class _Ordered(NamedTuple):
         runs some choose the kernel, and all train it.
         """
         d, first = self.x.shape[1], kernel.kernels[0]
-        plain = self._unordered().trained(first, columns)
+        plain = self._unordered().trained(first, columns, soon=True)
         rivals: list[Rival] = []
         if plain.starts:
             rows = self._choosing()
             some = self._some(rows)
             asks = self._asks(first, columns, plain)
-            rivals = some._rivals(kernel, columns, averaging.logarithms(plain, self.noise), asks)
+            close = FAR if averages and len(rows) == len(self.x) else TIE
+            rivals = some._rivals(kernel, columns, averaging.logarithms(plain, self.noise), asks, close)
             if len(rows) < len(self.x):  # what some say of its hyperparameters is too wide for all
                 of_some = _simplest(rivals, kernel)
-                rivals = [self._rival(of_some.kernel, columns, of_some.at.mode) if averages else of_some]
+                if averages:
+                    of_all = self._rough(of_some.kernel, columns, of_some.at.mode)
+                    of_some = self._rival(of_all.kernel, columns, of_all.at.mode)
+                rivals = [of_some]
         best = _simplest(rivals, kernel) if rivals else None
         if best is None or best.kernel == first:
             found = replace(plain, ell=kernel.ell_of(first, plain.ell, d))
         else:
-            trend = trend_basis(self.x, columns)
-            found = train(self.x, self.y, best.kernel, trend, self.noise, best.at.mode[None])
+            end = self._climbed(best.kernel, columns, best.at.mode, FINE)
+            found = hyperparameters_at(end.point, end.value, self.x, best.kernel, self.noise)
             found = replace(found, ell=kernel.ell_of(best.kernel, found.ell, d))
         return _permuted(replace(found, rivals=tuple(rivals)), kernel, np.argsort(self.inputs))
 
-    def most_probable(self, kernel: Kernel, columns: int, start: Array | None) -> tuple[float, Array]:
-        """Return the largest log posterior of the runs that choose, and where it is; of the richest kernel."""
+    def most_probable(self, kernel: Kernel, columns: int, start: Array | None, least: float) -> Probable:
+        """Return the largest log posterior of the runs that choose, of the richest kernel; or what is below `least`."""
         some, (simple, *more) = self._some(self._choosing()), [kernel]
         if isinstance(kernel, OneOf):
             simple, *more = kernel.choices()[0]
-        most = more[-1] if more else simple
+        if not some.y.any():
+            return Probable(0.0, np.empty(0))
         if start is None:
-            plain = some.trained(simple, columns)
-            if not plain.starts:
-                return 0.0, np.empty(0)
-            start = averaging.logarithms(plain, self.noise)
-            own = len(start) - (self.noise is not False)
-            if most != simple:
-                ell = converted(np.exp(start[:own]), simple, most, self.x.shape[1])
+            starts = starting_points(simple, self.x.shape[1], STARTS, self.noise)
+            start = max((some._climbed(simple, columns, one, ROUGH) for one in starts), key=_objective).point
+            if more:
+                own = len(start) - (self.noise is not False)
+                ell = converted(np.exp(start[:own]), simple, more[-1], self.x.shape[1])
                 start = np.append(np.log(ell), start[own:])
-        if not len(start):
-            return 0.0, start
-        trend = trend_basis(some.x, columns)
-        found = train(some.x, some.y, most, trend, some.noise, start[None], accuracy=ROUGH)
-        return found.objective, averaging.logarithms(found, self.noise)
+        return some._climbed(more[-1] if more else simple, columns, start, ROUGH, least)
+
+    def _climbed(
+        self, kernel: Kernel, columns: int, start: Array, tolerance: float, least: float = -math.inf
+    ) -> Probable:
+        """Return the most probable hyperparameters that are climbed to from a start; or some, when below `least`."""
+        trend = trend_basis(self.x, columns)
+        found = climb(self.x, self.y, trend, kernel, self.noise, start, tolerance, hopeless=-least)
+        return Probable(-found.value, found.point)
 
     def _choosing(self) -> Ints:
         """Return the runs that choose a kernel, all where they are few."""
@@ -299,26 +331,39 @@ class _Ordered(NamedTuple):
     def _some(self, rows: Ints) -> "_Ordered":
         return self._replace(x=self.x[rows], y=self.y[rows], noise=taken(self.noise, rows))
 
-    def _rivals(self, kernel: OneOf, columns: int, plain: Array, asks: bool) -> list[Rival]:
+    def _rivals(self, kernel: OneOf, columns: int, plain: Array, asks: bool, close: float) -> list[Rival]:
         """Return what is compared, each climbed to from the best of those that are a part of it.
 
-        A smoother kernel is compared with as much learned as that which is best without it.
+        A smoother kernel is compared with as much learned as that which is best without it. Of those whose log evidence
+        is not within `close` of the largest it is approximate, since their curvature, which would cost more than the
+        climb, changes nothing.
         """
         d = self.x.shape[1]
         same, *smoother = kernel.choices()
         first, *more = same
-        rivals = [self._rival(first, columns, plain)]
+        rivals = [self._rough(first, columns, plain)]
+        exact: set[int] = set()
+
+        def best_of(within: float = 0.0) -> Rival:
+            least = max(map(_evidence, rivals)) - within - APPROXIMATE
+            for i, one in enumerate(rivals):
+                if i not in exact and _evidence(one) >= least:
+                    rivals[i] = self._rival(one.kernel, columns, one.at.mode)._replace(log_odds=one.log_odds)
+                    exact.add(i)
+            return max(rivals, key=_evidence)
+
         for rival in more if asks else []:
-            best = max(rivals, key=_evidence)
+            best = best_of() if len(rivals) > 1 else rivals[0]
             if len(rivals) == 3 and best is rivals[0]:
                 break  # what neither directions nor an amplitude help, both do not
             mode, own = best.at.mode, len(best.at.mode) - (self.noise is not False)
             start = np.log(converted(np.exp(mode[:own]), best.kernel, rival, d))
-            rivals.append(self._rival(rival, columns, np.append(start, mode[own:])))
-        best = max(rivals, key=_evidence)
+            rivals.append(self._rough(rival, columns, np.append(start, mode[own:])))
+        best = best_of()
         for several in smoother if asks else []:
-            found = self._rival(several[same.index(best.kernel)], columns, best.at.mode)
+            found = self._rough(several[same.index(best.kernel)], columns, best.at.mode)
             rivals.append(found._replace(log_odds=SMOOTHER))
+        best_of(close)
         return rivals
 
     def _unordered(self) -> "_Ordered":
@@ -331,9 +376,18 @@ class _Ordered(NamedTuple):
         left = left_out_errors(self.x, self.y, trend, kernel, found, none)
         return float(np.mean(left.variance)) > PREDICTED**2 * float(np.var(self.y))
 
-    def _rival(self, kernel: Kernel, columns: int, start: Array) -> Rival:
-        at = averaging.at_mode(self.x, self.y, kernel, columns, self.noise, start, accuracy=ACCURACY)
-        return Rival(kernel, at)
+    def _rough(self, kernel: Kernel, columns: int, start: Array) -> Rival:
+        """Return a rival whose evidence is approximate: by the average information, not by the curvature."""
+        trend = trend_basis(self.x, columns)
+        found = climb(self.x, self.y, trend, kernel, self.noise, start, FINE, of_logs=True)
+        return Rival(
+            kernel,
+            averaging.around(self.x, self.y, kernel, columns, self.noise, found.point, found.covariance),
+        )
+
+    def _rival(self, kernel: Kernel, columns: int, mode: Array) -> Rival:
+        """Return a rival at its mode."""
+        return Rival(kernel, averaging.around(self.x, self.y, kernel, columns, self.noise, mode))
 
     def _of_rivals(self, kernel: OneOf, columns: int, found: Hyperparameters, order: int) -> list[Hyperparameters]:
         """Return draws of the hyperparameters of all rivals, each as often as its probability says."""
@@ -354,7 +408,7 @@ class _Ordered(NamedTuple):
     def _sampled(self, one: Rival, draws: float, columns: int) -> averaging.Sample:
         """Return points of the posterior of a kernel's hyperparameters."""
         return averaging.sample_from(
-            self.x, self.y, one.kernel, columns, self.noise, one.at, rounds=ROUNDS, draws=draws
+            self.x, self.y, one.kernel, columns, self.noise, one.at, rounds=ROUNDS, draws=draws, most=POINTS
         )
 
     def draws(
@@ -421,6 +475,10 @@ def _simplest(rivals: Sequence[Rival], kernel: OneOf) -> Rival:
     enough = max(map(_evidence, rivals)) - TIE
     about = [one for one in rivals if _evidence(one) >= enough]
     return min(about, key=lambda one: (kernel.learned(one.kernel), -_evidence(one)))
+
+
+def _objective(found: Probable) -> float:
+    return found.value
 
 
 def _evidence(one: Rival) -> float:

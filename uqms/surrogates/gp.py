@@ -32,7 +32,7 @@ from uqms.parameters import Box
 from uqms.surrogates.adapted import Adapted, OneOf
 from uqms.surrogates.adapted import described as kernel_described
 from uqms.surrogates.archive import Stored
-from uqms.surrogates.fitting import Fitting
+from uqms.surrogates.fitting import Fitting, Probable
 from uqms.surrogates.fused import scores_flat_reverse
 from uqms.surrogates.input_scales import chosen_scales
 from uqms.surrogates.jax_kernel import JaxKernel
@@ -363,16 +363,16 @@ class GaussianProcess:
         )
 
     def _probability(
-        self, kernel: Kernel, bases: Sequence[OutputBasis], y: Array, x: Array, starts: list[Array] | None
-    ) -> tuple[float, list[Array]]:
-        """Return the log probability of the runs' largest scores at `x` (n, d), and the hyperparameters."""
+        self, kernel: Kernel, bases: Sequence[OutputBasis], y: Array, x: Array, others: list[Probable] | None
+    ) -> tuple[float, list[Probable]]:
+        """Return the log probability of the runs' largest scores at `x` (n, d), and of each with hyperparameters."""
         sizes = [np.sum(basis.basis**2, axis=0) for basis in bases]
         share = np.concatenate([size / max(float(size.sum()), LEAST) for size in sizes])
         largest = np.argsort(-share, kind="stable")[:DECIDING]
         y = y[:, largest[share[largest] >= COUNTS]]
         _, columns = _determined(self.trend, x[np.isfinite(y).all(axis=1)])
         fitting = Fitting(x, kernel, columns, self.noise != "none", self.hyperparameters)
-        return fitting.most_probable(y, starts)
+        return fitting.most_probable(y, others)
 
 
 @taught

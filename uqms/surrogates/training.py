@@ -18,41 +18,51 @@ GPyTorch at the same hyperparameters; `marginal_log_likelihood` returns that par
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple, final
 
 import numpy as np
 from jaxtyping import Float
-from scipy.linalg import lapack, solve_triangular
+from scipy.linalg import blas, lapack, solve_triangular
 from scipy.optimize import minimize
 from scipy.stats import qmc
 
 from uqms._threads import one_thread
 from uqms._typing import Array, Ints
 from uqms.errors import FitError
+from uqms.surrogates._dense import fill_adjoint, fill_correlation
 from uqms.surrogates.kernels import (
+    SINGLE,
     Kernel,
+    Linearised,
+    RadialKernel,
     correlation,
     hyperparameter_count,
     places,
     scale_count,
 )
+from uqms.surrogates.radial import factor_of
 
 __all__ = [
     "AtMode",
+    "Density",
     "Hyperparameters",
     "Noise",
     "Rival",
     "bounds_of",
+    "density",
     "factorise",
     "fits_exactly",
+    "hyperparameters_at",
     "log_posterior",
     "log_posteriors",
     "marginal_log_likelihood",
     "nugget_of",
     "objective",
     "prior_of",
+    "starting_points",
     "subset",
     "taken",
     "train",
@@ -179,6 +189,12 @@ def factorise(
     FitError
         When even the last jitter does not make the matrix positive definite.
     """
+    lower, jitter = _factorised(correlation_matrix, nugget)
+    return np.ascontiguousarray(lower), jitter
+
+
+def _factorised(correlation_matrix: Array, nugget: float | Array) -> tuple[Array, float]:
+    """Return the same, the factor in LAPACK's order."""
     n = len(correlation_matrix)
     jitter = JITTER_FIRST
     while jitter <= JITTER_LAST * 1.001:
@@ -186,9 +202,13 @@ def factorise(
         matrix.flat[:: n + 1] += nugget + jitter
         lower, info = lapack.dpotrf(matrix.T, lower=1, clean=1, overwrite_a=1)  # its own transpose, in LAPACK's order
         if info == 0 and np.isfinite(lower[-1, -1]):  # some LAPACKs let NaN pass
-            return np.ascontiguousarray(lower), jitter
+            return lower, jitter
         jitter *= 10.0
-    raise FitError(
+    raise FitError(_not_definite(n))
+
+
+def _not_definite(n: int) -> str:
+    return (
         f"A {n} x {n} correlation matrix is not positive definite with a relative jitter of {JITTER_LAST:g}. "
         "Are there NaN inputs, or many runs at almost the same point? Remove near-duplicates or fit a nugget."
     )
@@ -247,20 +267,41 @@ def _solve(lower: Array, right: Array) -> Array:
 
 def objective(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise) -> tuple[float, Array]:
     """Return the negative log posterior of (log ell, log nugget) and its gradient."""
+    found = density(parameters, x, y, trend, kernel, noise)
+    return found.value, found.gradient
+
+
+class Density(NamedTuple):
+    """The negative log posterior of hyperparameters, its gradient, and what its curvature is made of."""
+
+    value: float
+    gradient: Array  # (p,)
+    at_runs: Linearised
+    lower: Array  # (n, n), of K, in LAPACK's order
+    projection: tuple[Array, Array]  # (n, b), K^-1 F and the same times (F' K^-1 F)^-1
+    weights: Array  # (n,), K^-1 (y - F beta)
+    inverse_variance: float
+
+
+def density(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise) -> Density:
+    """Return the negative log posterior of (log ell, log nugget), with its gradient."""
     n, d = x.shape
     b = trend.shape[1]
     size = len(parameters) - (noise is not False)
     nugget = nugget_of(parameters, noise)
     at_runs = kernel.linearised(x, x, np.exp(parameters[:size]))
-    lower, _ = factorise(at_runs.kappa, nugget)
-    inverse, _ = lapack.dpotri(lower, lower=1)
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    lower, _ = _factorised(at_runs.kappa, nugget)
+    inverse, _ = lapack.dpotri(lower, lower=1)  # its lower triangle
     log_det = 2.0 * float(np.sum(np.log(np.diag(lower))))
-    solved_trend = inverse @ trend
+    solved = blas.dsymm(1.0, inverse, np.column_stack([trend, y]), lower=1)
+    solved_trend, solved_y = solved[:, :b], solved[:, b]
     information = trend.T @ solved_trend
-    half, log_det_trend = np.linalg.inv(information), np.linalg.slogdet(information)[1] if b else 0.0
-    projected = inverse - solved_trend @ half @ solved_trend.T
-    weights = projected @ y
+    if b == 1:  # by far the most frequent trend, and NumPy's functions of matrices take as long as a factorisation
+        half, log_det_trend = 1.0 / information, math.log(abs(information.item()))
+    else:
+        half, log_det_trend = np.linalg.inv(information), np.linalg.slogdet(information)[1] if b else 0.0
+    projected = solved_trend @ half
+    weights = solved_y - projected @ (trend.T @ solved_y)
     squares = max(float(y @ weights), 1e-300)
     degrees = n - b
     if variances_known(noise):
@@ -270,14 +311,17 @@ def objective(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kerne
         inverse_variance = degrees / squares
         value = -0.5 * (degrees * math.log(squares / degrees) + log_det + log_det_trend)
     # d value / d K = (w w' / s2 - Q) / 2, with Q the projected inverse.
-    adjoint = 0.5 * (np.outer(weights, weights) * inverse_variance - projected)
+    adjoint = inverse.T
+    fill_adjoint(
+        adjoint, np.ascontiguousarray(projected.T), np.ascontiguousarray(solved_trend.T), weights, inverse_variance
+    )
     prior, gradient = _log_prior(parameters, kernel, d, noise)
     gradient[:size] += at_runs.reverse_logs(adjoint)
     if noise is not False:
         gradient[size] += float(np.sum(nugget * np.diagonal(adjoint)))
     if variances_known(noise):
         gradient[size] += 0.5 * (degrees - inverse_variance * squares)
-    return -(value + prior), -gradient
+    return Density(-(value + prior), -gradient, at_runs, lower, (solved_trend, projected), weights, inverse_variance)
 
 
 def log_posterior(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise) -> float:
@@ -299,8 +343,8 @@ def log_posteriors(parameters: Array, x: Array, y: Array, trend: Array, kernel: 
 def _log_likelihood(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise) -> float:
     n, b = trend.shape
     size = len(parameters) - (noise is not False)
-    lower, _ = factorise(correlation(kernel, x, x, np.exp(parameters[:size])), nugget_of(parameters, noise))
-    half, _ = lapack.dtrtrs(lower.T, np.column_stack([trend, y]), lower=0, trans=1)
+    lower = _lower_factor(kernel, x, np.exp(parameters[:size]), nugget_of(parameters, noise))
+    half, _ = lapack.dtrtrs(lower, np.column_stack([trend, y]), lower=1)
     # R of the QR decomposition of L^-1 [F, y]: its last entry is the root of the residual sum of squares.
     root = np.abs(np.diag(lapack.dgeqrf(half, overwrite_a=1)[0]))
     log_det = float(np.sum(np.log(np.diag(lower)))) + float(np.sum(np.log(root[:b])))
@@ -309,6 +353,25 @@ def _log_likelihood(parameters: Array, x: Array, y: Array, trend: Array, kernel:
     else:
         fit = (n - b) * math.log(max(float(root[b]), 1e-150))
     return float(-log_det - fit)
+
+
+def _lower_factor(kernel: Kernel, x: Array, ell: Array, nugget: Array) -> Array:
+    """Return the factor of `factorise` in LAPACK's order, its upper triangle undefined; of adapted kernels sooner."""
+    seen = kernel.seen(x, ell)
+    # Of a plain kernel the passes save less than a third, and its fits keep every digit that they had.
+    if kernel.plain or not isinstance(seen.kernel, RadialKernel) or seen.kernel.code >= SINGLE:
+        return _factorised(kernel.correlation(x, x, ell), nugget)[0]
+    code, n = seen.kernel.code, len(x)
+    z = np.ascontiguousarray((seen.z * (math.sqrt(factor_of(code)) / seen.ell)).T)
+    kappa, jitter = np.empty((n, n)), JITTER_FIRST
+    while jitter <= JITTER_LAST * 1.001:
+        fill_correlation(code, z, seen.amplitude, kappa)
+        kappa.flat[:: n + 1] += nugget + jitter
+        lower, info = lapack.dpotrf(kappa.T, lower=1, clean=0, overwrite_a=1)
+        if info == 0 and np.isfinite(lower[-1, -1]):
+            return np.asarray(lower)
+        jitter *= 10.0
+    raise FitError(_not_definite(n))
 
 
 def marginal_log_likelihood(
@@ -338,7 +401,7 @@ def marginal_log_likelihood(
     return -0.5 * (float(whitened @ whitened) + len(y) * LOG_TWO_PI) - float(np.sum(np.log(np.diag(lower))))
 
 
-def _starting_points(kernel: Kernel, d: int, count: int, noise: Noise) -> Array:
+def starting_points(kernel: Kernel, d: int, count: int, noise: Noise) -> Array:
     """Return deterministic starts: the middle of the prior's useful range first, then a Sobol sequence around it.
 
     The second has short length scales: an output that turns often, under a smooth kernel, looks like noise to all that
@@ -371,7 +434,7 @@ def train(
     trend: Float[np.ndarray, "n b"],
     noise: Noise,
     starts: Float[np.ndarray, "s p"] | None = None,
-    accuracy: float = 1e-9,
+    search: Callable[[Array, Ints], tuple[float, Array]] | None = None,
 ) -> Hyperparameters:
     """Return the best of 2 starts; of 8 when those differ by more than 0.1 nat or end at a bound.
 
@@ -389,16 +452,16 @@ def train(
         Whether a nugget (noise variance over process variance) is trained too, or the known variances of the runs.
     starts
         Logarithms of hyperparameters to start from, in the place of those.
-    accuracy
-        Of the log posterior, relative, at which a search ends.
+    search
+        What returns the least `objective` from a start, of some of the runs, and where it is; L-BFGS-B by default.
     """
     d = x.shape[1]
     bounds = bounds_of(kernel, d, noise)
-    starts = _starting_points(kernel, d, STARTS_MORE, noise) if starts is None else starts
+    starts = starting_points(kernel, d, STARTS_MORE, noise) if starts is None else starts
     rows = subset(len(x)) if len(x) >= 2 * SUBSET else np.arange(len(x))
     found: list[tuple[float, Array]] = []
 
-    def climb(start: Array, rows: Ints) -> tuple[float, Array]:
+    def least(start: Array, rows: Ints) -> tuple[float, Array]:
         result = minimize(
             objective,
             start,
@@ -406,10 +469,11 @@ def train(
             jac=True,
             method="L-BFGS-B",
             bounds=bounds,
-            options={"ftol": accuracy, "gtol": 1e-4, "maxiter": 200},
+            options={"ftol": 1e-9, "gtol": 1e-4, "maxiter": 200},
         )
         return float(result.fun), np.asarray(result.x)
 
+    climb = least if search is None else search
     with one_thread():  # two BLAS threads on 200 x 200 matrices are several times slower than one
         for index, start in enumerate(starts):
             found.append(climb(start, rows))
@@ -420,11 +484,20 @@ def train(
         best, point = min(found, key=_first)
         if len(rows) < len(x):
             best, point = climb(point, np.arange(len(x)))
-        size = len(point) - (noise is not False)
-        ell = np.exp(point[:size])
-        nugget = 0.0 if noise is False else math.exp(point[size])
+    return hyperparameters_at(point, -best, x, kernel, noise, len(found))
+
+
+def hyperparameters_at(
+    point: Array, value: float, x: Array, kernel: Kernel, noise: Noise, starts: int = 1
+) -> Hyperparameters:
+    """Return the hyperparameters that a search found, at their logarithms, with the log posterior there."""
+    size = len(point) - (noise is not False)
+    ell = np.exp(point[:size])
+    nugget = 0.0 if noise is False else math.exp(point[size])
+    with one_thread():
         _, jitter = factorise(correlation(kernel, x, x, ell), nugget_of(point, noise))
-    return Hyperparameters(ell, nugget, jitter, -best, len(found), _at_bound(point, bounds))
+    at_bound = _at_bound(point, bounds_of(kernel, x.shape[1], noise))
+    return Hyperparameters(ell, nugget, jitter, value, starts, at_bound)
 
 
 def subset(n: int, size: int = SUBSET) -> Ints:
