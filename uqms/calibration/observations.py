@@ -232,7 +232,8 @@ class Observations:
         if subjects > 1:
             parts.append(f"{subjects} subjects")
         if self.regimens:
-            parts.append(f"{len(set(self.regimens.values()))} regimens")
+            count = len(set(self.regimens.values()))
+            parts.append(f"{count} regimen{'s' * (count > 1)}")
         return f"<Observations: {'; '.join(parts)}>"
 
     @classmethod
