@@ -75,8 +75,11 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import Beta as Beta
     from uqms.parameters import Box as Box
     from uqms.parameters import Condition as Condition
+    from uqms.parameters import Exponential as Exponential
     from uqms.parameters import Gamma as Gamma
+    from uqms.parameters import HalfCauchy as HalfCauchy
     from uqms.parameters import HalfNormal as HalfNormal
+    from uqms.parameters import HalfStudentT as HalfStudentT
     from uqms.parameters import InverseGamma as InverseGamma
     from uqms.parameters import LogitNormal as LogitNormal
     from uqms.parameters import LogNormal as LogNormal
@@ -173,13 +176,16 @@ __all__ = [
     "DirectSimulator",
     "EventProbability",
     "ExecutableSimulator",
+    "Exponential",
     "FailurePolicy",
     "FunctionSimulator",
     "GPDiscrepancy",
     "Gamma",
     "GaussianNoise",
     "GaussianProcess",
+    "HalfCauchy",
     "HalfNormal",
+    "HalfStudentT",
     "InverseGamma",
     "JSONFile",
     "JaxKernel",
@@ -298,8 +304,11 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Beta",
         "Box",
         "Condition",
+        "Exponential",
         "Gamma",
+        "HalfCauchy",
         "HalfNormal",
+        "HalfStudentT",
         "InverseGamma",
         "LogNormal",
         "LogUniform",

@@ -79,6 +79,9 @@ PRIORS: dict[str, Prior] = {
     "other side": uq.TruncatedNormal(0.5, 0.2, high=0.98),
     "tail": uq.TruncatedNormal(-3.0, 0.5, low=0.1, high=0.9),
     "half-normal": uq.HalfNormal(0.3),
+    "half-Cauchy": uq.HalfCauchy(0.3),
+    "half-Student": uq.HalfStudentT(3.0, 0.3),
+    "exponential": uq.Exponential(3.0),
     "beta": uq.Beta(2.0, 3.0),
     "gamma": uq.Gamma(8.0, 20.0),
     "inverse gamma": uq.InverseGamma(8.0, 3.0),
@@ -117,7 +120,9 @@ def test_every_prior_has_the_density_of_pymc(outside: str) -> None:
     same_density(problem, 3)
 
 
-@pytest.mark.parametrize("prior", [uq.HalfNormal(0.3), uq.LogNormal(0.2, 0.5), uq.InverseGamma(3.0, 0.4), 0.2])
+@pytest.mark.parametrize(
+    "prior", [uq.HalfNormal(0.3), uq.HalfCauchy(0.3), uq.LogNormal(0.2, 0.5), uq.InverseGamma(3.0, 0.4), 0.2]
+)
 def test_noise_known_and_unknown_with_truncation(prior: Prior | float) -> None:
     same_density(curve_problem(uq.GaussianNoise(sd=prior)), 3)
 

@@ -166,6 +166,9 @@ def test_an_exact_simulator_with_counts_has_a_density_without_latents() -> None:
         uq.TruncatedNormal(0.2, 0.1, low=0.0, high=0.9),
         uq.Gamma(2.0, 4.0),
         uq.InverseGamma(3.0, 1.0),
+        uq.HalfCauchy(0.3),
+        uq.HalfStudentT(3.0, 0.3),
+        uq.Exponential(4.0),
     ],
 )
 def test_a_prior_of_the_sd_is_scaled_as_a_whole(prior: uq.parameters.Prior) -> None:

@@ -1,5 +1,6 @@
 """Tables of doses and measurements: what is read, and every mistake that is named with its row."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -139,8 +140,8 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("r0", {"AMT": 0.0}, "EVID\\) is 1, a dose, but there is no amount"),
     ("r0", {"DV": 4.0}, "a dose has the value 4"),
     ("r1", {"AMT": 5.0}, "a measurement \\(EVID 0\\) has the amount 5"),
-    ("r1", {"EVID": 3}, "a reset of the system"),
-    ("r1", {"EVID": 4}, "a reset of the system"),
+    ("r1", {"EVID": 4}, "EVID\\) is 4, a dose, but there is no amount"),
+    ("r0", {"EVID": 3}, "EVID 3\\) has an amount"),
     ("r1", {"EVID": 7}, "Known are 0"),
     ("r1", {"EVID": np.nan}, "Known are 0"),
     ("r7", {"AMT": 3.0}, "EVID 2\\) has an amount"),
@@ -198,10 +199,26 @@ def test_doses_that_are_there_twice_name_both_rows() -> None:
     with pytest.raises(DataError, match=r"row 'x': subject '1' gets 100 twice at the time 12, by row 'r0' too"):
         read(table)
     table.loc["x", ["TIME", "SS", "II"]] = [13.0, 1, 12.0]
-    with pytest.raises(DataError, match=r"row 'x': a steady state \(SS 1\) begins at 13, after the dose of row 'r0'"):
-        read(table)
     table.loc["x", "SS"] = 2
     assert len(read(table).regimens["1"]) == 4
+
+
+def test_resets_end_what_was_given_before() -> None:
+    """EVID 3 and 4, and a steady state after other doses: additional doses that were to follow are not given."""
+    extra = study().loc[["r0"]].assign(TIME=13.0, ADDL=0, SS=1).rename(index={"r0": "x"})
+    table = pd.concat([study().iloc[:2], extra, study().iloc[2:]])
+    before = uq.Regimen.repeated(100.0, every=12.0, doses=2, route="1")
+    steady = before + uq.Regimen.single(100.0, time=13.0, route="1", steady_state=12.0)
+    assert read(table).regimens["1"] == replace(steady, resets=(13.0,))
+    table.loc["x", ["SS", "II", "EVID"]] = [0, 0.0, 4]
+    again = before + uq.Regimen.single(100.0, time=13.0, route="1")
+    assert read(table).regimens["1"] == replace(again, resets=(13.0,))
+    table.loc["x", ["AMT", "EVID"]] = [0.0, 3]
+    assert read(table).regimens["1"] == replace(before, resets=(13.0,))
+    table.loc["x", "TIME"] = 12.0  # a dose at the time of a reset from an earlier row is not given
+    assert read(table).regimens["1"] == replace(uq.Regimen.single(100.0, route="1"), resets=(12.0,))
+    table.loc["r2", "TIME"] = 12.0  # a measurement in a row below the reset is after it
+    assert read(table).coords["time"][1] == 12.0
 
 
 def test_columns_and_settings_are_checked() -> None:

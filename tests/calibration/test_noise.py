@@ -22,6 +22,9 @@ def test_positive_numbers_or_nothing(sd: float | None) -> None:
         uq.Uniform(0.0, 2.0),
         uq.TruncatedNormal(1.0, 1.0, low=0.0),
         uq.InverseGamma(3.0, 1.0),
+        uq.HalfCauchy(1.0),
+        uq.HalfStudentT(4.0, 1.0),
+        uq.Exponential(1.0),
     ],
 )
 def test_priors_of_positive_quantities(prior: uq.Prior) -> None:
@@ -43,5 +46,7 @@ def test_a_standard_deviation_is_a_number(sd: object) -> None:
 
 @pytest.mark.parametrize("prior", [uq.Normal(1.0, 0.1), uq.Uniform(-0.1, 1.0), uq.TruncatedNormal(1.0, 1.0, low=-1.0)])
 def test_priors_that_admit_negative_values_are_refused(prior: uq.Prior) -> None:
-    with pytest.raises(InputError, match="admits negative values.*Use HalfNormal, LogNormal"):
+    with pytest.raises(
+        InputError, match="admits negative values.*Use HalfNormal, HalfCauchy, HalfStudentT, Exponential, Log"
+    ):
         uq.GaussianNoise(sd=prior)

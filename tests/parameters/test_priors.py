@@ -11,7 +11,40 @@ from scipy import integrate, stats
 
 import uqms as uq
 from uqms.errors import InputError
-from uqms.parameters.priors import Moments, prior_from_dict
+from uqms.parameters.priors import Moments, prior_from_dict, typical_sd
+
+
+class HalfT:
+    """The half-Student t distribution from SciPy's t distribution, without cancellation in either tail."""
+
+    def __init__(self, nu, sigma):
+        self.nu, self.sigma = nu, sigma
+
+    def ppf(self, p):
+        # Far below the median by the density at zero, since SciPy has the quantile of 1/2 + p / 2 only.
+        near = np.asarray(p) / (2.0 * stats.t(self.nu).pdf(0.0))
+        return self.sigma * np.where(near < 1e-5, near, stats.t(self.nu).isf(0.5 * (1.0 - np.asarray(p))))
+
+    def cdf(self, x):
+        t = np.asarray(x) / self.sigma
+        near = 2.0 * stats.t(self.nu).pdf(0.0) * t
+        return np.where(t < 1e-5, near, 1.0 - 2.0 * stats.t(self.nu).sf(t))
+
+    def logpdf(self, x):
+        return np.log(2.0 / self.sigma) + stats.t(self.nu).logpdf(np.asarray(x) / self.sigma)
+
+    def support(self):
+        return 0.0, np.inf
+
+    def mean(self):
+        return (
+            np.inf if self.nu <= 1 else integrate.quad(lambda x: x * np.exp(self.logpdf(x)), 0, np.inf, epsrel=1e-10)[0]
+        )
+
+    def std(self):
+        # E x^2 is that of the whole t distribution.
+        return np.inf if self.nu <= 2 else math.sqrt(self.sigma**2 * stats.t(self.nu).var() - self.mean() ** 2)
+
 
 PAIRS = [
     (uq.Uniform(-2, 5), stats.uniform(-2, 7)),
@@ -25,6 +58,12 @@ PAIRS = [
     (uq.TruncatedNormal(0, 1, low=-9, high=-5), stats.truncnorm(-9, -5)),
     (uq.TruncatedNormal(0.5, 0.2), stats.norm(0.5, 0.2)),
     (uq.HalfNormal(2), stats.halfnorm(scale=2)),
+    (uq.HalfCauchy(0.5), HalfT(1, 0.5)),  # SciPy's own quantile loses half of the digits above 1 - 1e-8
+    (uq.HalfStudentT(4, 2), HalfT(4, 2)),
+    (uq.HalfStudentT(1.5, 0.3), HalfT(1.5, 0.3)),
+    (uq.HalfStudentT(0.7, 2), HalfT(0.7, 2)),
+    (uq.HalfStudentT(200, 1), HalfT(200, 1)),
+    (uq.Exponential(4), stats.expon(scale=0.25)),
     (uq.Beta(2, 5), stats.beta(2, 5)),
     (uq.Beta(0.5, 0.7), stats.beta(0.5, 0.7)),
     (uq.Gamma(4, 2.5), stats.gamma(4, scale=0.4)),
@@ -119,6 +158,23 @@ def test_tails_do_not_underflow():
     assert uq.LogNormal(1, 40).moments == (math.inf, math.inf)
     assert uq.InverseGamma(1, 1).moments == (math.inf, math.inf)
     assert uq.InverseGamma(2, 1).moments == (1.0, math.inf)
+    assert uq.HalfStudentT(1, 1).moments == (math.inf, math.inf)
+    assert uq.HalfStudentT(2, 1).moments == (pytest.approx(math.sqrt(2.0), rel=1e-14), math.inf)
+    for prior in (uq.HalfCauchy(2), uq.HalfStudentT(0.3, 2), uq.HalfStudentT(3, 2), uq.Exponential(2)):
+        peak = math.exp(prior.log_density(0.0))
+        assert prior.cdf(1e-300) == pytest.approx(peak * 1e-300, rel=1e-12)
+        assert prior.quantile(1e-300) == pytest.approx(1e-300 / peak, rel=1e-12)
+        assert prior.quantile(1.0) == math.inf
+    # P(x > t) is 2 / (pi t) up to 1 / t^2, and the density falls as its derivative, also where t^2 overflows.
+    t = np.array([1e6, 1e9])
+    np.testing.assert_allclose(1.0 - uq.HalfCauchy(1).cdf(t), 2.0 / (math.pi * t), rtol=2e-7)
+    np.testing.assert_allclose(uq.HalfCauchy(1).quantile(1.0 - 2.0**-40), 2.0 / math.pi * 2.0**40, rtol=1e-12)
+    for prior in (uq.HalfCauchy(1), uq.HalfStudentT(1, 1)):
+        far = np.array([1e10, 1e200, 1e300])
+        np.testing.assert_allclose(prior.log_density(far), math.log(2.0 / math.pi) - 2.0 * np.log(far), rtol=1e-14)
+    wide, normal = uq.HalfStudentT(1e10, 2), uq.HalfNormal(2)
+    np.testing.assert_allclose(wide.quantile([0.001, 0.5, 0.9999]), normal.quantile([0.001, 0.5, 0.9999]), rtol=1e-8)
+    np.testing.assert_allclose(wide.log_density([0.1, 3, 9]), normal.log_density([0.1, 3, 9]), rtol=0, atol=1e-7)
     assert uq.HalfNormal(1).cdf(1e-300) == pytest.approx(math.sqrt(2 / math.pi) * 1e-300, rel=1e-12)
 
 
@@ -147,6 +203,9 @@ MEMBERS = [
     uq.Gamma(1e5, 2),
     uq.InverseGamma(0.5, 3),
     uq.InverseGamma(40, 1e6),
+    uq.HalfStudentT(0.5, 2),
+    uq.HalfStudentT(4, 1e-6),
+    uq.HalfStudentT(30, 1e6),
     uq.TruncatedNormal(1, 2, low=0),
     uq.TruncatedNormal(-30, 5, low=0),
     uq.TruncatedNormal(5, 2, high=4.0),
@@ -182,6 +241,8 @@ def test_from_quantiles_in_closed_form():
     z = stats.norm.ppf(0.975)
     normal = uq.Normal.from_quantiles({0.975: 3.0, 0.025: 1.0})
     assert (normal.mean, normal.sd) == (pytest.approx(2.0, rel=1e-14), pytest.approx(1 / z, rel=1e-14))
+    assert uq.HalfCauchy.from_quantiles({0.5: 4.0}).beta == pytest.approx(4.0, rel=1e-14)
+    assert uq.Exponential.from_quantiles({0.95: 4.0}).rate == pytest.approx(-math.log(0.05) / 4.0, rel=1e-14)
     assert uq.HalfNormal.from_quantiles({0.95: 4.0}).sd == pytest.approx(4.0 / stats.halfnorm.ppf(0.95), rel=1e-14)
     log_normal = uq.LogNormal.from_quantiles({0.1: 1.0, 0.9: 4.0})
     assert log_normal.median == pytest.approx(2.0, rel=1e-14)
@@ -194,6 +255,8 @@ def test_from_quantiles_in_closed_form():
         (uq.Normal, {0.05: 1, 0.95: 1}, "has to be above"),
         (uq.Normal, {0.05: 1}, "give 2 quantiles"),
         (uq.HalfNormal, {0.05: 1, 0.9: 2}, "give 1 quantile as"),
+        (uq.HalfCauchy, {0.05: 1, 0.9: 2}, "give 1 quantile as"),
+        (uq.HalfStudentT, {0.5: 1.0, 0.95: 2.0}, "No HalfStudentT has the quantiles"),
         (uq.Normal, {5: 1, 95: 2}, "write 0.05 for 5 %"),
         (uq.Normal, {0.0: 1, 0.5: 2}, "not between 0 and 1"),
         (uq.Normal, {0.1: math.nan, 0.5: 2}, "a value is NaN"),
@@ -254,6 +317,15 @@ def test_truncated_normal_with_more_spread_than_an_exponential_is_refused():
         (lambda: uq.TruncatedNormal(0, 1e-300, 1, 2), "use Uniform"),
         (lambda: uq.HalfNormal(0), "HalfNormal: sd is 0"),
         (lambda: uq.HalfNormal(math.inf), "sd is inf"),
+        (lambda: uq.HalfCauchy(0), "HalfCauchy: beta is 0"),
+        (lambda: uq.HalfStudentT(0, 1), "HalfStudentT: nu is 0"),
+        (lambda: uq.HalfStudentT(3, -1), "sigma is -1"),
+        (lambda: uq.Exponential(math.nan), "Exponential: rate is NaN"),
+        (lambda: uq.Exponential(scale=2.0), "its inverse is 'rate' .rate = 1 / scale"),
+        (lambda: uq.Exponential(lam=2.0), "it is called 'rate'"),
+        (lambda: uq.HalfCauchy(scale=2.0), "it is called 'beta'"),
+        (lambda: uq.HalfCauchy(sd=2.0), "its standard deviation is infinite; give the scale 'beta'"),
+        (lambda: uq.HalfStudentT(df=3, scale=2.0), "it is called 'nu'; .* it is called 'sigma'"),
         (lambda: uq.Beta(0, 1), "Beta: alpha is 0"),
         (lambda: uq.Gamma(1, 0), "Gamma: rate is 0"),
         (lambda: uq.InverseGamma(1, math.nan), "InverseGamma: beta is NaN"),
@@ -321,6 +393,9 @@ def test_scales_of_the_families():
         "LogNormal": "log",
         "TruncatedNormal": "identity",
         "HalfNormal": "identity",
+        "HalfCauchy": "identity",
+        "HalfStudentT": "identity",
+        "Exponential": "identity",
         "Beta": "logit",
         "Gamma": "log",
         "InverseGamma": "log",
@@ -329,3 +404,9 @@ def test_scales_of_the_families():
     for prior, _ in PAIRS:
         assert not {f.name for f in fields(prior)} & {"scale", "support", "moments", "label"}
         assert isinstance(prior.moments, Moments)
+
+
+def test_width_of_a_prior_without_a_standard_deviation():
+    assert typical_sd(uq.HalfNormal(2)) == uq.HalfNormal(2).moments.sd
+    low, high = stats.halfcauchy(scale=2).ppf(stats.norm.cdf([-1, 1]))
+    assert typical_sd(uq.HalfCauchy(2)) == pytest.approx(0.5 * (high - low), rel=1e-12)

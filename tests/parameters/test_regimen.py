@@ -1,5 +1,7 @@
 """Regimens: values, their checks, and superposition against closed forms and a differential equation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
@@ -164,3 +166,28 @@ def test_two_compartments_agree_with_the_differential_equation() -> None:
     got = regimen.superpose({"oral": unit(0), "iv": unit(1)}, times)  # type: ignore[dict-item]
     # At 4, 7 and 20 an observation is before and after the event; the response to a bolus counts at its own time.
     np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_a_reset_ends_what_was_given_before_and_a_steady_state_begins_there() -> None:
+    """Against the doses written out: those before the reset until it, those of the steady state from it on."""
+    k, every = 0.2, 8.0
+
+    def unit(tau: np.ndarray) -> np.ndarray:
+        return np.exp(-k * tau)
+
+    before = Regimen.repeated(100.0, every=6.0, doses=3) + Regimen.single(50.0, time=28.0, duration=10.0)
+    steady = Regimen.single(80.0, time=30.0, steady_state=every)
+    whole = replace(before + steady + Regimen.single(20.0, time=34.0), resets=(30.0,))
+    times = np.array([-1.0, 3.0, 29.999, 30.0, 33.0, 40.0])
+    early, late = times < 30.0, times >= 30.0
+    wanted = np.zeros(len(times))
+    wanted[early] = before.superpose(unit, times[early])
+    after = 80.0 * np.exp(-k * (times[late] - 30.0)) / (1.0 - np.exp(-k * every))
+    after += np.where(times[late] >= 34.0, 20.0 * np.exp(-k * np.maximum(times[late] - 34.0, 0.0)), 0.0)
+    wanted[late] = after
+    np.testing.assert_allclose(whole.superpose(unit, times), wanted, rtol=1e-9)
+    assert whole.windows == ((-np.inf, 30.0),) * 4 + ((30.0, np.inf),) * 2
+    assert whole.shifted(5.0).resets == (35.0,)
+    assert whole.scaled(2.0).resets == (30.0,)
+    assert whole.number != replace(whole, resets=()).number
+    assert "reset at 30" in repr(whole)

@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import re
 import subprocess
 import sys
 
@@ -214,6 +215,74 @@ def test_box_that_cannot_be():
             SPACE.box(bad)
     with pytest.raises(InputError, match=r"k: the central part of Gamma\(shape=0.001, rate=1\) goes from 0 to"):
         uq.ParameterSpace(k=uq.Gamma(0.001, 1)).box()
+
+
+LONG = uq.ParameterSpace(
+    k=uq.HalfCauchy(2.0), n=uq.Normal(0, 1), rate=uq.Gamma(3, 2), conditions={"dose": uq.Condition(0, 1)}
+)
+
+
+def test_prior_with_a_long_tail_has_a_box_where_its_range_is_stated():
+    box = LONG.box(ranges={"k": (0.0, 130.0)})
+    at = dict(zip(box.names, zip(box.lower, box.upper, box.hard, strict=True), strict=True))
+    assert at["k"] == (0.0, 130.0, (True, False))
+    assert at["dose"] == (0.0, 1.0, (True, True))
+    # The two others hold the mass jointly, and the range cuts what the half-Cauchy has beyond it.
+    inside = stats.halfcauchy(scale=2.0).cdf(130.0)
+    assert LONG.mass_inside(box) == pytest.approx(0.999 * inside, abs=1e-9)
+    assert LONG.box(ranges={"k": [1.0, 9.0], "n": (-1, 2)}).hard[:2] == ((False, False), (False, False))
+    assert uq.ParameterSpace(k=uq.Uniform(0, 1)).box(ranges={"k": (0.0, 0.5)}).hard == ((True, False),)
+    # A smaller part ends where the tail is not longer than the rest is wide.
+    assert LONG.box(0.9).upper[0] == pytest.approx(stats.halfcauchy(scale=2.0).ppf(0.9 ** (1 / 3)), rel=1e-12)
+    assert SPACE.box(ranges={}) == SPACE.box()
+
+
+def test_error_of_a_long_tail_has_the_call_that_states_a_range():
+    for ask in (LONG.box, lambda: uq.sobol(LONG, 8, rng=1), lambda: uq.latin_hypercube(LONG, 8, rng=1)):
+        with pytest.raises(
+            InputError, match=r"k: HalfCauchy\(beta=2\) has a long tail.*318 times.*keeps 99.5 %"
+        ) as found:
+            ask()
+    call = re.search(r"over=(space\.box\(.*?\}\))", str(found.value)).group(1)
+    box = eval(call, {"space": LONG})
+    assert 0.99 < LONG.mass_inside(box) < 0.996  # a calibration accepts it
+    design = uq.sobol(LONG, 64, rng=1, over=box)
+    assert float(design.k.max()) <= 255.0 < 1.1 * float(design.k.max())
+    two = uq.ParameterSpace(a=uq.HalfCauchy(1.0), b=uq.HalfStudentT(2.0, 1.0))
+    with pytest.raises(InputError, match=r"'a': \(0.0, 255.0\), 'b': \(0.0, 20.0\)"):
+        two.box()
+    # From 3.5 degrees of freedom on, the tail is short enough.
+    assert uq.ParameterSpace(k=uq.HalfStudentT(3.5, 1.0)).box().upper[0] == pytest.approx(
+        stats.t(3.5).isf(0.0005), rel=1e-9
+    )
+
+
+def test_frame_is_a_box_of_every_prior():
+    assert SPACE.frame() == SPACE.box()
+    frame = LONG.frame()
+    assert frame.upper[0] == pytest.approx(stats.halfcauchy(scale=2.0).ppf(0.95), rel=1e-12)
+    assert (frame.scale, frame.hard) == (LONG.box(0.9).scale, LONG.box(0.9).hard)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "message"),
+    [
+        (
+            {"k": (-1.0, 5.0)},
+            r"the range of 'k' is -1 to 5, but the support of HalfCauchy\(beta=2\) goes from 0 to inf",
+        ),
+        ({"k": (5.0, 5.0)}, "low has to be below high"),
+        ({"k": 5.0}, "give two ends: {'k': .low, high.}"),
+        ({"k": (0.0, math.inf)}, "high is inf"),
+        ({"z": (0.0, 1.0)}, "ranges names 'z'; the parameters are k, n, rate"),
+        ({"dose": (0.0, 1.0)}, "'dose' is a condition"),
+        ({"k": (0.0, 9.0), "rate": (0.0, 1.0)}, "rate has a log scale and begins at 0"),
+        ((0.0, 1.0), "give a mapping such as"),
+    ],
+)
+def test_ranges_that_cannot_be_meant(ranges, message):
+    with pytest.raises(InputError, match=message):
+        LONG.box(ranges=ranges)
 
 
 # ---------------------------------------------------------------------- what cannot be meant

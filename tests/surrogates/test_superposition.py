@@ -1,6 +1,7 @@
 """Superposition: rows against brute force, surrogates against closed forms, and what is refused."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ REGIMENS = (
     uq.Regimen.repeated(100.0, every=8.0, doses=5),
     uq.Regimen.single(200.0, duration=3.3) + uq.Regimen.single(50.0, time=10.2, duration=0.05),
     uq.Regimen.repeated(80.0, every=12.0, doses=2, steady_state=True),
+    replace(uq.Regimen.single(90.0) + uq.Regimen.single(60.0, time=9.0, steady_state=8.0), resets=(9.0,)),
 )
 TIMES = np.array([-0.5, 0.0, 0.7, 3.0, 9.5, 16.0, 30.0])
 

@@ -1,10 +1,12 @@
 """Functions that are written in PyTensor or JAX, made into compiled functions of many points and their derivatives.
 
 Both offer `values`, from inputs of n points to outputs (n, ...), and `reverse`, the derivative of their weighted sum.
+Chains of a sampler call them from several threads at once.
 """
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from threading import Lock
 from typing import Any, final
 
 import numpy as np
@@ -14,6 +16,8 @@ from uqms.errors import InputError, OutputError
 from uqms.surrogates.jax_functions import JaxInDouble
 
 __all__ = ["JaxFunction", "PyTensorFunction"]
+
+_COMPILING = Lock()  # PyTensor compiles in one thread at a time
 
 type Named = Callable[[Any], dict[str, Any]]
 
@@ -61,38 +65,63 @@ class PyTensorFunction:
         return pt.concatenate([value.reshape((value.shape[0], -1)) for value in self.at(columns)], axis=1)
 
     @cached_property
-    def values(self) -> Callable[..., list[Array]]:
+    def values(self) -> "_Copied":
         """Compiled function from inputs (n,) to the list of outputs (n, ...)."""
         columns = self._columns()
-        return self._compile(columns, self.at(columns))
+        return _Copied(self._compile(columns, self.at(columns)))
 
     @cached_property
-    def reverse(self) -> Callable[..., list[Array]]:
+    def reverse(self) -> "_Copied":
         """Compiled function from inputs (n,) and weights (n, q) to the derivatives (n,) of the weighted sum."""
         import pytensor.tensor as pt
         from pytensor.gradient import grad
 
         columns, bar = self._columns(), pt.dmatrix("bar")
         slopes = grad(pt.sum(self.flat(columns) * bar), columns, disconnected_inputs="ignore")
-        return self._compile([*columns, bar], slopes)
+        return _Copied(self._compile([*columns, bar], slopes))
 
     def _columns(self) -> list[Any]:
         import pytensor.tensor as pt
 
         return [pt.dvector(one.name) for one in self.point]
 
-    def _compile(self, inputs: list[Any], outputs: list[Any]) -> Callable[..., list[Array]]:
+    def _compile(self, inputs: list[Any], outputs: list[Any]) -> Any:
         import pytensor
         from pytensor.graph.utils import MissingInputError
 
         try:
-            compiled: Callable[..., list[Array]] = pytensor.function(inputs, outputs, on_unused_input="ignore")
+            with _COMPILING:
+                return pytensor.function(inputs, outputs, on_unused_input="ignore")
         except MissingInputError as error:
             raise InputError(
                 "The simulator's expression depends on tensors that are none of its inputs, such as variables of a "
                 "PyMC model. Make each an argument of the function, with a prior or a range in the space."
             ) from error
-        return compiled
+
+
+@final
+class _Copied:
+    """A function of PyTensor that several threads may call at once, with one copy for each call in progress.
+
+    A function holds the inputs and outputs of its call. Called a second time meanwhile, it raises an error, or returns
+    outputs of the other call. A copy shares the compiled code; a lock would make the threads wait for each other.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self._function, self._free = function, [function]
+
+    def __call__(self, *inputs: Array) -> list[Array]:
+        """Return the outputs."""
+        try:
+            own = self._free.pop()  # it and `append` are atomic
+        except IndexError:
+            with _COMPILING:
+                own = self._function.copy()
+        try:
+            outputs: list[Array] = own(*inputs)
+        finally:
+            self._free.append(own)
+        return outputs
 
 
 @final

@@ -25,7 +25,16 @@ from uqms._compiled import compiled
 from uqms._typing import Array
 from uqms.calibration._map import from_line, to_line
 from uqms.calibration._process_gaussian import process_gaussian
-from uqms.parameters.compiled_density import BETA, GAMMA, INVERSE_GAMMA, LOG_NORMAL, LOG_UNIFORM, NORMAL
+from uqms.parameters.compiled_density import (
+    BETA,
+    EXPONENTIAL,
+    GAMMA,
+    INVERSE_GAMMA,
+    LOG_NORMAL,
+    LOG_UNIFORM,
+    NORMAL,
+    STUDENT_T,
+)
 from uqms.parameters.scale import BELOW
 
 __all__ = ["PRIOR", "density_function", "expand_function"]
@@ -93,6 +102,17 @@ def _parameter(row: Array, z: float) -> tuple[float, float, float, float, float,
     elif family == INVERSE_GAMMA:
         value -= (a + 1.0) * v + b / theta
         by_v += b / theta - a - 1.0
+    elif family == STUDENT_T:  # a degrees of freedom, b the scale times their square root
+        t = theta / b
+        if t < 1e8:
+            value -= 0.5 * (a + 1.0) * math.log1p(t * t)
+            by_v -= (a + 1.0) * t / (1.0 + t * t) / b * unit
+        else:
+            value -= (a + 1.0) * math.log(t)
+            by_v -= (a + 1.0) / theta * unit
+    elif family == EXPONENTIAL:
+        value -= a * theta
+        by_v -= a * unit
     return v, theta, value + row[7], by_z + by_v * slope, slope, unit
 
 

@@ -1,7 +1,6 @@
 """The one bridge to PyMC and PyTensor: priors, surrogates and the likelihood as parts of a PyTensor graph."""
 
 import importlib
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple, final
@@ -14,11 +13,7 @@ from pymc.distributions.transforms import Transform
 from pytensor.gradient import disconnected_type, grad_not_implemented
 from pytensor.graph.basic import Apply, Variable
 from pytensor.graph.op import Op
-from pytensor.link.numba.dispatch.basic import (
-    generate_fallback_impl,
-    numba_funcify,
-    register_funcify_default_op_cache_key,
-)
+from pytensor.link.numba.dispatch.basic import numba_funcify, register_funcify_default_op_cache_key
 
 from uqms._compiled import version
 from uqms._teaching import taught
@@ -32,6 +27,7 @@ from uqms.calibration.direct import DirectSimulator, has_derivative, is_exact
 from uqms.calibration.gaussian import block_of, cell_means
 from uqms.calibration.likelihood import Cells, check_scale
 from uqms.calibration.success import Success
+from uqms.calibration.user_errors import in_python
 from uqms.errors import InputError
 from uqms.parameters import Box, Prior
 from uqms.parameters.scale import SCALES, Interval
@@ -559,15 +555,8 @@ def _numba(op: CompiledOp, node: Apply, **_: Any) -> Any:
     return op.compiled()
 
 
-def _in_python(op: Any, node: Any = None, **options: Any) -> Any:
-    """Evaluate in Python from compiled code, without the warning: these operations are meant to run there."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Numba will use object mode")
-        return generate_fallback_impl(op, node, **options)
-
-
 for _operation in (LogSuccessOp, ScoresOp, RowsOp, ReverseOp, JointErrorOp, LowRankGaussianOp, PluggedOutputsOp):
-    numba_funcify.register(_operation)(_in_python)
+    numba_funcify.register(_operation)(in_python)
 
 
 class SurrogateTensor(NamedTuple):

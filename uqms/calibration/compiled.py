@@ -22,6 +22,7 @@ from uqms.parameters.scale import SCALES, Interval
 
 if TYPE_CHECKING:
     from uqms.calibration.single import SingleCalibration
+    from uqms.calibration.user_errors import UserErrors
 
 __all__ = ["Linear", "Map", "Movable", "Target", "evaluate", "expand", "on_the_line", "target"]
 
@@ -197,6 +198,10 @@ class Target:
 
         return density_function, expand_function
 
+    @property
+    def errors(self) -> None:
+        """None: no Python code is called."""
+
     def evaluate(self, w: Array) -> tuple[float, Array]:
         """Return log-density and gradient (P,) at w (P,)."""
         return evaluate(self.functions[0], self.block, w)
@@ -268,6 +273,11 @@ class Movable(Protocol):
 
     def with_map(self, new: Any) -> Self:
         """Return the same density in other coordinates; those whose map may be None take a `Linear` one too."""
+        ...
+
+    @property
+    def errors(self) -> "UserErrors | None":
+        """What Python code raises that the functions call; None where they call none."""
         ...
 
     def evaluate(self, w: Array) -> tuple[float, Array]:

@@ -19,6 +19,7 @@ from uqms.calibration.likelihood import Cells, NoiseGroups, times_basis
 from uqms.calibration.markov import noise_of, only_noise
 from uqms.parameters import Prior
 from uqms.parameters.functions import NumPyFunctions
+from uqms.parameters.priors import typical_sd
 
 if TYPE_CHECKING:
     from uqms.calibration.single import SingleCalibration
@@ -375,5 +376,5 @@ def noise_sd(problem: "SingleCalibration", y: Array, phi: Array, limits: bool = 
 
 
 def prior_scale(setting: Prior | float) -> float:
-    """Return the standard deviation of a prior, 0 for a number."""
-    return float(setting.moments.sd) if isinstance(setting, Prior) else 0.0
+    """Return the `typical_sd` of a prior, 0 for a number."""
+    return typical_sd(setting) if isinstance(setting, Prior) else 0.0

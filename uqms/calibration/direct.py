@@ -101,14 +101,18 @@ class DirectSimulator:
           derivatives, and all is compiled into one graph.
         - "jax": takes scalars and returns `jax.numpy` arrays, in float64; it is compiled by `jax.jit`, and NUTS has its
           derivatives.
+
+        A "numpy" function is called by one thread at a time. Functions of the other two run in as many threads as NUTS
+        has `cores`. Python code inside of them (an operation of your own, `jax.pure_callback`) has to allow that; if it
+        does not, use ``NUTS(cores=1)``.
     vectorized
         With "numpy": whether the function takes arrays of shape (n,), many points at once, and returns arrays of shape
         (n, ...). It is much faster.
     failures
         What it means when the function raises or returns a number that is not finite: "error" (default), or
         "impossible", to give such parameters the likelihood zero, as when the measured patient is alive and the
-        simulated one is not. Under NUTS a "pytensor" function cannot raise: there failures are divergences, which the
-        verdict counts.
+        simulated one is not. Under NUTS a number that is not finite is a divergence, which the verdict counts, and an
+        exception stops the sampler.
 
     Raises
     ------
@@ -173,8 +177,8 @@ class DirectSimulator:
 
     @cached_property
     def domain(self) -> Box:
-        """The central 99.9 % of the prior, as a frame for the unit cube; the simulator is exact outside of it too."""
-        return self.space.box()
+        """The centre of the prior, as a frame for the unit cube; the simulator is exact outside of it too."""
+        return self.space.frame()
 
     @cached_property
     def layouts(self) -> Mapping[str, Layout]:

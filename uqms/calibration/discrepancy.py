@@ -21,8 +21,11 @@ from uqms.calibration import _terms
 from uqms.calibration.noise import check_positive
 from uqms.errors import InputError
 from uqms.parameters import (
+    Exponential,
     Gamma,
+    HalfCauchy,
     HalfNormal,
+    HalfStudentT,
     InverseGamma,
     LogNormal,
     LogUniform,
@@ -467,9 +470,11 @@ def _times(sd: float | Prior | None, factor: float, scale: float) -> float | Pri
         return replace(sd, median=sd.median * factor)
     if isinstance(sd, TruncatedNormal):
         return replace(sd, mean=sd.mean * factor, sd=sd.sd * factor, low=sd.low * factor, high=sd.high * factor)
-    if isinstance(sd, Gamma):
+    if isinstance(sd, HalfStudentT):
+        return replace(sd, sigma=sd.sigma * factor)
+    if isinstance(sd, Gamma | Exponential):
         return replace(sd, rate=sd.rate / factor)
-    if isinstance(sd, InverseGamma):
+    if isinstance(sd, InverseGamma | HalfCauchy):
         return replace(sd, beta=sd.beta * factor)
     raise InputError(f"The prior {sd!r} of a discrepancy's sd cannot be scaled. Use HalfNormal, LogNormal or Gamma.")
 

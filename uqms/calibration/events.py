@@ -4,7 +4,7 @@ Every row is checked before any is used. An error names the row by its label in 
 the names of the arguments of `Observations.from_events`; messages add the usual name of the column (AMT, EVID, ...).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, NoReturn, final
 
@@ -302,22 +302,16 @@ def _kinds(whole: _Table) -> tuple[Bools, Bools]:
         dose = given
         ignored = np.zeros(whole.size, dtype=np.bool_)
     else:
-        known = np.isin(event, [0.0, 1.0, 2.0])
-        reset = np.isin(event, [3.0, 4.0])
-        whole.refuse(
-            reset,
-            f"the event (EVID) is {_first(event, reset)}, a reset of the system",
-            "Superposition has no resets: give the rows after it a subject label of their own, '3, period 2'.",
-        )
+        known = np.isin(event, [0.0, 1.0, 2.0, 3.0, 4.0])
         whole.refuse(
             ~known,
             f"the event (EVID) is {_first(event, ~known)}",
-            "Known are 0 (measurement), 1 (dose) and 2 (other, which is left out).",
+            "Known are 0 (measurement), 1 (dose), 2 (other, which is left out), 3 (reset) and 4 (reset and dose).",
         )
-        dose, ignored = event == 1.0, event == 2.0
+        dose, ignored = np.isin(event, [1.0, 4.0]), np.isin(event, [2.0, 3.0])
         whole.refuse(
             dose & ~given,
-            "the event (EVID) is 1, a dose, but there is no amount (AMT)",
+            f"the event (EVID) is {_first(event, dose & ~given)}, a dose, but there is no amount (AMT)",
             "Fill in the amount; a dose that was not taken is no row.",
         )
         whole.refuse(
@@ -326,7 +320,9 @@ def _kinds(whole: _Table) -> tuple[Bools, Bools]:
             "Make two rows of it, the measurement (EVID 0) without an amount and the dose (EVID 1).",
         )
         whole.refuse(
-            ignored & given, "an event of another kind (EVID 2) has an amount", "A dose has EVID 1; clear the amount."
+            ignored & given,
+            f"an event of another kind (EVID {_first(event, ignored & given)}) has an amount",
+            "A dose has EVID 1, or 4 with a reset; clear the amount.",
         )
     filled = np.isfinite(value) & (value != 0.0)
     whole.refuse(
@@ -419,12 +415,18 @@ class _Dose(NamedTuple):
     interval: float
     steady: bool
 
+    def given(self, resets: Sequence[float]) -> list[float]:
+        """Return when the dose and those that follow it are given: a reset ends these."""
+        times = [self.time + k * self.interval for k in range(self.additional + 1)]
+        end = min((reset for reset in resets if reset > self.time), default=np.inf)
+        return [one for one in times if one < end or np.isclose(one, self.time)]
+
 
 def _regimens(
     whole: _Table, subject: np.ndarray, time: Array, dose: Bools, measured: Bools, routes: Mapping[object, str]
 ) -> tuple[dict[str, Regimen], Bools]:
     """Return the regimen of each subject, and which measurements are just before a dose at their time."""
-    doses = _doses(whole, time, dose, routes)
+    doses, resets = _doses(whole, time, dose, routes), _resets(whole, subject, time, dose)
     earlier = np.zeros(whole.size, dtype=np.bool_)
     out: dict[str, Regimen] = {}
     for label in dict.fromkeys(subject.tolist()):
@@ -440,18 +442,29 @@ def _regimens(
             f"subject {label!r} has no measurement",
             "Leave the subject out; predictions of new patients need no measurement.",
         )
-        _check_series(whole, str(label), own)
-        out[str(label)] = _regimen(own)
+        at = rows[resets[rows]]
+        ends = tuple(time[at].tolist())
+        _check_series(whole, str(label), own, ends)
+        out[str(label)] = _regimen(own, ends)
         for i in rows[measured[rows]].tolist():
-            earlier[i] = any(_before(one, i, float(time[i])) for one in own)
+            again = bool((np.isclose(time[at], time[i], rtol=SAME, atol=SAME) & (i < at)).any())
+            earlier[i] = again or any(_before(one, i, float(time[i]), ends) for one in own)
     return out, earlier
 
 
-def _before(one: _Dose, place: int, time: float) -> bool:
+def _resets(whole: _Table, subject: np.ndarray, time: Array, dose: Bools) -> Bools:
+    """Return at which rows the system starts again: EVID 3 and 4, and steady states (SS 1) after other doses."""
+    out = np.isin(whole.optional(whole.columns.event), [3.0, 4.0])
+    steady = whole.optional(whole.columns.steady_state) == 1.0
+    for i in np.flatnonzero(dose & steady).tolist():
+        out[i] |= bool((dose & (subject == subject[i]) & (time < time[i])).any())
+    return out
+
+
+def _before(one: _Dose, place: int, time: float, resets: Sequence[float]) -> bool:
     """Return whether a measurement is just before a dose: its row is above, or the dose is an additional one."""
-    k = np.arange(one.additional + 1)
-    at = np.isclose(one.time + k * one.interval, time, rtol=SAME, atol=SAME)
-    return bool((at & ((k > 0) | (place < one.place))).any())
+    at = np.isclose(one.given(resets), time, rtol=SAME, atol=SAME)
+    return bool((at & ((np.arange(len(at)) > 0) | (place < one.place))).any())
 
 
 def _doses(whole: _Table, time: Array, dose: Bools, routes: Mapping[object, str]) -> dict[int, _Dose]:
@@ -541,12 +554,12 @@ def _routes(whole: _Table, dose: Bools, routes: Mapping[object, str]) -> list[st
     return [renamed.get(one, one) for one in given]
 
 
-def _check_series(whole: _Table, label: str, doses: list[_Dose]) -> None:
-    """Refuse a dose that is there twice, and a steady state that would undo doses before it."""
+def _check_series(whole: _Table, label: str, doses: list[_Dose], resets: Sequence[float]) -> None:
+    """Refuse a dose that is there twice."""
     seen: dict[tuple[float, str, float], int] = {}
     for one in doses:
-        for k in range(one.additional + 1):
-            key = (round(one.time + k * one.interval, 9), one.route, one.amount)
+        for at in one.given(resets):
+            key = (round(at, 9), one.route, one.amount)
             before = seen.setdefault(key, one.place)
             if before != one.place:
                 whole.refuse(
@@ -555,25 +568,16 @@ def _check_series(whole: _Table, label: str, doses: list[_Dose]) -> None:
                     "Correct the number of additional doses (ADDL) or remove a row; if both were given, add their "
                     "amounts.",
                 )
-    steady = whole.optional(whole.columns.steady_state)
-    for one in doses:
-        prior = [other for other in doses if other.time < one.time]
-        if steady[one.place] == 1.0 and prior:
-            whole.refuse(
-                np.array([one.place]),
-                f"a steady state (SS 1) begins at {one.time:g}, after the dose of {whole.row(prior[0].place)}",
-                "SS 1 resets what was given before, which superposition does not: begin the subject at the steady "
-                "state, or use SS 2 where both count.",
-            )
 
 
-def _regimen(doses: list[_Dose]) -> Regimen:
+def _regimen(doses: list[_Dose], resets: tuple[float, ...]) -> Regimen:
+    """Return all doses of a subject."""
     times: list[float] = []
     picked: list[_Dose] = []
     intervals: list[float] = []
     for one in doses:
-        for k in range(one.additional + 1):
-            times.append(one.time + k * one.interval)
+        for k, at in enumerate(one.given(resets)):
+            times.append(at)
             picked.append(one)
             intervals.append(one.interval if one.steady and k == 0 else 0.0)
     return Regimen(
@@ -582,6 +586,7 @@ def _regimen(doses: list[_Dose]) -> Regimen:
         tuple(one.duration for one in picked),
         tuple(one.route for one in picked),
         tuple(intervals),
+        resets,
     )
 
 

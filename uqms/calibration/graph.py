@@ -9,7 +9,7 @@ then address and shape of each shared array.
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, final
 
@@ -31,6 +31,7 @@ from uqms._compiled import digest
 from uqms._typing import Array
 from uqms.calibration import _map
 from uqms.calibration.compiled import Linear, Map, evaluate
+from uqms.calibration.user_errors import UserErrors
 from uqms.errors import InitError, InputError
 
 __all__ = ["ModelTarget", "complaints", "model_target", "starting_points", "with_data"]
@@ -75,6 +76,8 @@ class ModelTarget:
         The shared arrays, whose addresses are in the block.
     labels
         Names of the shared arrays, "" for those that have none.
+    errors
+        What Python code raises that the functions call.
     start
         The model's initial point, shape (size,).
     map
@@ -91,6 +94,7 @@ class ModelTarget:
     start: Array
     map: Map | Linear | None
     labels: tuple[str, ...] = ()
+    errors: UserErrors = field(default_factory=UserErrors)
 
     def with_arrays(self, **new: Array) -> "ModelTarget":
         """Return the same functions reading other numbers in the place of shared arrays, by their names."""
@@ -117,8 +121,15 @@ class ModelTarget:
         return np.concatenate([header, flat, shared.view(np.float64)])
 
     def evaluate(self, w: Array) -> tuple[float, Array]:
-        """Return log-density and gradient (P,) at w (P,); -inf or NaN where there is none."""
-        return evaluate(self.functions[0], self.block, w)
+        """Return log-density and gradient (P,) at w (P,); -inf or NaN where there is none.
+
+        Python code that the function calls may raise; numerical errors mean that there is no density.
+        """
+        try:
+            return evaluate(self.functions[0], self.block, w)
+        except SystemError as error:
+            self.errors.of_call(error)
+            return -np.inf, np.full(len(w), np.nan)
 
 
 def model_target(model: Any) -> ModelTarget:
@@ -158,7 +169,8 @@ def model_target(model: Any) -> ModelTarget:
     (draw,) = clone_replace([flat], given)
     own = model_shapes(reported, dict(zip(values, point, strict=True)))
 
-    functions = [_compiled(model, joined, outputs) for outputs in (value_and_slope, [draw])]
+    errors = UserErrors()
+    functions = [_compiled(model, joined, errors.watched(outputs)) for outputs in (value_and_slope, [draw])]
     shared = list(dict.fromkeys(one for function in functions for one in function.get_shared()))
     arrays = tuple(_array(one) for one in shared)
     return ModelTarget(
@@ -175,6 +187,7 @@ def model_target(model: Any) -> ModelTarget:
         np.concatenate([value.ravel().astype(np.float64) for value in point]),
         Map.identity(size) if size <= MOST_MAPPED else None,
         tuple(one.name or "" for one in shared),
+        errors,
     )
 
 

@@ -228,7 +228,7 @@ def check_positive(owner: str, field: str, value: object, what: str, give: str =
         if value.support[0] < 0:
             raise InputError(
                 f"{owner}: the prior {value!r} admits negative values; {what} is positive. "
-                "Use HalfNormal, LogNormal, Gamma, InverseGamma or LogUniform."
+                "Use HalfNormal, HalfCauchy, HalfStudentT, Exponential, LogNormal, Gamma, InverseGamma or LogUniform."
             )
     elif not (check.is_number(value) and value > 0):  # type: ignore[operator]
         raise InputError(f"{owner}: {field} is {value!r}; give {give or 'a positive, finite number or a prior'}.")

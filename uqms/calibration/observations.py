@@ -442,15 +442,15 @@ class Observations:
         rate, duration
             Columns with the rate (RATE) or the duration of infusions; empty or 0 for a bolus.
         event
-            Column with the kind of a row (EVID): 0 measurement, 1 dose, 2 left out. Without it, rows with an amount are
-            doses.
+            Column with the kind of a row (EVID): 0 measurement, 1 dose, 2 left out, 3 reset, 4 reset and dose. Without
+            it, rows with an amount are doses.
         missing
             Column that is 1 where a row has no value (MDV).
         additional, interval
             Columns with the number of further doses like this one (ADDL), and the time between them (II).
         steady_state
-            Column that is 1 where the same dose was given every `interval` before, for ever (SS); 2 where other doses
-            count beside.
+            Column that is 1 where the same dose was given every `interval` before, for ever (SS), and what was given
+            otherwise no longer counts; 2 where other doses count beside.
         route
             Column with the compartment that a dose enters (CMT), of any label.
         routes
@@ -767,7 +767,7 @@ def _common_regimens(tables: Iterable[Observations]) -> dict[str, Regimen]:
         known = out.setdefault(label, one)
         if len(one) > len(known) and one.doses[: len(known)] == known.doses:
             out[label] = one  # more was given since
-        elif known.doses[: len(one)] != one.doses:
+        elif known.doses[: len(one)] != one.doses or known.resets[: len(one.resets)] != one.resets:
             raise InputError(
                 f"concat: subject {label!r} has {known!r} here and {one!r} there. Give both tables all of its doses."
             )

@@ -115,9 +115,9 @@ def _remedy(problem: Problem, conflict: _Conflict) -> str:
             "and the posterior lies between them."
         )
     return (
-        f"Give {conflict.name} a prior with a scale of the size that the data show, such as a wider HalfNormal, or "
-        "look for what the model lacks: a discrepancy, outliers, units. The data contradict the prior of "
-        f"{conflict.name}, which changes the intervals of the parameters too."
+        f"Give {conflict.name} a prior with a scale of the size that the data show, such as a wider HalfNormal or a "
+        "HalfCauchy, or look for what the model lacks: a discrepancy, outliers, units. The data contradict the prior "
+        f"of {conflict.name}, which changes the intervals of the parameters too."
     )
 
 

@@ -61,7 +61,7 @@ def box_when_filled(space: ParameterSpace, columns: dict[str, Array]) -> dict[st
         return {}
     try:
         box = space.box()
-    except InputError:  # a prior whose values are so close to zero that no box can be computed
+    except InputError:  # a prior with a long tail, or with values so close to zero that no box can be computed
         return {}
     lower, upper, hard = list(box.lower), list(box.upper), [list(pair) for pair in box.hard]
     for j, (low, high) in enumerate(zip(points.min(axis=0).tolist(), points.max(axis=0).tolist(), strict=True)):

@@ -217,7 +217,7 @@ def get_box(ensemble: xr.Dataset) -> Box:
     space = get_space(ensemble)
     if space is None:
         return Box(names, lower, upper)
-    prior = space.box().select(names)
+    prior = space.frame().select(names)
     hard = tuple(
         (h[0] and lo == plo, h[1] and hi == phi)
         for h, lo, plo, hi, phi in zip(prior.hard, lower, prior.lower, upper, prior.upper, strict=True)

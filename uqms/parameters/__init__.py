@@ -5,8 +5,11 @@ from uqms.parameters.joint_prior import MultivariateNormal
 from uqms.parameters.mixture_prior import NormalMixture
 from uqms.parameters.priors import (
     Beta,
+    Exponential,
     Gamma,
+    HalfCauchy,
     HalfNormal,
+    HalfStudentT,
     InverseGamma,
     LogitNormal,
     LogNormal,
@@ -25,8 +28,11 @@ __all__ = [
     "Box",
     "Condition",
     "Dose",
+    "Exponential",
     "Gamma",
+    "HalfCauchy",
     "HalfNormal",
+    "HalfStudentT",
     "InverseGamma",
     "LogNormal",
     "LogUniform",

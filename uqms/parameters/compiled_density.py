@@ -8,16 +8,18 @@ from typing import NamedTuple
 
 __all__ = [
     "BETA",
+    "EXPONENTIAL",
     "GAMMA",
     "INVERSE_GAMMA",
     "LOG_NORMAL",
     "LOG_UNIFORM",
     "NORMAL",
+    "STUDENT_T",
     "UNIFORM",
     "CompiledDensity",
 ]
 
-UNIFORM, LOG_UNIFORM, NORMAL, LOG_NORMAL, BETA, GAMMA, INVERSE_GAMMA = range(7)
+UNIFORM, LOG_UNIFORM, NORMAL, LOG_NORMAL, BETA, GAMMA, INVERSE_GAMMA, STUDENT_T, EXPONENTIAL = range(9)
 
 
 class CompiledDensity(NamedTuple):

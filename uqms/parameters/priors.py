@@ -20,16 +20,18 @@ from scipy import special
 from uqms import _checks as check
 from uqms import _import_names as import_names
 from uqms._teaching import taught
-from uqms._typing import Array, ArrayLike, RandomState, ScaleName, as_generator
+from uqms._typing import Array, ArrayLike, Bools, RandomState, ScaleName, as_generator
 from uqms.errors import InputError
 from uqms.parameters import numerical
 from uqms.parameters.compiled_density import (
     BETA,
+    EXPONENTIAL,
     GAMMA,
     INVERSE_GAMMA,
     LOG_NORMAL,
     LOG_UNIFORM,
     NORMAL,
+    STUDENT_T,
     UNIFORM,
     CompiledDensity,
 )
@@ -39,8 +41,11 @@ from uqms.parameters.scale import LOGIT, SCALES
 
 __all__ = [
     "Beta",
+    "Exponential",
     "Gamma",
+    "HalfCauchy",
     "HalfNormal",
+    "HalfStudentT",
     "InverseGamma",
     "LogNormal",
     "LogitNormal",
@@ -49,10 +54,16 @@ __all__ = [
     "Normal",
     "Prior",
     "TruncatedNormal",
+    "LONG_TAIL",
     "Uniform",
+    "has_long_tail",
+    "long_tail_message",
+    "typical_sd",
 ]
 
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+LONG_TAIL = 10.0  # width of a design box, in widths of the prior's central half
+STATED_CUT = 0.005  # of the prior's mass, by the ranges that an error suggests: a calibration accepts 1 % in all
 _Points = tuple[tuple[float, float], ...]
 
 
@@ -79,15 +90,15 @@ class Prior(ABC):
     >>> from dataclasses import dataclass
     >>> import uqms as uq
     >>> @dataclass(frozen=True, repr=False)
-    ... class Exponential(uq.Prior):
-    ...     rate: float
+    ... class Rayleigh(uq.Prior):
+    ...     size: float
     ...     scale = "log"
     ...
     ...     def _log_density(self, x, xp):
-    ...         return xp.log(self.rate) - self.rate * x
-    >>> prior = Exponential(0.5)
+    ...         return xp.log(x) - 2.0 * xp.log(self.size) - 0.5 * (x / self.size) ** 2
+    >>> prior = Rayleigh(2.0)
     >>> round(float(prior.quantile(0.5)), 6), round(prior.moments.mean, 6)
-    (1.386294, 2.0)
+    (2.35482, 2.506628)
     """
 
     unit: str = field(default="", kw_only=True)
@@ -194,7 +205,8 @@ class Prior(ABC):
         Parameters
         ----------
         quantiles
-            Probability -> value: two of them (one for `HalfNormal`), for example ``{0.05: 2.0, 0.95: 7.0}``.
+            Probability -> value: two of them (one for `HalfNormal`, `HalfCauchy` and `Exponential`), for example
+            ``{0.05: 2.0, 0.95: 7.0}``.
         unit, description
             As for the class itself.
 
@@ -780,6 +792,219 @@ class HalfNormal(Prior):
 @taught
 @final
 @dataclass(frozen=True, repr=False)
+class HalfCauchy(Prior):
+    """The positive half of a Cauchy distribution around zero: a standard deviation that may be surprisingly large.
+
+    It is a common prior of noise levels and of between-subject standard deviations (Gelman 2006,
+    doi:10.1214/06-BA117A; Polson & Scott 2012, doi:10.1214/12-BA730). It has neither mean nor standard deviation. As
+    the prior of a simulator's input it has no default design box; state a range, ``space.box(ranges={...})``.
+
+    Parameters
+    ----------
+    beta
+        Scale and median, in the parameter's own unit: 90 % lie below 6.3 times `beta`, 99 % below 64 times.
+    unit, description
+        Shown in tables and figures.
+
+    Raises
+    ------
+    InputError
+        When beta is not a finite number above zero.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> uq.HalfCauchy(2.0).quantile([0.5, 0.9, 0.99]).round(1)
+    array([  2. ,  12.6, 127.3])
+    """
+
+    beta: float
+    _domain: ClassVar[tuple[float, float] | None] = (0.0, math.inf)
+    _quantiles_needed: ClassVar[int] = 1
+
+    def _check(self) -> None:
+        self._store(beta=check.positive("HalfCauchy", "beta", self.beta))
+
+    @property
+    def moments(self) -> Moments:
+        """Mean and standard deviation, which are infinite."""
+        return Moments(math.inf, math.inf)
+
+    def _log_density(self, x: Any, xp: Any) -> Any:
+        return math.log(2.0 / math.pi) - math.log(self.beta) - _log_one_plus_square(x / self.beta, xp)
+
+    def compiled(self, x: float) -> CompiledDensity | None:
+        """Return the numbers of the compiled density around `x`."""
+        return _student_t(x, 1.0, self.beta)
+
+    def _cdf(self, x: Array) -> Array:
+        return np.arctan2(x, self.beta) / (0.5 * math.pi)
+
+    def _quantile(self, p: Array) -> Array:
+        # Above the median from the upper end, where 1 - p is exact and the tangent of a rounded angle is not.
+        upper = self.beta / np.tan(0.5 * math.pi * (1.0 - p))
+        return np.where(p == 1.0, math.inf, np.where(p > 0.5, upper, self.beta * np.tan(0.5 * math.pi * p)))
+
+    @classmethod
+    def _from_points(cls, points: _Points) -> Self:
+        ((p, x),) = points
+        return cls(x / float(cls(1.0).quantile(p)))
+
+
+@taught
+@final
+@dataclass(frozen=True, repr=False)
+class HalfStudentT(Prior):
+    """The positive half of a Student t distribution around zero: between `HalfCauchy` and `HalfNormal`.
+
+    Use it for a standard deviation that is probably small but may be large (Gelman 2006, doi:10.1214/06-BA117A). The
+    smaller `nu`, the more probable are large values; ``nu=1`` is `HalfCauchy`. With `nu` below 3.5 it has no default
+    design box as the prior of a simulator's input; state a range, ``space.box(ranges={...})``.
+
+    Parameters
+    ----------
+    nu
+        Degrees of freedom above zero; 3 or 4 are usual.
+    sigma
+        Scale of the Student t distribution, in the parameter's own unit. It is not its standard deviation: for ``nu=4``
+        63 % lie below `sigma`, 95 % below 2.8 times `sigma`.
+    unit, description
+        Shown in tables and figures.
+
+    Raises
+    ------
+    InputError
+        When nu or sigma is not a finite number above zero.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> uq.HalfStudentT(nu=4, sigma=2.0).cdf([2.0, 5.6]).round(2)
+    array([0.63, 0.95])
+    """
+
+    nu: float
+    sigma: float
+    _domain: ClassVar[tuple[float, float] | None] = (0.0, math.inf)
+
+    def _check(self) -> None:
+        self._store(**{key: check.positive("HalfStudentT", key, value) for key, value in self._arguments().items()})
+
+    @property
+    def moments(self) -> Moments:
+        """Mean and standard deviation; infinite for nu <= 1 and nu <= 2."""
+        if self.nu <= 1.0:
+            return Moments(math.inf, math.inf)
+        nu = self.nu
+        mean = 2.0 * math.sqrt(nu) * math.exp(-float(special.betaln(0.5 * nu, 0.5))) / (nu - 1.0)
+        sd = math.sqrt(nu / (nu - 2.0) - mean * mean) if nu > 2.0 else math.inf
+        return Moments(self.sigma * mean, self.sigma * sd)
+
+    def _log_density(self, x: Any, xp: Any) -> Any:
+        constant = math.log(2.0) - float(special.betaln(0.5 * self.nu, 0.5)) - 0.5 * math.log(self.nu)
+        size = self.sigma * math.sqrt(self.nu)
+        return constant - math.log(self.sigma) - 0.5 * (self.nu + 1.0) * _log_one_plus_square(x / size, xp)
+
+    def compiled(self, x: float) -> CompiledDensity | None:
+        """Return the numbers of the compiled density around `x`."""
+        return _student_t(x, self.nu, self.sigma * math.sqrt(self.nu))
+
+    def _cdf(self, x: Array) -> Array:
+        square = (x / self.sigma) ** 2 / self.nu
+        # By the argument of the incomplete beta function that is below one half and keeps its digits.
+        lower = special.betainc(0.5, 0.5 * self.nu, square / (1.0 + square))
+        upper = special.betainc(0.5 * self.nu, 0.5, 1.0 / (1.0 + square))
+        return np.where(self._flat(square), self._peak * x, np.where(square < 1.0, lower, 1.0 - upper))
+
+    def _quantile(self, p: Array) -> Array:
+        near = p / self._peak
+        low = special.betaincinv(0.5, 0.5 * self.nu, p)
+        high = special.betaincinv(0.5 * self.nu, 0.5, 1.0 - p)
+        square = np.where(low < 0.5, low / (1.0 - low), (1.0 - high) / high)
+        return np.where(self._flat((near / self.sigma) ** 2 / self.nu), near, self.sigma * np.sqrt(self.nu * square))
+
+    @property
+    def _peak(self) -> float:
+        """Density at zero."""
+        return 2.0 * math.exp(-float(special.betaln(0.5 * self.nu, 0.5))) / (self.sigma * math.sqrt(self.nu))
+
+    def _flat(self, square: Array) -> Bools:
+        """Return where the density is that at zero to all digits; squares of such values may underflow."""
+        flat: Bools = (self.nu + 1.0) * square < 1e-17
+        return flat
+
+    @classmethod
+    def _from_points(cls, points: _Points) -> Self:
+        (p1, x1), (p2, x2) = points
+        wanted = math.log(x2) - math.log(x1)
+
+        def excess(log_nu: float) -> float:
+            first, last = cls(math.exp(log_nu), 1.0).quantile([p1, p2])
+            return wanted - math.log(last) + math.log(first)
+
+        nu = math.exp(_root(excess, -3.0, 16.0))
+        return cls(nu, x2 / float(cls(nu, 1.0).quantile(p2)))
+
+
+@taught
+@final
+@dataclass(frozen=True, repr=False)
+class Exponential(Prior):
+    """A positive quantity that is most probably small, such as a standard deviation; `Gamma` with shape one.
+
+    Parameters
+    ----------
+    rate
+        Rate above zero, in the inverse of the parameter's unit. Mean and standard deviation are 1 / rate.
+    unit, description
+        Shown in tables and figures.
+
+    Raises
+    ------
+    InputError
+        When rate is not a finite number above zero.
+
+    Examples
+    --------
+    >>> import uqms as uq
+    >>> uq.Exponential(rate=0.5).moments
+    Moments(mean=2.0, sd=2.0)
+    """
+
+    rate: float
+    _domain: ClassVar[tuple[float, float] | None] = (0.0, math.inf)
+    _quantiles_needed: ClassVar[int] = 1
+
+    def _check(self) -> None:
+        self._store(rate=check.positive("Exponential", "rate", self.rate))
+
+    @property
+    def moments(self) -> Moments:
+        """Mean and standard deviation."""
+        return Moments(1.0 / self.rate, 1.0 / self.rate)
+
+    def _log_density(self, x: Any, xp: Any) -> Any:
+        return math.log(self.rate) - self.rate * x
+
+    def compiled(self, x: float) -> CompiledDensity | None:
+        """Return the numbers of the compiled density around `x`."""
+        return CompiledDensity(EXPONENTIAL, -self.rate * x, self.rate)
+
+    def _cdf(self, x: Array) -> Array:
+        return -np.expm1(-self.rate * x)
+
+    def _quantile(self, p: Array) -> Array:
+        return -np.log1p(-p) / self.rate
+
+    @classmethod
+    def _from_points(cls, points: _Points) -> Self:
+        ((p, x),) = points
+        return cls(-math.log1p(-p) / x)
+
+
+@taught
+@final
+@dataclass(frozen=True, repr=False)
 class Beta(Prior):
     """A fraction between zero and one.
 
@@ -963,7 +1188,21 @@ class InverseGamma(Prior):
         return cls(alpha, float(special.gammainccinv(alpha, p2)) * x2)
 
 
-_ALL = (Uniform, LogUniform, Normal, LogNormal, LogitNormal, TruncatedNormal, HalfNormal, Beta, Gamma, InverseGamma)
+_ALL = (
+    Uniform,
+    LogUniform,
+    Normal,
+    LogNormal,
+    LogitNormal,
+    TruncatedNormal,
+    HalfNormal,
+    HalfCauchy,
+    HalfStudentT,
+    Exponential,
+    Beta,
+    Gamma,
+    InverseGamma,
+)
 _FAMILIES: dict[str, type[Prior]] = {family.__name__: family for family in _ALL}
 
 
@@ -984,6 +1223,54 @@ def prior_from_dict(data: object) -> Prior:
     values = check.fields(kind, data, ["prior", *own], ["unit", "description"])
     arguments: dict[str, Any] = {key: _from_json(values[key]) for key in own}
     return family(**arguments, **{key: values[key] for key in ("unit", "description") if key in values})
+
+
+def typical_sd(prior: Prior) -> float:
+    """Return the standard deviation; half of the width of the central 68 % where it is infinite."""
+    sd = float(prior.moments.sd)
+    if math.isfinite(sd):
+        return sd
+    low, high = prior.quantile(special.ndtr([-1.0, 1.0]))
+    return 0.5 * float(high - low)
+
+
+def has_long_tail(prior: Prior, mass: float) -> bool:
+    """Whether the central `mass` of a prior is too wide to be a design box: most of its width is next to empty."""
+    if not isinstance(prior, HalfCauchy | HalfStudentT):
+        return False
+    low, high, end = prior.quantile([0.25, 0.75, mass])
+    return bool(end > LONG_TAIL * (high - low))
+
+
+def long_tail_message(
+    priors: Mapping[str, Prior],
+    mass: float,
+    stated: Mapping[str, tuple[float, float]],
+    call: str = "space.box",
+) -> str:
+    """Return the words of the error for priors with a long tail that have no range: the call that states one."""
+    name, prior = next(iter(priors.items()))
+    low, high, end = prior.quantile([0.25, 0.75, mass])
+    level = 1.0 - STATED_CUT / len(priors)
+    ranges = {**stated, **{n: (0.0, float(f"{prior.quantile(level):.3g}")) for n, prior in priors.items()}}
+    return (
+        f"{name}: {prior.label} has a long tail. Its central {100.0 * mass:g} % end at {end:.4g}, "
+        f"{end / (high - low):.0f} times the width of its central half, so it has no default design box. State the "
+        f"range that is simulated: over={call}(ranges={ranges!r}) keeps {100.0 * level:g} % of the prior; a "
+        "calibration accepts ranges that cut at most 1 % in all. Or take a prior with a lighter tail, such as "
+        "uq.HalfNormal(sd)."
+    )
+
+
+def _log_one_plus_square(t: Any, xp: Any) -> Any:
+    """Return log(1 + t^2) of t >= 0, also where the square overflows."""
+    near, far = xp.minimum(t, 1e8), xp.maximum(t, 1e8)
+    return xp.log1p(near * near) + 2.0 * xp.log(far / 1e8)
+
+
+def _student_t(x: float, nu: float, size: float) -> CompiledDensity:
+    value = -0.5 * (nu + 1.0) * float(_log_one_plus_square(x / size, NumPyFunctions))
+    return CompiledDensity(STUDENT_T, value, nu, size)
 
 
 def _to_json(value: Any) -> Any:

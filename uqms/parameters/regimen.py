@@ -15,7 +15,7 @@ tau         time since a dose, t - t_j; before the dose negative   (n,)
 import hashlib
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import InitVar, dataclass
+from dataclasses import InitVar, dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, final
 
@@ -27,7 +27,7 @@ from uqms._teaching import taught
 from uqms._typing import Array, Bools
 from uqms.errors import InputError
 
-__all__ = ["Dose", "Regimen", "elapsed", "joined"]
+__all__ = ["Dose", "Regimen", "counts", "elapsed", "joined"]
 
 type UnitResponse = Callable[[Array], ArrayLike]
 
@@ -68,6 +68,12 @@ def elapsed(times: Array, dose: float) -> Array:
     return np.where(np.abs(tau) <= close, 0.0, tau)
 
 
+def counts(times: Array, window: tuple[float, float]) -> Bools:
+    """Return at which times a dose counts that does so from one time on and until another, where it does not."""
+    since, until = (np.zeros_like(times) if np.isinf(one) else elapsed(times, one) for one in window)
+    return (since >= 0.0) & ((until < 0.0) if np.isfinite(window[1]) else True)
+
+
 @taught
 @final
 @dataclass(frozen=True)
@@ -90,6 +96,9 @@ class Regimen:
         Label of where each dose enters, such as "oral" or "iv"; "" where there is one route only.
     intervals
         Of doses at steady state, the interval: the same dose was given every so often before, for ever. 0 otherwise.
+    resets
+        Times at which the system starts again, empty of what was given before; a dose at such a time counts after it. A
+        steady state that begins at a reset says nothing of earlier times (SS 1 of NONMEM).
     rates
         In place of `durations`: rates of infusion, shape (J,) or one number; 0 for a bolus.
 
@@ -112,6 +121,7 @@ class Regimen:
     durations: tuple[float, ...] = (0.0,)
     routes: tuple[str, ...] = ("",)
     intervals: tuple[float, ...] = (0.0,)
+    resets: tuple[float, ...] = ()
     rates: InitVar[Any] = None
 
     def __post_init__(self, rates: Any) -> None:
@@ -147,6 +157,8 @@ class Regimen:
             # Adding 0.0 makes -0.0 the same number as 0.0, so that equal regimens have the same bytes.
             object.__setattr__(self, name, tuple(float(column[j]) + 0.0 for j in order))
         object.__setattr__(self, "routes", tuple(routes[j] for j in order))
+        given = _numbers("resets", self.resets) if np.size(self.resets) else np.zeros(0)
+        object.__setattr__(self, "resets", tuple(float(one) + 0.0 for one in np.unique(given)))
 
     @classmethod
     def single(
@@ -246,6 +258,7 @@ class Regimen:
             self.durations + other.durations,
             self.routes + other.routes,
             self.intervals + other.intervals,
+            self.resets + other.resets,
         )
 
     def shifted(self, by: float) -> "Regimen":
@@ -257,7 +270,8 @@ class Regimen:
         Regimen(10 at 24)
         """
         step = check.number("Regimen.shifted", "by", by)
-        return Regimen(tuple(t + step for t in self.times), self.amounts, self.durations, self.routes, self.intervals)
+        times, resets = (tuple(t + step for t in one) for one in (self.times, self.resets))
+        return replace(self, times=times, resets=resets)
 
     def scaled(self, factor: float) -> "Regimen":
         """Return the same doses with amounts multiplied by `factor`.
@@ -268,7 +282,7 @@ class Regimen:
         Regimen(50 every 12, 2 doses from 0 to 12)
         """
         by = check.positive("Regimen.scaled", "factor", factor)
-        return Regimen(self.times, tuple(by * a for a in self.amounts), self.durations, self.routes, self.intervals)
+        return replace(self, amounts=tuple(by * a for a in self.amounts))
 
     @property
     def doses(self) -> tuple[Dose, ...]:
@@ -276,13 +290,22 @@ class Regimen:
         columns = zip(self.times, self.amounts, self.durations, self.routes, self.intervals, strict=True)
         return tuple(Dose(*one) for one in columns)
 
+    @property
+    def windows(self) -> tuple[tuple[float, float], ...]:
+        """From when and until when each dose counts, those before it at a steady state included: between two resets."""
+        resets = np.array(self.resets)
+        after = np.searchsorted(resets, self.times, side="right")
+        edges = np.concatenate([[-np.inf], resets, [np.inf]])
+        return tuple((float(edges[i]), float(edges[i + 1])) for i in after)
+
     @cached_property
     def number(self) -> float:
         """A whole number that identifies the regimen, the same in every process.
 
         It is made of the contents by SHA-256, below 2**53, and is the coordinate "regimen" of observations.
         """
-        numbers = struct.pack(f"<{4 * len(self.times)}d", *self.times, *self.amounts, *self.durations, *self.intervals)
+        columns = (*self.times, *self.amounts, *self.durations, *self.intervals, *self.resets)
+        numbers = struct.pack(f"<{len(columns)}d", *columns)
         text = "\x1f".join(self.routes).encode()
         return float(int.from_bytes(hashlib.sha256(numbers + text).digest()[:8], "big") >> 11)
 
@@ -301,7 +324,8 @@ class Regimen:
             del rest[: len(run)]
         if len(parts) > 6:
             parts = [*parts[:3], f"... {len(parts) - 4} more", parts[-1]]
-        return f"Regimen({'; '.join(parts)})"
+        again = f"; reset at {', '.join(f'{one:g}' for one in self.resets)}" * bool(self.resets)
+        return f"Regimen({'; '.join(parts)}{again})"
 
     def superpose(
         self,
@@ -358,11 +382,12 @@ class Regimen:
         limit = check.positive("superpose", "tolerance", tolerance)
         inner = np.unique(np.asarray(breaks, dtype=np.float64))
         total: Any = None
-        for dose in self.doses:
+        for dose, window in zip(self.doses, self.windows, strict=True):
             response = _Response(_of_route(unit_response, dose.route), limit, inner[inner > 0.0])
             part = dose.amount * response.of_dose(elapsed(at, dose.time), dose.duration)
             if dose.interval:
                 part = part + _past(response, at, dose, part)
+            part = _where(counts(at, window), part)
             total = part if total is None else total + part
         return np.asarray(total)
 

@@ -27,7 +27,7 @@ from uqms.errors import FormatVersionError, InputError, UnknownKeyError
 from uqms.parameters.box import Box
 from uqms.parameters.joint_prior import MultivariateNormal
 from uqms.parameters.mixture_prior import Block, NormalMixture, block_from_dict
-from uqms.parameters.priors import Prior, prior_from_dict
+from uqms.parameters.priors import Prior, has_long_tail, long_tail_message, prior_from_dict
 from uqms.parameters.scale import SCALES, Interval
 
 # Methods of other libraries, and what is meant here.
@@ -44,7 +44,7 @@ _ELSEWHERE = {
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Condition", "ParameterSpace"]
+__all__ = ["Condition", "ParameterSpace", "checked_range"]
 
 _JSON_VERSION = 3  # written where there are mixtures; files with normal blocks only stay version 2, others version 1
 
@@ -357,7 +357,7 @@ class ParameterSpace:
 
     # ------------------------------------------------------------------ the box
 
-    def box(self, mass: float = 0.999) -> Box:
+    def box(self, mass: float = 0.999, *, ranges: Mapping[str, tuple[float, float]] | None = None) -> Box:
         """Return the central part of the prior that holds `mass` jointly, over all inputs.
 
         Each of p parameters keeps ``mass ** (1 / p)``; correlated ones then keep at least `mass` together (Royen 2014,
@@ -368,12 +368,17 @@ class ParameterSpace:
         Parameters
         ----------
         mass
-            Prior mass inside of the box, between 0 and 1.
+            Prior mass inside of the box, between 0 and 1; of the parameters that `ranges` does not name.
+        ranges
+            Ends for some of the parameters, in their own unit: ``{"k": (0.0, 50.0)}``. Priors with a long tail, such as
+            `HalfCauchy`, require them. `mass_inside` and the calibration report the mass that all ends together cut.
 
         Raises
         ------
         InputError
-            When mass is not between 0 and 1, or a prior reaches so near to zero that its quantile is zero.
+            When mass is not between 0 and 1; when a prior reaches so near to zero that its quantile is zero, or has so
+            long a tail that its central part is no design box; when a range is reversed, outside of its prior's
+            support, or of no parameter.
 
         Examples
         --------
@@ -381,12 +386,49 @@ class ParameterSpace:
         >>> space = uq.ParameterSpace(k=uq.LogUniform(0.1, 10), noise=uq.HalfNormal(1.0))
         >>> space.box().hard
         ((True, True), (True, False))
+        >>> space = uq.ParameterSpace(k=uq.HalfCauchy(1.0))
+        >>> box = space.box(ranges={"k": (0.0, 100.0)})
+        >>> round(space.mass_inside(box), 4)
+        0.9936
         """
         mass = check.number("box", "mass", mass)
         if not 0.0 < mass < 1.0:
             raise InputError(f"box: mass is {mass:g}; give a probability between 0 and 1, such as 0.999.")
-        cut = -math.expm1(math.log(mass) / len(self._priors))
-        sides = [_sides(name, prior, cut) for name, prior in self._priors.items()]
+        stated = self._stated({} if ranges is None else ranges)
+        long = [n for n, prior in self._priors.items() if n not in stated and has_long_tail(prior, mass)]
+        if long:
+            raise InputError(long_tail_message({n: self._priors[n] for n in long}, mass, stated))
+        return self._around(mass, stated)
+
+    def frame(self) -> Box:
+        """Return a box with the scales and the hard ends of `box`, for every prior.
+
+        It is a frame of reference and no region of a design: of a prior with a long tail it holds the central 95 %.
+        """
+        tails = {n: prior for n, prior in self._priors.items() if has_long_tail(prior, 0.999)}
+        return self._around(0.999, {n: (prior.support[0], float(prior.quantile(0.95))) for n, prior in tails.items()})
+
+    def _stated(self, ranges: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+        """Return checked ranges of parameters."""
+        if not isinstance(ranges, Mapping):
+            raise InputError(f"box: ranges is {ranges!r}; give a mapping such as ranges={{'k': (0.0, 50.0)}}.")
+        out = {}
+        for name, given in ranges.items():
+            if name in self._conditions:
+                raise InputError(f"box: {name!r} is a condition, whose range is that of uq.Condition(low, high).")
+            if name not in self._priors:
+                raise InputError(f"box: ranges names {name!r}; the parameters are {', '.join(self.names)}.")
+            prior = self._priors[name]
+            out[name] = checked_range(name, given, *prior.support, f"support of {prior.label}")
+        return out
+
+    def _around(self, mass: float, stated: Mapping[str, tuple[float, float]]) -> Box:
+        """Return the box of stated ranges, and of the central parts of all other priors that hold `mass` jointly."""
+        cut = -math.expm1(math.log(mass) / max(1, len(self._priors) - len(stated)))
+        sides = [
+            (*stated[name], _hard(prior, *stated[name])) if name in stated else _sides(name, prior, cut)
+            for name, prior in self._priors.items()
+        ]
         scales: list[ScaleName] = [prior.scale for prior in self._priors.values()]
         for condition in self._conditions.values():
             sides.append((condition.low, condition.high, (True, True)))
@@ -603,6 +645,27 @@ def _range_to_cube(condition: Condition) -> Callable[[Array], Array]:
 
 def _range_from_cube(condition: Condition) -> Callable[[Array], Array]:
     return lambda u: np.where(u == 1.0, condition.high, condition.low + u * (condition.high - condition.low))
+
+
+def checked_range(name: str, given: object, low: float, high: float, what: str) -> tuple[float, float]:
+    """Return a stated range of a parameter, between the ends of `what`."""
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise InputError(f"box: the range of {name!r} is {given!r}; give two ends: {{{name!r}: (low, high)}}.")
+    first, last = (check.number(f"box: {name}", key, v) for key, v in zip(("low", "high"), given, strict=True))
+    check.ordered(f"box: {name}", first, last)
+    if not low <= first < last <= high:
+        raise InputError(
+            f"box: the range of {name!r} is {first:g} to {last:g}, but the {what} goes from {low:g} to {high:g}; give "
+            "a range within that."
+        )
+    return first, last
+
+
+def _hard(prior: Prior, low: float, high: float) -> tuple[bool, bool]:
+    """Return which stated ends are ends of the prior's support that are finite on its scale."""
+    first, last = prior.support
+    finite = SCALES[prior.scale].domain
+    return low == first > finite[0], high == last < finite[1]
 
 
 def _sides(name: str, prior: Prior, cut: float) -> tuple[float, float, tuple[bool, bool]]:

@@ -35,7 +35,7 @@ from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState
 from uqms.errors import ConformanceError, DataError, ExtrapolationError, InputError, UnitError
 from uqms.parameters import Box, ParameterSpace
-from uqms.parameters.regimen import Dose, Regimen, elapsed, joined
+from uqms.parameters.regimen import Dose, Regimen, counts, elapsed, joined
 from uqms.surrogates.outputs import Decoder, Layout, spline_weights
 from uqms.surrogates.prediction import Prediction, predicted_at
 from uqms.surrogates.process import Scores, sobol_points
@@ -384,8 +384,9 @@ class Superposition:
         )
         parts: dict[str, list[_Nodes]] = {source: [] for source in of_route.values()}
         for number in np.unique(numbers):
-            points = np.flatnonzero(numbers == number)
-            for dose in self._regimen(float(number)).doses:
+            of_regimen, regimen = np.flatnonzero(numbers == number), self._regimen(float(number))
+            for dose, window in zip(regimen.doses, regimen.windows, strict=True):
+                points = of_regimen[counts(times[of_regimen], window)]
                 source = of_route.get("*") or of_route[dose.route]
                 parts[source].append(self._nodes(source, dose, points, times[points], dim))
         return parts, len(times)

@@ -231,6 +231,34 @@ def test_the_box_holds_the_population() -> None:
     assert box.scale == ("log", "identity")
 
 
+def test_long_tails_of_the_population_need_a_range() -> None:
+    space = uq.ParameterSpace(a=uq.LogNormal(median=2.0, sigma=0.3), b=uq.Normal(0.0, 1.0), c=uq.HalfNormal(1.0))
+    heavy = uq.Population(space, individual=("a",), spread=uq.HalfCauchy(0.3))
+    with pytest.raises(InputError, match=r"HalfCauchy\(beta=0.3\) has a long tail.*population.box\(ranges=\{'a': \("):
+        heavy.box()
+    box = heavy.box(ranges={"a": (0.2, 20.0)})
+    assert (box.lower[0], box.upper[0], box.scale[0]) == (0.2, 20.0, "log")
+    assert box.hard == ((False, False), (False, False), (True, False))
+    # The others hold the mass jointly.
+    assert box.upper[1:] == uq.ParameterSpace(b=space.priors["b"], c=space.priors["c"]).box().upper
+    assert uq.Population(space, individual=("a",), spread=uq.HalfStudentT(4.0, 0.3)).box().upper[0] > 20.0
+    with pytest.raises(InputError, match="the log scale of the subjects goes from 0 to inf"):
+        heavy.box(ranges={"a": (-1.0, 20.0)})
+    with pytest.raises(InputError, match="ranges names 'z'"):
+        heavy.box(ranges={"z": (0.0, 1.0)})
+    shared = uq.ParameterSpace(a=uq.LogNormal(median=2.0, sigma=0.3), b=uq.HalfCauchy(1.0))
+    population = uq.Population(shared, individual=("a",), spread=0.1)
+    with pytest.raises(InputError, match=r"over=population.box\(ranges=\{'b': \(0.0, 127.0\)\}\)"):
+        population.box()
+    assert population.box(ranges={"b": (0.0, 127.0)}).upper[1] == 127.0
+
+
+def test_default_spread_of_a_prior_without_a_standard_deviation_is_finite() -> None:
+    space = uq.ParameterSpace(a=uq.HalfCauchy(2.0))
+    low, high = space.priors["a"].quantile(norm.cdf([-1.0, 1.0]))
+    assert uq.Population(space, individual=("a",)).priors["omega_a"] == uq.HalfNormal(0.25 * float(high - low))
+
+
 def test_covariates_move_the_box() -> None:
     space = uq.ParameterSpace(a=uq.LogNormal(median=2.0, sigma=0.01))
     population = uq.Population(space, individual=("a",), spread=0.01, covariates={"a": {"log(weight / 70)": 1.0}})

@@ -10,13 +10,15 @@ from scipy.stats import qmc
 
 from uqms import _checks as check
 from uqms._teaching import taught
-from uqms._typing import ScaleName
+from uqms._typing import Array, ScaleName
 from uqms.calibration.constraints import Expression
 from uqms.calibration.noise import check_positive
 from uqms.calibration.population.layout import Layout, from_natural, read_subjects
 from uqms.errors import InputError
 from uqms.parameters import Beta, Box, HalfNormal, Normal, ParameterSpace, Prior
+from uqms.parameters.priors import LONG_TAIL, has_long_tail, long_tail_message, typical_sd
 from uqms.parameters.scale import SCALES
+from uqms.parameters.space import checked_range
 
 __all__ = ["Covariate", "Population"]
 
@@ -57,7 +59,8 @@ class Population:
         ``{"CL": {"log(weight / 70)": 0.75, "female": uq.Normal(0, 0.3)}}``. Numbers + - * / ** and log, exp, sqrt, abs.
     spread
         Prior of the standard deviation between subjects on the natural scale, for all or by parameter; a number when it
-        is known. By default half-normal: 0.5 on the log and logit scales, half of the prior's sd on the identity.
+        is known. By default half-normal: 0.5 on the log and logit scales, half of the prior's sd on the identity (of a
+        prior without one, of half the width of its central 68 %).
     correlated
         Whether random effects of different parameters are correlated: all (True), or the parameters that are. Their
         correlation matrix has the prior LKJ(`lkj`).
@@ -281,10 +284,16 @@ class Population:
 
     def _default(self, name: str, size: float, *, signed: bool = False) -> Prior:
         if self.scale.get(name, self.space.priors[name].scale) == "identity":
-            size *= self.space.priors[name].moments.sd
+            size *= typical_sd(self.space.priors[name])
         return Normal(0.0, size) if signed else HalfNormal(size)
 
-    def box(self, subjects: pd.DataFrame | None = None, mass: float = 0.999) -> Box:
+    def box(
+        self,
+        subjects: pd.DataFrame | None = None,
+        mass: float = 0.999,
+        *,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
+    ) -> Box:
         """Return the box that holds the central part of the population's prior predictive: where to run the simulator.
 
         ``uq.sobol(population.box(), n, rng=1)`` is a design over it. It is wider than the box of the space, since
@@ -297,13 +306,17 @@ class Population:
             zero, and the calibration tells when others lie outside.
         mass
             Prior mass inside, jointly.
+        ranges
+            Ends for some of the parameters, in their own unit, as `ParameterSpace.box` takes them. Parameters require
+            them whose typical value or between-subject standard deviation has a prior with a long tail.
 
         Raises
         ------
         InputError
-            When mass is not between 0 and 1, or a covariate is missing.
+            When mass is not between 0 and 1, a covariate is missing, or a range is missing or cannot be meant.
         """
-        outer = self.space.box(mass)  # checks the mass, and has the conditions
+        stated = {} if ranges is None else ranges
+        outer = self._outer_box(mass, stated)
         cut = 0.5 * (1.0 - mass ** (1.0 / len(self.space.names)))
         layout = Layout.of(self, None if subjects is None else read_subjects(self, subjects))
         names = list(self.priors)
@@ -316,11 +329,47 @@ class Population:
         ends = {name: (low, high) for name, low, high in zip(outer.names, outer.lower, outer.upper, strict=True)}
         scales, hard = dict(zip(outer.names, outer.scale, strict=True)), dict(zip(outer.names, outer.hard, strict=True))
         for j, (name, scale) in enumerate(zip(self.individual, self.scales, strict=True)):
-            low, high = np.quantile(natural[:, j], [cut, 1.0 - cut])
-            ends[name] = float(from_natural(low, scale)), float(from_natural(high, scale))
             hard[name], scales[name] = (False, False), scale
+            if name in stated:
+                ends[name] = checked_range(name, stated[name], *SCALES[scale].domain, f"{scale} scale of the subjects")
+                continue
+            low, high = np.quantile(natural[:, j], [cut, 1.0 - cut])
+            self._check_tails(name, natural[:, j], float(high - low), mass)
+            ends[name] = float(from_natural(low, scale)), float(from_natural(high, scale))
         lower, upper = zip(*ends.values(), strict=True)
         return Box(outer.names, lower, upper, tuple(scales.values()), tuple(hard.values()))
+
+    def _outer_box(self, mass: float, stated: Any) -> Box:
+        """Return the box of the space with stated ranges; ends of other individual parameters are those of subjects."""
+        known = isinstance(stated, Mapping) and all(name in self.space.names for name in stated)
+        if not known or not check.is_number(mass) or not 0.0 < mass < 1.0:
+            return self.space.box(mass, ranges=stated)  # it raises
+        long = {n: one for n, one in self.space.priors.items() if n not in stated and has_long_tail(one, mass)}
+        shared = {name: prior for name, prior in long.items() if name not in self.individual}
+        if shared:
+            raise InputError(long_tail_message(shared, mass, stated, call="population.box"))
+        own = {n: ends for n, ends in stated.items() if n not in self.individual}
+        within = [n for n in self.individual if n in stated or n in long]
+        ends = {n: tuple(self.space.priors[n].quantile([0.05, 0.95]).tolist()) for n in within}
+        return self.space.box(mass, ranges={**own, **ends})
+
+    def _check_tails(self, name: str, natural: Array, width: float, mass: float) -> None:
+        """Refuse a box that the long tail of a prior makes too wide to be simulated."""
+        own = {f"omega_{name}", f"omega_{name}_occasion", *(one.name for one in self.effects if one.parameter == name)}
+        long = [one for key, one in self.priors.items() if key in {name, *own} and has_long_tail(one, mass)]
+        low, first, third, high = np.quantile(natural, [0.025, 0.25, 0.75, 0.975])
+        if not long or width <= LONG_TAIL * (third - first):
+            return
+        scale = self.scales[self.individual.index(name)]
+        low, high = (float(f"{float(from_natural(end, scale)):.3g}") for end in (low, high))
+        raise InputError(
+            f"population.box: {long[0].label} has a long tail. The central {100.0 * mass:g} % of the subjects' "
+            f"{name!r} are {width / (third - first):.0f} times as wide as their central half, so {name!r} has no "
+            f"default range. State the range that is simulated: population.box(ranges={{{name!r}: ({low!r}, "
+            f"{high!r})}}) keeps 95 % of the subjects that the prior admits. If more than 1 % lie outside, "
+            "the calibration needs outside='extrapolate'. Or take a prior with a lighter tail, such as "
+            "uq.HalfStudentT(4, sigma) or uq.HalfNormal(sd)."
+        )
 
     def __repr__(self) -> str:
         said = [

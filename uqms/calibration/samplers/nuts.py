@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
@@ -192,7 +192,16 @@ class NUTS:
             When sampling stopped early; `partial` holds the draws so far.
         SamplingError
             When draws are missing or not finite.
+        SimulatorFailed
+            When a simulator that is used directly raises an exception, which is the cause; other exceptions of Python
+            code that the density calls are raised as they are.
         """
+        with nullcontext() if target.errors is None else target.errors.raised():
+            return self._of_target(target, seed, starts, rough, cautious, groups)
+
+    def _of_target(
+        self, target: "Movable", seed: int, starts: Array, rough: bool, cautious: bool, groups: Ints | None
+    ) -> Any:
         from uqms.calibration.warmup import learned
 
         if not any(np.isfinite(target.evaluate(point)[0]) for point in starts):
