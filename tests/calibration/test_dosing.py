@@ -372,3 +372,42 @@ def test_a_population_of_a_direct_unit_response_predicts_subjects_new_patients_a
     np.testing.assert_allclose(fit, own.mean["conc"].sel(subject="2").values, rtol=0.15)
     choice = uq.dose_for(posterior, uq.Regimen.single, [50.0, 500.0], at=[6.0], above=1.0)
     assert choice.chosen == 500.0
+
+
+def test_a_system_that_is_not_linear_takes_regular_regimens_as_conditions() -> None:
+    """A response that saturates with the number and amount of doses; its density is the closed one."""
+    table = pd.DataFrame(
+        [
+            (1, 0.0, 100.0, 2, 8.0, np.nan),
+            (1, 20.0, 0.0, 0, 0.0, 3.0),
+            (2, 0.0, 60.0, 0, 0.0, np.nan),
+            (2, 20.0, 0.0, 0, 0.0, 2.0),
+        ],
+        columns=["ID", "TIME", "AMT", "ADDL", "II", "DV"],
+    )
+    data = uq.Observations.from_events(table, **COLUMNS).with_regimen_conditions()
+    space = uq.ParameterSpace(
+        top=uq.LogNormal(median=5.0, sigma=0.3),
+        conditions={
+            "dose": uq.Condition(50.0, 150.0),
+            "interval": uq.Condition(0.0, 12.0),
+            "doses": uq.Condition(1.0, 4.0),
+        },
+    )
+
+    def saturating(top: float, dose: float, interval: float, doses: float) -> Array:
+        total = dose * doses
+        return np.array([0.0, 1.0, 1.0]) * top * total / (total + 100.0 + interval)
+
+    times = np.array([0.0, 20.0, 30.0])
+    simulator = uq.DirectSimulator(saturating, space=space, outputs={"conc": ("time",)}, coords={"time": times})
+    one = [data.subject == label for label in ("1", "2")]
+    expected = [5.0 * 300.0 / 408.0, 5.0 * 60.0 / 160.0]
+    assert set(data.conditions) == {"dose", "interval", "doses"}
+    population = uq.Population(space, individual=("top",), spread=uq.HalfNormal(0.3))
+    problem = uq.Calibration(simulator, data, uq.GaussianNoise(sd=0.5), population=population)
+    with pm.Model() as model:
+        uq.observe(problem, {"top": pm.LogNormal("top", 1.6, 0.3, shape=2)}, name="data")
+    found = float(model.compile_logp(vars=[model["data"]])({"top_log__": np.log([5.0, 5.0])}))
+    values = np.array([data.value[rows][0] for rows in one])
+    assert found == pytest.approx(stats.norm(expected, 0.5).logpdf(values).sum(), rel=1e-9)

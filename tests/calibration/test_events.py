@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import uqms as uq
+from uqms.calibration.stored_values import Reader, Writer
 from uqms.errors import DataError, InputError
 
 COLUMNS = {
@@ -77,6 +78,28 @@ def test_without_kinds_rows_with_an_amount_are_doses_and_dots_are_empty() -> Non
     found = uq.Observations.from_events(table, id="ID", time="TIME", value="DV", amount="AMT", rate="RATE")
     assert len(found) == 5
     assert found.regimens["1"] == uq.Regimen.single(100.0)
+
+
+def test_occasions_and_replicates_are_read() -> None:
+    table = study().assign(VISIT=["a", "a", "b", "b", "c", "c", "c", "c"], REP=1)
+    assert read(table, experiment="VISIT").experiment.tolist() == ["a", "b", "b", "c", "c"]
+    twice = pd.concat([table.iloc[:2], table.iloc[[1]].assign(REP=2, DV=3.3).rename(index={"r1": "x"}), table.iloc[2:]])
+    found = read(twice, replicate="REP")
+    assert found.replicate is not None
+    assert found.replicate[:2].tolist() == [0, 1]
+
+
+def test_a_file_of_before_there_were_regimens_is_read() -> None:
+    writer = Writer()
+    stored = writer.value(read(study(), covariates=["WT"]), "observations")
+    same = Reader(writer.arrays, []).value(stored)
+    assert same.regimens == read(study()).regimens
+    assert same.covariates["WT"].to_dict() == {"1": 70.0, "2": 55.0}
+    for name in ("regimens", "covariates"):
+        del stored["fields"][name]
+    before = Reader(writer.arrays, []).value(stored)
+    assert before.regimens == {}
+    assert before.covariates is None
 
 
 def test_a_limit_censors_values_below_it() -> None:

@@ -48,6 +48,7 @@ class EventTable:
     limit: str | float | None = None
     sd: str | None = None
     replicate: str | None = None
+    experiment: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -70,6 +71,8 @@ class Events(NamedTuple):
         "left", "right" or "" of each measured row, (R,); None where there is no limit.
     replicate
         Number of each measured row; None without such a column.
+    experiment
+        Label of each measured row, "" without such a column.
     regimens
         Doses of each subject, by label.
     conditions
@@ -85,6 +88,7 @@ class Events(NamedTuple):
     sd: Array
     censored: np.ndarray | None
     replicate: Ints | None
+    experiment: np.ndarray
     regimens: dict[str, Regimen]
     conditions: dict[str, Array]
     covariates: pd.DataFrame | None
@@ -194,6 +198,7 @@ def read_events(
         sd=sd[rows],
         censored=None if censored is None else censored[rows],
         replicate=None if replicate is None else replicate[rows].astype(np.int64),
+        experiment=np.full(len(rows), "") if columns.experiment is None else _labels(whole, columns.experiment)[rows],
         regimens=regimens,
         conditions={name: column[rows] for name, column in named.items()},
         covariates=pd.DataFrame(of_subject, index=pd.Index(subjects, name=columns.id)) if covariates else None,

@@ -232,7 +232,8 @@ class Observations:
         if subjects > 1:
             parts.append(f"{subjects} subjects")
         if self.regimens:
-            parts.append(f"{len(set(self.regimens.values()))} regimens")
+            count = len(set(self.regimens.values()))
+            parts.append(f"{count} regimen{'s' * (count > 1)}")
         return f"<Observations: {'; '.join(parts)}>"
 
     @classmethod
@@ -411,6 +412,7 @@ class Observations:
         limit: str | float | None = None,
         sd: str | None = None,
         replicate: str | None = None,
+        experiment: str | None = None,
         conditions: Mapping[str, str] | Iterable[str] = (),
         covariates: Iterable[str] = (),
         varying: Mapping[str, How] | None = None,
@@ -459,8 +461,8 @@ class Observations:
         limit
             Limit of quantification, a number or a column. With `censored` it takes the place of `value` there; without,
             values below it are censored.
-        sd, replicate
-            Columns as in `from_table`.
+        sd, replicate, experiment
+            Columns as in `from_table`; `experiment` may be the occasion, for `Population(..., occasions=...)`.
         conditions
             Known input → column, or column names when they are the same; constant within a subject.
         covariates
@@ -525,6 +527,7 @@ class Observations:
             limit,
             sd,
             replicate,
+            experiment,
         )
         by_name = conditions if isinstance(conditions, Mapping) else {str(name): str(name) for name in conditions}
         found = read_events(
@@ -541,7 +544,7 @@ class Observations:
             coords={dim: found.time, REGIMEN: np.array([found.regimens[str(one)].number for one in found.subject])},
             conditions=found.conditions,
             subject=found.subject,
-            experiment=np.full(len(found.rows), ""),
+            experiment=found.experiment,
             replicate=found.replicate,
             sd=found.sd,
             units={output: unit},

@@ -394,9 +394,9 @@ class Superposition:
     def _regimen(self, number: float) -> Regimen:
         if number not in self._by_number:
             raise InputError(
-                f"The surrogate has no regimen of the number {number:.0f}; it has {len(self.regimens)} others. Name "
-                "all of them beforehand: superposition.with_regimens(regimen); posterior.predict(..., "
-                "coords={'regimen': regimen}) does that itself."
+                f"The surrogate has no regimen of the number {number:.0f}; it has {len(self.regimens)} others. Name it "
+                "beforehand: posterior.with_regimens(regimen), or superposition.with_regimens(regimen). "
+                "posterior.predict(..., coords={'regimen': regimen}) does that itself."
             )
         return self._by_number[number]
 
