@@ -324,7 +324,7 @@ def quinidine(draws: int) -> list[Aim]:
         ("simulator", itself, EXACT),
         ("surrogate", quinidine_surrogate(population), THROUGH),
     ):
-        superposed = uq.Superposition(model, data.regimens, tolerance=1e-3)
+        superposed = uq.Superposition(model, data.regimens, tolerance=0.01)
         problem = uq.Calibration(superposed, data, noise(0.5), population=population, outside="extrapolate")
         posterior = sampled(problem, draws, 1)
         print(f"quinidine, {label}", posterior.summary(), posterior.verdict, sep="\n", flush=True)
@@ -351,7 +351,7 @@ def next_measurement(draws: int) -> list[Aim]:
     few = earlier[earlier["dose"].notna() | earlier["conc"].notna()]
     data = quinidine_data(few)
     superposed = uq.Superposition(
-        quinidine_surrogate(population), [*whole.regimens.values(), *data.regimens.values()], tolerance=1e-3
+        quinidine_surrogate(population), [*whole.regimens.values(), *data.regimens.values()], tolerance=0.01
     )
     problem = uq.Calibration(superposed, data, noise(0.5), population=population, outside="extrapolate")
     posterior = sampled(problem, draws, 1)

@@ -156,4 +156,6 @@ def _information(p: Array, found: Density, y: Array, noise: Noise) -> Array:
     if not known:
         each = weights @ moved
         information -= np.outer(each, each) / max(float(y @ weights), 1e-300)
-    return np.asarray(0.5 * found.inverse_variance * 0.5 * (information + information.T))
+    information = 0.5 * found.inverse_variance * 0.5 * (information + information.T)
+    # Runs that the trend passes through leave no residual, and say nothing: the priors are left.
+    return np.where(np.isfinite(information).all(), information, 0.0)
