@@ -20,7 +20,7 @@ Both u and 1 - u are carried, and so are probabilities below and survival probab
 one tail. The map from z is exact to 37 sds on either side, where these probabilities are 1e-299.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, final
@@ -50,11 +50,25 @@ class Allowed(NamedTuple):
 
 
 class _Levels(NamedTuple):
-    """Mass of a whole prior below its lower limit, above its upper limit, and between them."""
+    """Mass of a whole prior between its limits, below and above the lower, below and above the upper limit."""
 
-    below: float
-    above: float
     inside: float
+    below_lower: float
+    above_lower: float
+    below_upper: float
+    above_upper: float
+
+    def of(self, below: Array, above: Array) -> Array:
+        """Return the level between the limits of values with this mass below and above them, from the nearer tail."""
+        if self.below_lower <= 0.5:
+            return (below - self.below_lower) / self.inside
+        return (self.above_lower - above) / self.inside
+
+    def rest(self, below: Array, above: Array) -> Array:
+        """Return 1 - `of`, with all digits where it is tiny."""
+        if self.above_upper <= 0.5:
+            return (above - self.above_upper) / self.inside
+        return (self.below_upper - below) / self.inside
 
 
 class _Joint(NamedTuple):
@@ -91,13 +105,13 @@ class ConditionedPrior:
 
     @cached_property
     def levels(self) -> dict[str, _Levels]:
-        """Mass of each whole prior outside of the two limits and between them, the latter from the nearer tail."""
+        """Masses of each whole prior at its two limits; that between them as a difference within the nearer tail."""
         out = {}
         for name, prior in self.priors.items():
-            low, high = self.limits[name]
-            below, above = float(prior.cdf(low)), float(prior.sf(high))
-            inside = float(prior.cdf(high)) - below if below <= 0.5 else float(prior.sf(low)) - above
-            out[name] = _Levels(below, above, inside)
+            ends = np.array(self.limits[name])
+            (below_lower, below_upper), (above_lower, above_upper) = prior.cdf(ends).tolist(), prior.sf(ends).tolist()
+            inside = below_upper - below_lower if below_lower <= 0.5 else above_lower - above_upper
+            out[name] = _Levels(inside, below_lower, above_lower, below_upper, above_upper)
         return out
 
     @cached_property
@@ -117,15 +131,17 @@ class ConditionedPrior:
         out = {}
         for column, (name, prior) in enumerate(self.priors.items()):
             one = self.levels[name]
-            below = one.below + one.inside * u[:, column]
+            below = one.below_lower + one.inside * u[:, column]
             if rest is None:
                 out[name] = np.asarray(prior.quantile(below))
                 continue
-            survival = one.above + one.inside * rest[:, column]
+            survival = one.above_upper + one.inside * rest[:, column]
             upper_half = survival < below
             out[name] = np.empty(len(u))
             out[name][~upper_half] = prior.quantile(below[~upper_half])
             out[name][upper_half] = prior.isf(survival[upper_half])
+            # The quantile of a limit's level may miss the limit by rounding.
+            out[name] = np.clip(out[name], *self.limits[name])
         for at, block, lower, upper, _ in self.joint:
             above = None if rest is None else np.ascontiguousarray(rest[:, at])
             x = block.from_cube(np.ascontiguousarray(u[:, at]), lower, upper, above)
@@ -134,19 +150,17 @@ class ConditionedPrior:
 
     def alone(self, theta: Mapping[str, Array]) -> Array:
         """Return the level (n, P) of each quantity in its own prior between the limits, whatever the others are."""
-        columns = []
-        for name, prior in self.priors.items():
-            one = self.levels[name]
-            columns.append((np.asarray(prior.cdf(np.atleast_1d(theta[name]))) - one.below) / one.inside)
-        return np.column_stack(columns)
+        return np.column_stack([self.levels[name].of(*masses) for name, masses in self._masses(theta)])
 
     def alone_above(self, theta: Mapping[str, Array]) -> Array:
         """Return 1 - `alone` (n, P), with all digits where it is tiny."""
-        columns = []
+        return np.column_stack([self.levels[name].rest(*masses) for name, masses in self._masses(theta)])
+
+    def _masses(self, theta: Mapping[str, Array]) -> Iterator[tuple[str, tuple[Array, Array]]]:
+        """Yield each quantity with the mass (n,) of its whole prior below and above theta."""
         for name, prior in self.priors.items():
-            one = self.levels[name]
-            columns.append((np.asarray(prior.sf(np.atleast_1d(theta[name]))) - one.above) / one.inside)
-        return np.column_stack(columns)
+            x = np.atleast_1d(theta[name])
+            yield name, (np.asarray(prior.cdf(x)), np.asarray(prior.sf(x)))
 
     def to_cube(self, theta: Mapping[str, Array]) -> Array:
         """Return u (n, P) of theta, the inverse of `from_cube`."""

@@ -39,6 +39,7 @@ MAX_ROUNDS, MAX_STEPS = 60, 200
 UNIT_MASS = 1e-6  # how far from one a density may integrate
 TAIL = 1e-6  # of its maximum: where an integrand has not fallen further at the outermost edges, it has no integral
 TAIL_MASS = 1e-3  # on either side, where the mass beyond a point is integrated by itself
+LARGEST_LEVEL = 1.0 - 2.0**-53  # below 1
 TAIL_TOLERANCE = 1e-13  # of the mass beyond a panel's inner edge
 SHIFT = 350.0  # of log-densities in a tail: masses of 1e-300, and what they are sums of, are no denormal numbers
 LEAST_LOG_MASS = -730.0  # at which a tail ends, 1e-317; a standard normal has it at 38 sds
@@ -118,25 +119,30 @@ def upper_tail(prior: Density) -> "UpperTail":
         seeds = table(prior).edges
     except InputError:  # the prior has a distribution function of its own, because its density is too narrow
         seeds = np.empty(0)
-    return UpperTail(prior, interval, _tail(log_density, interval, start, 1.0, seeds, prior.label))
+    tail = _tail(log_density, interval, start, 1.0, seeds, prior.label)
+    return UpperTail(prior, interval, tail if tail.beyond[0] > 0.0 else None)
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class UpperTail:
-    """Survival function and its inverse."""
+    """Survival function and its inverse; those of the prior's own functions where its density has no tail."""
 
     prior: Density
     interval: Interval
-    tail: "Tail"
+    tail: "Tail | None"
 
     def sf(self, x: Array) -> Array:
         """Return the probability of a value above x (...)."""
+        if self.tail is None:
+            return 1.0 - self.prior.cdf(x)
         z = np.asarray(self.interval.to_real(x))
         return np.where(z > self.tail.start, self.tail.mass(z), 1.0 - self.prior.cdf(x))
 
     def isf(self, q: Array) -> Array:
         """Return the values (...) that are exceeded with probabilities q in [0, 1]."""
+        if self.tail is None:
+            return np.where(q <= 0.0, self.prior.support[1], self.prior.quantile(np.minimum(1.0 - q, LARGEST_LEVEL)))
         inner = self.interval.from_real(self.tail.point(np.clip(q, np.nextafter(0.0, 1.0), TAIL_MASS)))
         far = np.where(q <= 0.0, self.interval.from_real(np.inf), inner)
         return np.where(q < TAIL_MASS, far, self.prior.quantile(1.0 - q))
