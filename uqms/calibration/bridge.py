@@ -182,7 +182,7 @@ def _dependent_variable(
 
     def density(now: Mapping[str, Any]) -> Any:
         if place is None:
-            return prior.log_density(now[name], PyTensorFunctions) - np.log(law.levels[name][1] - law.levels[name][0])
+            return prior.log_density(now[name], PyTensorFunctions) - np.log(law.levels[name].inside)
         (_, block, _, _, log_mass), j = place
         before = [now[n] for n in block.names[: j + 1]]
         return block.conditional_log_density(before, PyTensorFunctions) - (log_mass if j == 0 else 0.0)

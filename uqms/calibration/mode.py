@@ -32,7 +32,7 @@ PARTICLES = 256
 ITERATIONS = 60
 STEP = 1e-3  # of central differences, in units of the particles' spread
 LENGTHS = 2.0 ** np.arange(2, -10, -1)
-END = 7.0  # |z| beyond which the prior's quantiles are those of its ends
+END = 37.0  # |z| up to which the prior's quantiles are exact
 SAME = 0.2  # of the spread
 
 
@@ -88,7 +88,7 @@ def maximum_a_posteriori(problem: "Problem", starts: int, rng: np.random.Generat
     best = int(np.argmax(found.value))
     theta = {name: float(values[0]) for name, values in space.theta(found.z[[best]]).items()}
     edge = -float(ndtri(1e-3))
-    alone = ndtri(problem.conditioned_prior.alone({name: np.array([value]) for name, value in theta.items()}))[0]
+    alone = problem.conditioned_prior.alone_normal({name: np.array([value]) for name, value in theta.items()})[0]
     at_end = tuple(name for name, z in zip(space.names, alone, strict=True) if abs(z) > edge and _ends(problem, name))
     values = tuple(sorted(map(float, found.value), reverse=True))
     return Mode(theta, float(found.value[best]), values, int(same_place(found, found.z[best]).sum()), at_end)
@@ -146,7 +146,7 @@ class Climb:
     root: Array
 
     def evaluate(self, points: Array) -> Array:
-        """Return values (...) at points (..., D); -inf where the prior's quantiles are those of its ends."""
+        """Return values (...) at points (..., D); -inf beyond where the prior's quantiles are exact."""
         value = self.log_density(np.clip(points, -END, END).reshape(-1, points.shape[-1])).reshape(points.shape[:-1])
         return np.where(np.isfinite(value) & np.all(np.abs(points) <= END, axis=-1), value, -np.inf)
 

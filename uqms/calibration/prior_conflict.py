@@ -27,12 +27,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr
 
 from uqms._typing import Array, Bools
 from uqms.calibration.answer import ends_of
 from uqms.calibration.base import Problem
 from uqms.calibration.checks import Check, Status
+from uqms.calibration.conditioned import scores
 
 if TYPE_CHECKING:
     from uqms.calibration.context import Context
@@ -42,7 +43,7 @@ __all__ = ["prior_against_data", "prior_predictions", "tail_probability"]
 WARN, FAIL = 1e-3, 1e-6
 LEAST_CONTRACTION = 0.5
 PRIOR_DRAWS = 4000
-SMALLEST, LARGEST = 1e-300, 1.0 - 2.0**-53  # levels whose normal score is finite
+FARTHEST = 37.0  # normal score up to which levels are no denormal numbers
 TAIL, ROOTS, PRIOR_SHAPE, PRIOR_COUNT = 0.2, 3.0, 0.5, 10  # tail: so many of S draws, at most 3 sqrt(S)
 LEAST_DRAWS = 100
 UNIT = 0.15  # in powers of ten, from a whole one
@@ -123,7 +124,8 @@ def _remedy(problem: Problem, conflict: _Conflict) -> str:
 
 def _normal_scores(problem: Problem, name: str, values: Array) -> Array:
     """Return the normal scores of draws in a quantity's own prior: the whole of it, wherever the design box ends."""
-    return np.asarray(ndtri(np.clip(np.asarray(problem.priors[name].cdf(values)), SMALLEST, LARGEST)))
+    prior = problem.priors[name]
+    return np.clip(scores(prior.cdf(values), prior.sf(values)), -FARTHEST, FARTHEST)
 
 
 # ---------------------------------------------------------------------------------------------------- of measurements

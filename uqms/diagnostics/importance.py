@@ -25,7 +25,7 @@ from typing import NamedTuple, final
 import numpy as np
 from arviz_stats.base import array_stats
 from scipy.linalg import solve_triangular
-from scipy.special import gammaln, ndtr
+from scipy.special import gammaln
 
 from uqms import _checks as check
 from uqms._teaching import taught
@@ -244,7 +244,7 @@ def _tempered(problem: Problem, particles: int, rng: np.random.Generator) -> Arr
 
 
 def _theta(problem: Problem, x: Array) -> dict[str, Array]:
-    return problem.conditioned_prior.from_cube(ndtr(x))
+    return problem.conditioned_prior.from_normal(x)
 
 
 def _log_likelihood(problem: Problem, x: Array) -> Array:
@@ -292,7 +292,7 @@ def _with_latents(problem: Problem, x: Array, rng: np.random.Generator) -> tuple
 def _admitted(problem: Problem, x: Array, log_likelihood: Callable[[dict[str, Array], Bools], Array]) -> Array:
     """Return log-likelihoods (n,) with the log of the prior's ratio to the law of x; WORST where none is finite.
 
-    `log_likelihood` gets the parameters of the points at which they are finite, and which these are: beyond 8 sds the
+    `log_likelihood` gets the parameters of the points at which they are finite, and which these are: beyond 38 sds the
     quantile of a prior without ends is infinite.
     """
     theta = _theta(problem, x)

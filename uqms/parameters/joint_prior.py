@@ -381,14 +381,21 @@ class MultivariateNormal:
 
     # ------------------------------------------------------------------ the cube, and a box
 
-    def from_cube(self, u: Array, lower: ArrayLike | None = None, upper: ArrayLike | None = None) -> Array:
-        """Return x (..., k) of u (..., k), one parameter after the other; within a box where one is given."""
+    def from_cube(
+        self, u: Array, lower: ArrayLike | None = None, upper: ArrayLike | None = None, rest: Array | None = None
+    ) -> Array:
+        """Return x (..., k) of u (..., k), one parameter after the other; within a box where one is given.
+
+        `rest` is 1 - u with the digits that u does not have near 1, where these are known.
+        """
         a, b = self._ends(lower, upper)
         w = np.empty_like(u)
         e = np.empty_like(u)
         for j, row in enumerate(self.factor):
             centre = e[..., :j] @ row[:j]
-            e[..., j] = _between(u[..., j], (a[j] - centre) / row[j], (b[j] - centre) / row[j])
+            e[..., j] = _between(
+                u[..., j], (a[j] - centre) / row[j], (b[j] - centre) / row[j], None if rest is None else rest[..., j]
+            )
             w[..., j] = centre + row[j] * e[..., j]
         return self._own(w)
 
@@ -398,6 +405,13 @@ class MultivariateNormal:
         low, high = self._conditional_ends(e, lower, upper)
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(np.exp(_log_mass(low, e) - _log_mass(low, high)))
+
+    def rest(self, x: Array, lower: ArrayLike | None = None, upper: ArrayLike | None = None) -> Array:
+        """Return 1 - `to_cube` (..., k), with all digits where it is tiny."""
+        e = self._independent(self.standardised(x))
+        low, high = self._conditional_ends(e, lower, upper)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(np.exp(_log_mass(e, high) - _log_mass(low, high)))
 
     def log_inside(self, x: Array, lower: ArrayLike, upper: ArrayLike) -> Array:
         """Return log prod_j P(x_j in its interval | those before it), shape (...).
@@ -579,13 +593,21 @@ def in_own_units(s: Array, scales: Sequence[ScaleName]) -> Array:
     return np.stack([SCALES[name].inverse(s[..., j]) for j, name in enumerate(scales)], axis=-1)
 
 
-def _between(u: Array, a: Array, b: Array) -> Array:
-    """Return the quantile at u of a standard normal within [a, b]; from the upper tail where it lies there."""
+def _between(u: Array, a: Array, b: Array, rest: Array | None = None) -> Array:
+    """Return the quantile at u of a standard normal within [a, b]; from the upper tail where it lies there.
+
+    `rest` is 1 - u with the digits that u does not have near 1, where these are known.
+    """
     mirrored = a > 0.0
     low, high = np.where(mirrored, -b, a), np.where(mirrored, -a, b)
-    p = np.where(mirrored, 1.0 - u, u)
+    other = 1.0 - u if rest is None else rest
+    p, q = np.where(mirrored, other, u), np.where(mirrored, u, other)
     first, last = special.ndtr(low), special.ndtr(high)
-    e = np.clip(special.ndtri(first + p * (last - first)), low, high)
+    e = special.ndtri(first + p * (last - first))
+    if rest is not None:
+        above = special.ndtr(-high) + q * (last - first)
+        e = np.where(above < 0.5, -special.ndtri(above), e)
+    e = np.clip(e, low, high)
     return np.asarray(np.where(mirrored, -e, e))
 
 

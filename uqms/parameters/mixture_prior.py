@@ -60,6 +60,7 @@ ITERATIONS, TOLERANCE = 100, 1e-6
 MOST_DRAWS = 2000  # by which the number of components is chosen
 BEYOND = 0.02
 WORSE = 2  # numbers of components in a row that do no better, after which no more are tried
+TAIL = 1e-8  # probability below which a quantile is searched by the logarithm of the mass beyond it
 CLOSE = 1e-9  # of a component's width: a Newton step as short as that is the last one that matters
 LOG_ROOT_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -406,12 +407,18 @@ class NormalMixture:
 
     # ------------------------------------------------------------------ the cube, and a box
 
-    def from_cube(self, u: Array, lower: ArrayLike | None = None, upper: ArrayLike | None = None) -> Array:
-        """Return x (..., k) of u (..., k), one parameter after the other; within a box where one is given."""
+    def from_cube(
+        self, u: Array, lower: ArrayLike | None = None, upper: ArrayLike | None = None, rest: Array | None = None
+    ) -> Array:
+        """Return x (..., k) of u (..., k), one parameter after the other; within a box where one is given.
+
+        `rest` is 1 - u with the digits that u does not have near 1, where these are known.
+        """
         a, b = self._ends(lower, upper)
         s = np.zeros_like(u)
         for j, (log_weights, centre, own) in enumerate(self._steps(s)):
-            s[..., j] = _quantile(u[..., j], log_weights, centre, own, a[j], b[j])
+            above = None if rest is None else rest[..., j]
+            s[..., j] = _quantile(u[..., j], log_weights, centre, own, a[j], b[j], above)
         return in_own_units(s, self.scale)
 
     def to_cube(self, x: Array, lower: ArrayLike | None = None, upper: ArrayLike | None = None) -> Array:
@@ -423,6 +430,16 @@ class NormalMixture:
             below = _mixed_mass(log_weights, centre, own, a[j], s[..., j])
             u[..., j] = np.exp(below - _mixed_mass(log_weights, centre, own, a[j], b[j]))
         return u
+
+    def rest(self, x: Array, lower: ArrayLike | None = None, upper: ArrayLike | None = None) -> Array:
+        """Return 1 - `to_cube` (..., k), with all digits where it is tiny."""
+        a, b = self._ends(lower, upper)
+        s = on_scales(x, self.scale)
+        out = np.empty_like(s)
+        for j, (log_weights, centre, own) in enumerate(self._steps(s)):
+            above = _mixed_mass(log_weights, centre, own, s[..., j], b[j])
+            out[..., j] = np.exp(above - _mixed_mass(log_weights, centre, own, a[j], b[j]))
+        return out
 
     def log_inside(self, x: Array, lower: ArrayLike, upper: ArrayLike) -> Array:
         """Return log prod_j P(x_j in its interval | those before it), shape (...)."""
@@ -545,6 +562,14 @@ class _Alone(Prior):
         arrays = np.log(self.weights), np.array(self.means), np.array(self.sds)
         return np.asarray(SCALES[self.scale].inverse(_quantile(p, *arrays, -np.inf, np.inf)))
 
+    def _sf(self, x: Array) -> Array:
+        s = SCALES[self.scale].forward(x)
+        return np.exp(_mixed_mass(np.log(self.weights), np.array(self.means), np.array(self.sds), s, np.inf))
+
+    def _isf(self, q: Array) -> Array:
+        arrays = np.log(self.weights), np.array(self.means), np.array(self.sds)
+        return np.asarray(SCALES[self.scale].inverse(_quantile(1.0 - q, *arrays, -np.inf, np.inf, q)))
+
     @classmethod
     def _from_points(cls, points: Any) -> Self:
         raise InputError("A mixture is not given by two quantiles; see NormalMixture.from_draws.")
@@ -601,17 +626,28 @@ def _mixed_mass(log_weights: Array, centre: Array, own: Array, a: ArrayLike, b: 
     return np.asarray(NumPyFunctions.logsumexp(log_weights + _log_mass(low, high)))
 
 
-def _quantile(u: Array, log_weights: Array, centre: Array, own: Array, a: ArrayLike, b: ArrayLike) -> Array:
+def _quantile(
+    u: Array,
+    log_weights: Array,
+    centre: Array,
+    own: Array,
+    a: ArrayLike,
+    b: ArrayLike,
+    rest: Array | None = None,
+) -> Array:
     """Return the quantile at u (...) of mixtures (..., c) between a and b: Newton's steps within a bracket.
 
-    It lies between the quantiles of the components, which are where the search begins.
+    It lies between the quantiles of the components, which are where the search begins. `rest` is 1 - u with the digits
+    that u does not have near 1, where these are known. In a tail the steps are those of the logarithm of the mass.
     """
     u = np.asarray(u, dtype=np.float64)
+    above_u = 1.0 - u if rest is None else np.asarray(rest, dtype=np.float64)
+    tail = np.minimum(u, above_u) < TAIL
     weight = np.exp(log_weights)
     with np.errstate(invalid="ignore"):
         first, last = (np.asarray(a)[..., None] - centre) / own, (np.asarray(b)[..., None] - centre) / own
     with np.errstate(all="ignore"):
-        each = centre + own * _between(u[..., None], first, last)
+        each = centre + own * _between(u[..., None], first, last, None if rest is None else above_u[..., None])
     low, high = np.maximum(each.min(axis=-1), a), np.minimum(each.max(axis=-1), b)
     s = np.clip(np.sum(weight * each, axis=-1), low, high)
     tails = special.ndtr(first), special.ndtr(-first), special.ndtr(last), special.ndtr(-last)
@@ -622,15 +658,16 @@ def _quantile(u: Array, log_weights: Array, centre: Array, own: Array, a: ArrayL
             # each difference of two probabilities from the nearer tail
             left = np.sum(weight * np.where(first > 0.0, tails[1] - above, below - tails[0]), axis=-1)
             right = np.sum(weight * np.where(z > 0.0, above - tails[3], tails[2] - below), axis=-1)
-            off = (1.0 - u) * left - u * right
+            off = above_u * left - u * right
             low, high = np.where(off < 0.0, s, low), np.where(off > 0.0, s, high)
             slope = np.sum(weight * np.exp(-0.5 * z**2) / own, axis=-1) / math.sqrt(2.0 * math.pi)
-            new = s - off / slope
+            log_off = np.log(above_u) + np.log(left) - np.log(u) - np.log(right)
+            new = s - np.where(tail, log_off * (left / (left + right)) * right, off) / slope
             new = np.where((new >= low) & (new <= high), new, 0.5 * (low + high))
         moved, s = np.abs(new - s), new
-        if not np.any(moved > CLOSE * own.min()):
+        if not np.any(moved > np.where(tail, 4.0 * np.finfo(float).eps * np.abs(s), CLOSE * own.min())):
             break
-    return np.where(u <= 0.0, np.asarray(a), np.where(u >= 1.0, np.asarray(b), s))
+    return np.where(u <= 0.0, np.asarray(a), np.where(above_u <= 0.0, np.asarray(b), s))
 
 
 def _best_of(x: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array, Array, float] | None:

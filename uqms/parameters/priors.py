@@ -74,9 +74,9 @@ class Prior(ABC):
 
     A prior of your own is a frozen dataclass with the support, the scale and the method `_log_density`. As in
     `scipy.stats.rv_continuous`, the public methods add checks of arguments and the ends of the support. Distribution
-    function, quantiles and moments are computed numerically unless you give `_cdf`, `_quantile` and `moments`. Define
-    the class in a module that can be imported, since files store its name. `uqms.testing.check_prior` tells whether it
-    is right.
+    function, quantiles and moments are computed numerically unless you give `_cdf`, `_quantile` and `moments`, and so
+    are survival probabilities unless you give `_sf` and `_isf`. Define the class in a module that can be imported,
+    since files store its name. `uqms.testing.check_prior` tells whether it is right.
 
     Parameters
     ----------
@@ -137,6 +137,14 @@ class Prior(ABC):
         """Return the quantile for p in [0, 1]."""
         return numerical.table(self).quantile(p)
 
+    def _sf(self, x: Array) -> Array:
+        """Return the probability of a value above x inside of the support, exact where it is tiny."""
+        return numerical.upper_tail(self).sf(x)
+
+    def _isf(self, q: Array) -> Array:
+        """Return the value that is exceeded with probability q in [0, 1], exact where q is tiny."""
+        return numerical.upper_tail(self).isf(q)
+
     @classmethod
     def _from_points(cls, points: _Points) -> Self:
         """Return the prior that has the quantiles (p, x)."""
@@ -189,6 +197,30 @@ class Prior(ABC):
         with np.errstate(all="ignore"):
             x = np.clip(self._quantile(np.clip(p, 0.0, 1.0)), *self.support)
         out: Array = np.where((p >= 0.0) & (p <= 1.0), x, np.nan)[()]
+        return out
+
+    def sf(self, x: ArrayLike) -> Array:
+        """Return the probability of a value above `x`: 1 - `cdf`, with all digits where it is tiny."""
+        x = check.real_array(x, "x")
+        with np.errstate(all="ignore"):
+            out: Array = np.clip(self._sf(np.clip(x, *self.support)), 0.0, 1.0)[()]
+        return out
+
+    def isf(self, q: ArrayLike) -> Array:
+        """Return the value that is exceeded with probability `q` (inverse of `sf`); NaN where `q` is outside of [0, 1].
+
+        It is `quantile` at 1 - `q`. Above the median it is more exact, since 1 - `q` is 1 for any `q` below 1e-16.
+
+        Examples
+        --------
+        >>> import uqms as uq
+        >>> float(uq.Exponential(rate=2.0).isf(1e-200).round(6))
+        230.258509
+        """
+        q = check.real_array(q, "q")
+        with np.errstate(all="ignore"):
+            x = np.clip(self._isf(np.clip(q, 0.0, 1.0)), *self.support)
+        out: Array = np.where((q >= 0.0) & (q <= 1.0), x, np.nan)[()]
         return out
 
     def draw(self, rng: RandomState | None = None, size: int | tuple[int, ...] = ()) -> Array:
@@ -321,6 +353,12 @@ class Uniform(Prior):
     def _quantile(self, p: Array) -> Array:
         return np.where(p == 1.0, self.high, self.low + p * (self.high - self.low))
 
+    def _sf(self, x: Array) -> Array:
+        return (self.high - x) / (self.high - self.low)
+
+    def _isf(self, q: Array) -> Array:
+        return np.where(q == 1.0, self.low, self.high - q * (self.high - self.low))
+
     @classmethod
     def _from_points(cls, points: _Points) -> Self:
         return cls(*_line(points))
@@ -394,6 +432,13 @@ class LogUniform(Prior):
         inner = np.exp(math.log(self.low) + p * self._width)
         return np.where(p == 1.0, self.high, np.where(p == 0.0, self.low, inner))
 
+    def _sf(self, x: Array) -> Array:
+        return (math.log(self.high) - np.log(x)) / self._width
+
+    def _isf(self, q: Array) -> Array:
+        inner = np.exp(math.log(self.high) - q * self._width)
+        return np.where(q == 1.0, self.low, np.where(q == 0.0, self.high, inner))
+
     @classmethod
     def _from_points(cls, points: _Points) -> Self:
         low, high = _line(tuple((p, math.log(x)) for p, x in points))
@@ -457,6 +502,12 @@ class Normal(Prior):
 
     def _quantile(self, p: Array) -> Array:
         return self.mean + self.sd * special.ndtri(p)
+
+    def _sf(self, x: Array) -> Array:
+        return special.ndtr((self.mean - x) / self.sd)
+
+    def _isf(self, q: Array) -> Array:
+        return self.mean - self.sd * special.ndtri(q)
 
     @classmethod
     def _from_points(cls, points: _Points) -> Self:
@@ -525,6 +576,12 @@ class LogNormal(Prior):
 
     def _quantile(self, p: Array) -> Array:
         return self.median * np.exp(self.sigma * special.ndtri(p))
+
+    def _sf(self, x: Array) -> Array:
+        return special.ndtr((math.log(self.median) - np.log(x)) / self.sigma)
+
+    def _isf(self, q: Array) -> Array:
+        return self.median * np.exp(-self.sigma * special.ndtri(q))
 
     @classmethod
     def _from_points(cls, points: _Points) -> Self:
@@ -598,6 +655,12 @@ class LogitNormal(Prior):
 
     def _quantile(self, p: Array) -> Array:
         return np.asarray(LOGIT.inverse(self._centre + self.sigma * special.ndtri(p)))
+
+    def _sf(self, x: Array) -> Array:
+        return np.asarray(special.ndtr((self._centre - LOGIT.forward(x)) / self.sigma))
+
+    def _isf(self, q: Array) -> Array:
+        return np.asarray(LOGIT.inverse(self._centre - self.sigma * special.ndtri(q)))
 
     @classmethod
     def _from_points(cls, points: _Points) -> Self:
@@ -680,8 +743,15 @@ class TruncatedNormal(Prior):
         return self._cut.cdf((x - self.mean) / self.sd)
 
     def _quantile(self, p: Array) -> Array:
-        inner = self.mean + self.sd * self._cut.quantile(p)
+        inner = self.mean + self.sd * self._cut.quantile(p, 1.0 - p)
         return np.where(p == 0.0, self.low, np.where(p == 1.0, self.high, inner))
+
+    def _sf(self, x: Array) -> Array:
+        return self._cut.sf((x - self.mean) / self.sd)
+
+    def _isf(self, q: Array) -> Array:
+        inner = self.mean + self.sd * self._cut.quantile(1.0 - q, q)
+        return np.where(q == 0.0, self.high, np.where(q == 1.0, self.low, inner))
 
     @classmethod
     def _from_points(cls, points: _Points) -> Self:
@@ -783,6 +853,12 @@ class HalfNormal(Prior):
     def _quantile(self, p: Array) -> Array:
         return self.sd * math.sqrt(2.0) * special.erfinv(p)
 
+    def _sf(self, x: Array) -> Array:
+        return special.erfc(x / (self.sd * math.sqrt(2.0)))
+
+    def _isf(self, q: Array) -> Array:
+        return self.sd * math.sqrt(2.0) * special.erfcinv(q)
+
     @classmethod
     def _from_points(cls, points: _Points) -> Self:
         ((p, x),) = points
@@ -845,6 +921,13 @@ class HalfCauchy(Prior):
         upper = self.beta / np.tan(0.5 * math.pi * (1.0 - p))
         return np.where(p == 1.0, math.inf, np.where(p > 0.5, upper, self.beta * np.tan(0.5 * math.pi * p)))
 
+    def _sf(self, x: Array) -> Array:
+        return np.arctan2(self.beta, x) / (0.5 * math.pi)
+
+    def _isf(self, q: Array) -> Array:
+        lower = self.beta * np.tan(0.5 * math.pi * (1.0 - q))
+        return np.where(q == 0.0, math.inf, np.where(q > 0.5, lower, self.beta / np.tan(0.5 * math.pi * q)))
+
     @classmethod
     def _from_points(cls, points: _Points) -> Self:
         ((p, x),) = points
@@ -886,6 +969,7 @@ class HalfStudentT(Prior):
     nu: float
     sigma: float
     _domain: ClassVar[tuple[float, float] | None] = (0.0, math.inf)
+    _FAR: ClassVar[float] = 1e9
 
     def _check(self) -> None:
         self._store(**{key: check.positive("HalfStudentT", key, value) for key, value in self._arguments().items()})
@@ -922,6 +1006,25 @@ class HalfStudentT(Prior):
         high = special.betaincinv(0.5 * self.nu, 0.5, 1.0 - p)
         square = np.where(low < 0.5, low / (1.0 - low), (1.0 - high) / high)
         return np.where(self._flat((near / self.sigma) ** 2 / self.nu), near, self.sigma * np.sqrt(self.nu * square))
+
+    def _sf(self, x: Array) -> Array:
+        t = x / (self.sigma * math.sqrt(self.nu))
+        near = special.betaincc(0.5, 0.5 * self.nu, t * t / (1.0 + t * t))
+        upper = special.betainc(0.5 * self.nu, 0.5, 1.0 / (1.0 + t * t))
+        far = np.exp(-self.nu * np.log(t) - self._log_power)
+        return np.where(t > self._FAR, far, np.where(t < 1.0, near, upper))
+
+    def _isf(self, q: Array) -> Array:
+        far = np.exp(-(np.log(q) + self._log_power) / self.nu)
+        low = special.betainccinv(0.5, 0.5 * self.nu, q)
+        high = special.betaincinv(0.5 * self.nu, 0.5, q)
+        square = np.where(low < 0.5, low / (1.0 - low), (1.0 - high) / high)
+        return self.sigma * math.sqrt(self.nu) * np.where(far > self._FAR, far, np.sqrt(square))
+
+    @property
+    def _log_power(self) -> float:
+        """Log of t^-nu over the probability above t, for t beyond `_FAR`: squares of such t may overflow."""
+        return float(special.betaln(0.5 * self.nu, 0.5)) + math.log(0.5 * self.nu)
 
     @property
     def _peak(self) -> float:
@@ -996,6 +1099,12 @@ class Exponential(Prior):
     def _quantile(self, p: Array) -> Array:
         return -np.log1p(-p) / self.rate
 
+    def _sf(self, x: Array) -> Array:
+        return np.exp(-self.rate * x)
+
+    def _isf(self, q: Array) -> Array:
+        return -np.log(q) / self.rate
+
     @classmethod
     def _from_points(cls, points: _Points) -> Self:
         ((p, x),) = points
@@ -1055,7 +1164,13 @@ class Beta(Prior):
         return special.betainc(self.alpha, self.beta, x)
 
     def _quantile(self, p: Array) -> Array:
-        return special.betaincinv(self.alpha, self.beta, p)
+        return _beta_quantile(self.alpha, self.beta, p)
+
+    def _sf(self, x: Array) -> Array:
+        return special.betaincc(self.alpha, self.beta, x)
+
+    def _isf(self, q: Array) -> Array:
+        return np.where(q < 0.5, 1.0 - _beta_quantile(self.beta, self.alpha, q), self._quantile(1.0 - q))
 
     @classmethod
     def _from_points(cls, points: _Points) -> Self:
@@ -1115,6 +1230,12 @@ class Gamma(Prior):
 
     def _quantile(self, p: Array) -> Array:
         return special.gammaincinv(self.shape, p) / self.rate
+
+    def _sf(self, x: Array) -> Array:
+        return special.gammaincc(self.shape, self.rate * x)
+
+    def _isf(self, q: Array) -> Array:
+        return special.gammainccinv(self.shape, q) / self.rate
 
     @classmethod
     def _from_points(cls, points: _Points) -> Self:
@@ -1179,6 +1300,12 @@ class InverseGamma(Prior):
 
     def _quantile(self, p: Array) -> Array:
         return self.beta / special.gammainccinv(self.alpha, p)
+
+    def _sf(self, x: Array) -> Array:
+        return special.gammainc(self.alpha, self.beta / x)
+
+    def _isf(self, q: Array) -> Array:
+        return self.beta / special.gammaincinv(self.alpha, q)
 
     @classmethod
     def _from_points(cls, points: _Points) -> Self:
@@ -1337,9 +1464,17 @@ class _Cut:
             return (self.rest(-z) - self.rest(self.b)) / self.mass
         return (_mills(self.a) - self.rest(z)) / self.mass
 
-    def quantile(self, p: Array) -> Array:
+    def sf(self, z: Array) -> Array:
+        if not self.tail:
+            return (special.ndtr(-z) - special.ndtr(-self.b)) / self.mass
+        if self.mirrored:
+            return (_mills(self.a) - self.rest(-z)) / self.mass
+        return (self.rest(z) - self.rest(self.b)) / self.mass
+
+    def quantile(self, p: Array, q: Array) -> Array:
+        """Return the quantile at p = 1 - q; each of the two has the digits that the other lacks near 1."""
         if self.tail:
-            above = p if self.mirrored else 1.0 - p
+            above = p if self.mirrored else q
             log_rest = np.log((above * self.mass + self.rest(self.b)) / _mills(self.a))
             z = -special.ndtri_exp(special.log_ndtr(-self.a) + log_rest)
             for _ in range(2):  # Newton on the log of the rest: far out ndtri_exp has twelve digits, z - a needs more
@@ -1347,7 +1482,7 @@ class _Cut:
                 z = np.where(np.isfinite(step), z + step, z)
             return -z if self.mirrored else z
         below = special.ndtr(self.a) + p * self.mass
-        above = special.ndtr(-self.b) + (1.0 - p) * self.mass
+        above = special.ndtr(-self.b) + q * self.mass
         return np.where(below <= above, special.ndtri(below), -special.ndtri(above))
 
     def moments(self) -> tuple[float, float]:
@@ -1362,6 +1497,13 @@ class _Cut:
         mean = float(w @ t)
         sd = math.sqrt(float(w @ (t - mean) ** 2))
         return (-(mode + mean) if self.mirrored else mode + mean), sd
+
+
+def _beta_quantile(a: float, b: float, p: Array) -> Array:
+    """Return the quantile of the beta distribution, by its series where `betaincinv` may underflow or be NaN."""
+    tiny = np.exp((np.log(p) + math.log(a) + float(special.betaln(a, b))) / a)
+    near = tiny * max(a, b, 1.0) < 1e-11
+    return np.where(near, tiny * (1.0 + (b - 1.0) / (a + 1.0) * tiny), special.betaincinv(a, b, p))
 
 
 def _mills(z: Array | float) -> Array:

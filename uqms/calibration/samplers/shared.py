@@ -4,7 +4,7 @@ import importlib
 import inspect
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,14 @@ import xarray as xr
 
 from uqms._typing import Array
 from uqms.calibration.whitened import Whitened
-from uqms.errors import PACKAGE, ConvergenceWarning, InputError, SamplingError
+from uqms.errors import PACKAGE, ConvergenceWarning, InputError, NumericalWarning, SamplingError
 
 # Frames that a warning of a constructor skips: those of the package, and of the code that dataclasses makes.
 CONSTRUCTORS = (*PACKAGE, "<string>")
 
 __all__ = ["LINE", "check_share", "import_beside", "pick", "trace_of", "warn_of_few"]
 
+SAME = 0.05  # of the different points of a sampler: if more than that are one value, the prior is rounded there
 LINE = "__line__"  # the point of the real line, beside the parameters, in draws of a compiled target
 
 
@@ -71,6 +72,7 @@ def trace_of(space: Whitened, z: Array, stats: dict[str, tuple[tuple[str, ...], 
         raise SamplingError(
             f"Draws of {bad} are not finite: the posterior lies outside of what the prior's tails hold."
         )
+    _warn_of_one_value(space, z.reshape(-1, d), theta)
     dims = ("chain", "draw")
     variables: dict[str, Any] = {name: (dims, values.reshape(chains, draws)) for name, values in theta.items()}
     if space.latents:
@@ -82,6 +84,23 @@ def trace_of(space: Whitened, z: Array, stats: dict[str, tuple[tuple[str, ...], 
             "sample_stats": xr.Dataset(dict(stats), coords=coords),
         }
     )
+
+
+def _warn_of_one_value(space: Whitened, z: Array, theta: Mapping[str, Array]) -> None:
+    """Warn if different points of the whitened space are one value of a quantity: its prior is rounded there."""
+    for column, name in zip(z.T, space.names, strict=False):
+        first = np.unique(column, return_index=True)[1]
+        values, counts = np.unique(theta[name][first], return_counts=True)
+        if counts.max() > max(1, SAME * len(first)):
+            prior = space.problem.priors[name]
+            warnings.warn(
+                f"{counts.max()} of {len(first)} different points are {name} = {values[np.argmax(counts)]:.6g}: "
+                f"quantiles of {prior.label} are rounded there. If the prior is a class of your own, check that "
+                "_quantile(p) and _isf(q) are exact for p and q as small as 1e-100, or leave them out; else the "
+                "posterior is nearer to an end of the prior than numbers can tell.",
+                NumericalWarning,
+                skip_file_prefixes=PACKAGE,
+            )
 
 
 def pick(starts: Array) -> Callable[[Any], Array]:
