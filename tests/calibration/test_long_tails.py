@@ -142,13 +142,12 @@ def test_between_subject_sd_has_the_posterior_of_quadrature() -> None:
         }
     )
     data = uq.Observations.from_table(table, output="y", value="value", subject="who", replicate="replicate")
-    with pytest.warns(uq.errors.CapabilityWarning):
-        problem = uq.Calibration(
-            simulator,
-            data,
-            uq.GaussianNoise(sd=noise),
-            population=uq.Population(space, individual=("a",), spread=prior),
-        )
+    problem = uq.Calibration(
+        simulator,
+        data,
+        uq.GaussianNoise(sd=noise),
+        population=uq.Population(space, individual=("a",), spread=prior),
+    )
     posterior = problem.sample(uq.NUTS(draws=1500, tune=500, chains=2), rng=1)
     mu, log_omega = (grid.ravel() for grid in np.meshgrid(np.linspace(-3, 5, 401), np.linspace(-7, 4, 401)))
     omega = np.exp(log_omega)

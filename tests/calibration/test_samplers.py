@@ -20,7 +20,7 @@ from uqms.errors import (
     SamplingInterrupted,
 )
 
-TARGET = SimpleNamespace(size=1, map=None, free=("theta",), evaluate=lambda w: (-3.0, np.zeros(1)))
+TARGET = SimpleNamespace(size=1, map=None, errors=None, free=("theta",), evaluate=lambda w: (-3.0, np.zeros(1)))
 STARTS = np.zeros((3, 1))
 
 

@@ -60,8 +60,7 @@ def problem(simulator: uq.DirectSimulator, *, subjects: bool) -> uq.Calibration:
     )
     if not subjects:
         return uq.Calibration(simulator, data, NOISE)
-    with pytest.warns(uq.errors.CapabilityWarning):
-        return uq.Calibration(simulator, data, NOISE, population=uq.Population(SPACE, individual=("k",)))
+    return uq.Calibration(simulator, data, NOISE, population=uq.Population(SPACE, individual=("k",)))
 
 
 @pytest.fixture
