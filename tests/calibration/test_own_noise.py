@@ -125,8 +125,9 @@ def test_a_population_has_the_density_of_its_rows() -> None:
 def test_nuts_samples_a_population() -> None:
     posterior = population(Laplace(uq.HalfNormal(0.3))).sample(uq.NUTS(draws=200, tune=300), rng=1)
     assert 0.05 < float(posterior.draws["scale"].mean()) < 0.8
+    assert np.isfinite(posterior.predict().mean["y"]).all()
     with pytest.raises(InputError, match="closed form"):
-        posterior.predict()
+        posterior.new_subject()
 
 
 def test_what_is_no_noise_model_is_refused() -> None:

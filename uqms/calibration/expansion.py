@@ -145,7 +145,7 @@ def check_expansion(problem: "SingleCalibration", theta: Mapping[str, Array], h:
     message = f"the mean error of the log-likelihood is {loss.nats:.2g} nats, limit {LOSS_LIMIT:g}"
     remedy = (
         "Calibrate again with expansion='none', which samples the surrogate's error, or run more points near the "
-        "posterior (uq.refine(posterior, n)). The surrogate's error is too large for the first-order expansion of its "
-        "transform."
+        "posterior (uq.refine(posterior, n)). The surrogate's error is too large for the first-order expansion of "
+        "outputs, or of the noise that grows with them."
     )
     return Check("first-order expansion", "pass" if loss.nats < LOSS_LIMIT else "warn", loss.nats, message, remedy)

@@ -77,7 +77,7 @@ class Process(NamedTuple):
 
 
 class Growth(NamedTuple):
-    """Noise that grows with the output: the variance sigma² + (factor |y|^power)².
+    """Noise that grows with the output: the variance ``sigma² + (factor |y|^power)²``.
 
     Attributes
     ----------
@@ -321,7 +321,7 @@ class GaussianNoise(NoiseModel):
 class CombinedNoise(NoiseModel):
     """Gaussian noise with an additive and a proportional part, the usual error of drug concentrations.
 
-    The variance of a measurement of the output y is additive² + (proportional |y|^power)². The surrogate's error is
+    The variance of a measurement of the output y is ``additive² + (proportional |y|^power)²``. The surrogate's error is
     integrated out with the variance at the mean of y, and `Calibration` measures how much that changes.
 
     Parameters
