@@ -38,7 +38,7 @@ __all__ = [
     "check_positive",
 ]
 
-TINY = 1e-150  # outputs of noise in proportion to them
+TINY = 1e-150  # an output nearer to 0 counts as this: powers have no derivative at 0
 STIRLING = 1e5  # from here on Stirling's series is exact to the last digit, and differences of log gamma are not
 
 
@@ -384,7 +384,6 @@ class CombinedNoise(NoiseModel):
             )
 
     def _sd(self, y: Any, parameters: Mapping[str, Any], xp: Any) -> Any:
-        # a power of 0 has no derivative: beside 0 the part is as small as any
         size = xp.where(xp.abs(y) > TINY, xp.abs(y), TINY)
         return xp.sqrt(parameters["sigma"] ** 2 + (parameters["proportional"] * size ** parameters["power"]) ** 2)
 

@@ -471,8 +471,10 @@ class Posterior:
                 rng=rng,
             )
             return without_regimen(whole) if alone else whole
-        if self.subjects:  # their errors are in closed form: no discrepancy, no realisation
-            return self.hierarchy.predict(subjects, conditions, coords, outputs, noise, draws, as_generator(rng))
+        if self.subjects:
+            return self.hierarchy.predict(
+                subjects, conditions, coords, outputs, noise, draws, as_generator(rng), discrepancy, realisation
+            )
         if subjects is not None:
             refuse(self.problem, "hierarchy")
         names = self._outputs(outputs, coords)

@@ -172,6 +172,21 @@ def test_a_discrepancy_is_part_of_what_is_predicted() -> None:
     assert abs(float(with_it.mean["y"].item()) - float(without.mean["y"].item())) > 0.02
 
 
+def test_a_discrepancy_is_left_out_where_that_is_asked() -> None:
+    one = of_curves(uq.GaussianNoise(sd=uq.HalfNormal(0.3)), discrepancy=uq.OffsetDiscrepancy(sd=0.5))
+    found = drawn(one, 30)
+    asked = {"subjects": ["s1"], "coords": {"t": [1.0]}, "draws": 30}
+    means = [float(found.predict(**asked, discrepancy=held).mean["y"].item()) for held in (True, False)]
+    k, some = int(np.flatnonzero(one.data.cells.unit == 1)[0]), found.hierarchy.some
+    decoder = one.surrogate.decode("y", {"t": np.array([1.0])})
+    place = np.zeros(1, dtype=int), np.array(["y"]), {"t": np.array([1.0])}
+    targets = Targets(one.data.cells.conditions[[k]], *place, *decoder, unit=np.array([1]), observed=np.array([k]))
+    for held, mean in zip((True, False), means, strict=True):
+        moments = [m.mean for _, m in conditional_moments(one.data, some.own, some.h, targets, None, held)]
+        assert mean == pytest.approx(float(np.concatenate(moments).mean()), rel=1e-9)
+    assert abs(means[0] - means[1]) > 0.02
+
+
 def test_the_closed_form_and_the_dense_law_agree() -> None:
     """With normal noise both answer the same question; the error of one has features, that of the other none."""
     one = of_curves(uq.GaussianNoise(sd=uq.HalfNormal(0.3)))

@@ -1,7 +1,7 @@
 """What the posterior of a population says of its subjects: predictions, shrinkage, and subjects who are new."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
@@ -20,7 +20,7 @@ from uqms.calibration.population.asked import asked_conditions, chosen_outputs
 from uqms.calibration.population.layout import from_natural
 from uqms.calibration.population.subject_outputs import Jointly, Simulated
 from uqms.calibration.population.subject_prediction import Asked, Shared, curves
-from uqms.calibration.predict import PosteriorPrediction
+from uqms.calibration.predict import PosteriorPrediction, Realised
 from uqms.errors import InputError
 
 if TYPE_CHECKING:
@@ -147,6 +147,8 @@ class Hierarchy:
         noise: bool,
         draws: int | None,
         rng: np.random.Generator,
+        discrepancy: bool = True,
+        realisation: Realised = "same",
     ) -> PosteriorPrediction:
         """Predict outputs of the subjects given all data; see `Posterior.predict`."""
         problem, data = self.problem, self.problem.data
@@ -164,6 +166,8 @@ class Hierarchy:
             )
         count = SHARED_DRAWS if draws is None else draws
         some = self.some if count == SHARED_DRAWS else self.with_error(count, np.random.default_rng(0))
+        if isinstance(some, Jointly):  # others have neither
+            some = replace(some, discrepancy=discrepancy, realisation=realisation)
         place = np.array([labels.index(label) for label in wanted])
         cells, layout = data.cells, problem.layout
         if conditions is None:

@@ -15,7 +15,7 @@ from uqms._typing import Array, Ints
 from uqms.calibration.density import row_terms, total
 from uqms.calibration.likelihood import Cells
 from uqms.calibration.population.subject_prediction import Asked, row_sums
-from uqms.calibration.predict import Targets, conditional_moments
+from uqms.calibration.predict import Realised, Targets, conditional_moments
 from uqms.errors import InputError
 from uqms.parameters.functions import NumPyFunctions
 from uqms.surrogates.outputs import Decoder, InputDecoder
@@ -93,6 +93,8 @@ class Jointly:
         Draws of everything in `priors`, each (S,), and standard normals (S, latents).
     h
         Draw of the surrogate's hyperparameters (S,).
+    discrepancy, realisation
+        What predictions hold, see `conditional_moments`.
     """
 
     problem: "PopulationCalibration"
@@ -100,6 +102,8 @@ class Jointly:
     own: Mapping[str, Array]
     z: Array
     h: Ints
+    discrepancy: bool = True
+    realisation: Realised = "same"
 
     def some(self, draws: Ints) -> "Jointly":
         """Return some of the draws."""
@@ -147,7 +151,8 @@ class Jointly:
         eta = self.z[:, self.problem.layout.size :]
         S = len(self.h)
         mean, variance, drawn = (np.empty((S, len(targets.offset))) for _ in range(3))
-        for rows, moments in conditional_moments(data, own, self.h, wanted, eta):
+        found = conditional_moments(data, own, self.h, wanted, eta, self.discrepancy, self.realisation)
+        for rows, moments in found:
             mean[rows], variance[rows], drawn[rows] = moments.mean, moments.variance, moments.draw(rng)
         shape = (S, n, -1)
         return mean.reshape(shape), variance.reshape(shape), drawn.reshape(shape)

@@ -254,13 +254,11 @@ class Shared:
         return np.asarray(self.log_likelihood(u, measured).sum(axis=1) + self._within(data.cells))
 
     def _within(self, cells: Cells) -> Array:
-        """Return the log-density (S,) of replicates given their cell means, up to a constant."""
+        """Return the log-density (S,) of replicates given their cell means."""
         noise = self.problem.data.noise
-        count = np.bincount(cells.row_cell, minlength=len(cells.offset))
-        deviation = (cells.z - cells.cell_mean[cells.row_cell]) ** 2 / cells.row_variance
-        s2 = noise.phi(self.own, (len(self.h),))[:, cells.group] ** 2
-        s2[:, np.isin(cells.group, list(noise.growth))] = 1.0  # such cells have one row each
-        return np.asarray(-0.5 * np.sum((count - 1) * np.log(s2) + np.bincount(cells.row_cell, deviation) / s2, axis=1))
+        sd = noise.phi(self.own, (len(self.h),))[:, cells.group]
+        sd[:, np.isin(cells.group, list(noise.growth))] = 1.0  # such cells have one row each
+        return np.asarray(cells.log_density_within(sd).sum(axis=1))
 
     def new_rows(self, rng: np.random.Generator) -> Array:
         """Return new measurements (S, R) of the same rows of the same subjects, given the data."""
