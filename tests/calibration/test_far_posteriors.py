@@ -83,7 +83,9 @@ def agree(draws: np.ndarray, mean: float, sd: float) -> None:
 
 
 @pytest.mark.parametrize("side", SIDE)
-@pytest.mark.parametrize("distance", [12.0, 15.0, 20.0])
+@pytest.mark.parametrize(
+    "distance", [12.0, pytest.param(15.0, marks=pytest.mark.slow), pytest.param(20.0, marks=pytest.mark.slow)]
+)
 def test_smc_of_a_conjugate_normal(distance: float, side: str) -> None:
     problem, mean, sd, evidence = conjugate(SIDE[side] * distance)
     posterior = problem.sample(SAMPLERS["SMC"], rng=1)
@@ -93,12 +95,13 @@ def test_smc_of_a_conjugate_normal(distance: float, side: str) -> None:
     assert mcse < RUN_SD
 
 
-@pytest.mark.parametrize("sampler", ["Metropolis", "NUTS"])
+@pytest.mark.parametrize("sampler", [pytest.param("Metropolis", marks=pytest.mark.slow), "NUTS"])
 def test_chains_of_a_conjugate_normal(sampler: str) -> None:
     problem, mean, sd, _ = conjugate(15.0)
     agree(problem.sample(SAMPLERS[sampler], rng=1).draws["a"].values, mean, sd)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_noise_sd_twenty_times_its_prior(sampler: str) -> None:
     problem, mean, sd, evidence = noisy()
@@ -153,6 +156,7 @@ def test_a_prior_whose_quantiles_are_rounded_is_reported() -> None:
         uq.SMC(particles=200, chains=2).run(problem, 1)
 
 
+@pytest.mark.slow
 def test_the_upper_tail_of_the_same_prior_is_that_of_its_density() -> None:
     with pytest.warns(PriorConflictWarning):
         problem = line(Rounded(), np.array([15.0 * (1.0 + NOISE**2)]), NOISE)

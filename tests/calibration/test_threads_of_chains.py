@@ -94,6 +94,7 @@ def test_calls_at_once_have_their_own_numbers(backend: str) -> None:
 
 
 @pytest.mark.usefixtures("switching")
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["pytensor", "jax"])
 def test_posterior_of_a_population_is_the_same_in_one_thread_and_in_two(backend: str) -> None:
     whole = problem(drug(backend), subjects=True)
@@ -123,6 +124,7 @@ class Table(Op):  # type: ignore[misc]
         return [cotangents[0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subjects", [True, False], ids=["population", "inline"])
 @pytest.mark.parametrize("cores", [1, 2])
 def test_error_of_the_function_is_raised_from_a_thread_of_the_sampler(subjects: bool, cores: int) -> None:
@@ -148,6 +150,7 @@ def sampled(table: Table) -> Any:
         return uq.NUTS(draws=200, tune=200, chains=2).sample_model(rng=1)
 
 
+@pytest.mark.slow
 def test_error_in_a_model_of_ones_own_is_raised_where_it_is_rare_too() -> None:
     with pytest.raises(ValueError, match="the table ends here"):
         sampled(Table(ValueError, above=1.0))
@@ -160,6 +163,7 @@ def test_error_at_the_starting_points_is_raised() -> None:
         sampled(Table(ValueError, everywhere=True))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::uqms.errors.ConvergenceWarning")
 def test_numerical_errors_are_points_without_density() -> None:
     for error in (FloatingPointError, np.linalg.LinAlgError):

@@ -177,6 +177,7 @@ def test_new_rows_scatter_as_their_outputs_say(fixed: tuple) -> None:
     assert sd.max() > 1.2 * sd.min()
 
 
+@pytest.mark.slow
 def test_a_new_subject_is_weighted_as_quadrature_says() -> None:
     population = uq.Population(SPACE, individual=("a",), spread=uq.HalfNormal(0.1))
     one = problem(population=population, subjects=None)

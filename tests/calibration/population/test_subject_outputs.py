@@ -75,7 +75,13 @@ def test_outputs_of_a_simulator_are_those_of_the_parameters(noise: Any) -> None:
 
 
 @pytest.mark.parametrize("limit", [None, 2.0])
-@pytest.mark.parametrize("noise", [uq.GaussianNoise(sd=uq.HalfNormal(0.5)), STUDENT], ids=["normal", "student"])
+@pytest.mark.parametrize(
+    "noise",
+    [
+        pytest.param(uq.GaussianNoise(sd=uq.HalfNormal(0.5)), id="normal"),
+        pytest.param(STUDENT, id="student", marks=pytest.mark.slow),
+    ],
+)
 def test_a_new_subject_of_a_simulator_is_weighted_as_quadrature_says(noise: Any, limit: float | None) -> None:
     if limit is not None and noise is STUDENT:
         noise = uq.CombinedNoise(additive=uq.HalfNormal(0.5), proportional=0.1)
