@@ -92,6 +92,10 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import Regimen as Regimen
     from uqms.parameters import TruncatedNormal as TruncatedNormal
     from uqms.parameters import Uniform as Uniform
+    from uqms.planning import PredictedOutput as PredictedOutput
+    from uqms.planning import candidates as candidates
+    from uqms.planning import next_experiment as next_experiment
+    from uqms.planning import prior_of as prior_of
     from uqms.propagation import Decision as Decision
     from uqms.propagation import Propagation as Propagation
     from uqms.propagation import RareEvent as RareEvent
@@ -220,6 +224,7 @@ __all__ = [
     "Population",
     "PopulationCalibration",
     "Posterior",
+    "PredictedOutput",
     "Prior",
     "Product",
     "Propagation",
@@ -250,6 +255,7 @@ __all__ = [
     "allocate",
     "another_round",
     "as_tensor",
+    "candidates",
     "check_superposition",
     "compare_models",
     "compare_surrogates",
@@ -279,9 +285,11 @@ __all__ = [
     "morris_design",
     "multifidelity_mean",
     "nested",
+    "next_experiment",
     "next_level",
     "observe",
     "plots",
+    "prior_of",
     "propagate",
     "rare_event",
     "refine",
@@ -424,6 +432,12 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "load_posterior",
         "observe",
         "refine",
+    ),
+    "planning": (
+        "PredictedOutput",
+        "candidates",
+        "next_experiment",
+        "prior_of",
     ),
     "propagation": (
         "Decision",
