@@ -20,12 +20,16 @@ from collections.abc import Callable
 
 from _report import Aim, finish
 from _what_next_measurement import measurement
+from _what_next_theophylline import theophylline
+from _what_next_trial import trial
 
 import uqms as uq
 
 # By name: a function of the half of the problems ("seen" or "unseen") and of whether it is to be quick.
 PARTS: dict[str, Callable[[str, bool], list[Aim]]] = {
     "measurement": measurement,
+    "trial": trial,
+    "theophylline": theophylline,
 }
 
 

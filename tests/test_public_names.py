@@ -137,6 +137,7 @@ PUBLIC = [
     "nested",
     "next_experiment",
     "next_level",
+    "next_trial",
     "observe",
     "plots",
     "prior_of",
@@ -152,6 +153,7 @@ PUBLIC = [
     "testing",
     "to_sbi",
     "tornado",
+    "trial_information",
     "verification_design",
     "verify",
 ]

@@ -95,7 +95,9 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.planning import PredictedOutput as PredictedOutput
     from uqms.planning import candidates as candidates
     from uqms.planning import next_experiment as next_experiment
+    from uqms.planning import next_trial as next_trial
     from uqms.planning import prior_of as prior_of
+    from uqms.planning import trial_information as trial_information
     from uqms.propagation import Decision as Decision
     from uqms.propagation import Propagation as Propagation
     from uqms.propagation import RareEvent as RareEvent
@@ -287,6 +289,7 @@ __all__ = [
     "nested",
     "next_experiment",
     "next_level",
+    "next_trial",
     "observe",
     "plots",
     "prior_of",
@@ -302,6 +305,7 @@ __all__ = [
     "testing",
     "to_sbi",
     "tornado",
+    "trial_information",
     "verification_design",
     "verify",
 ]
@@ -438,6 +442,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "candidates",
         "next_experiment",
         "prior_of",
+        "next_trial",
+        "trial_information",
     ),
     "propagation": (
         "Decision",

@@ -3,13 +3,18 @@
 from uqms.planning.candidate_table import Candidates, PredictedOutput, candidates
 from uqms.planning.measurements import NextExperiment, next_experiment
 from uqms.planning.priors import PriorDraws, prior_of
+from uqms.planning.trials import NextTrial, TrialInformation, next_trial, trial_information
 
 __all__ = [
     "Candidates",
     "NextExperiment",
+    "NextTrial",
     "PredictedOutput",
     "PriorDraws",
+    "TrialInformation",
     "candidates",
     "next_experiment",
+    "next_trial",
     "prior_of",
+    "trial_information",
 ]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from uqms.calibration.base import Problem
     from uqms.calibration.single import SingleCalibration
 
-__all__ = ["PriorDraws", "prior_of"]
+__all__ = ["PriorDraws", "prior_of", "without_data"]
 
 
 @taught
@@ -110,10 +110,10 @@ def prior_of(
         return PriorDraws(calibration, seed)
     if not (hasattr(calibration, "scores") and hasattr(calibration, "layouts")):
         raise InputError(f"prior_of: got a {type(calibration).__name__}; give a Calibration or a fitted surrogate.")
-    return PriorDraws(_without_data(calibration, noise, settings), seed)
+    return PriorDraws(without_data(calibration, noise, settings), seed)
 
 
-def _without_data(surrogate: Any, noise: Any, settings: Mapping[str, Any]) -> "SingleCalibration":
+def without_data(surrogate: Any, noise: Any, settings: Mapping[str, Any]) -> "SingleCalibration":
     """Return a calibration with one value of each output, which nobody looks at: the surrogate's own."""
     box = surrogate.domain
     middle = np.full((1, box.d), 0.5)
