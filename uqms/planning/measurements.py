@@ -76,12 +76,12 @@ class NextExperiment:
     candidates: Candidates
 
     def __repr__(self) -> str:
-        shown = self.best.drop(columns=["method"]).to_string(float_format=lambda v: f"{v:.4g}")
+        same = [name for name in (REPLICATES, COST) if (self.table[name] == 1).all()]
+        shown = self.best.drop(columns=["method", "mcse", *same, *(["total_cost"] if COST in same else [])])
+        rows = shown.to_string(index=False, float_format=lambda v: f"{v:.3g}")
         sds = self.quantities.to_string(float_format=lambda v: f"{v:.3g}")
-        head = (
-            f"<NextExperiment: {len(self.best)} of {len(self.table)} candidates, {self.gain:.2f} nats ({self.method})"
-        )
-        return "\n".join([head, shown, sds, *self.reasons]) + ">"
+        head = f"NextExperiment: {len(self.best)} of {len(self.table)} candidates, {self.gain:.2f} nats ({self.method})"
+        return "\n".join([head, rows, sds, *self.reasons])
 
 
 @taught

@@ -81,9 +81,9 @@ class TrialInformation:
     subjects: tuple[int, ...]
 
     def __repr__(self) -> str:
-        head = f"<TrialInformation: {' + '.join(map(str, self.subjects))} subjects, log-determinant "
+        head = f"TrialInformation: {' + '.join(map(str, self.subjects))} subjects, log-determinant "
         gain = f", {self.gain:.2f} nats" if np.isfinite(self.gain) else ""
-        return f"{head}{self.log_determinant:.5g}{gain}\n{self.table.to_string(float_format=lambda v: f'{v:.4g}')}>"
+        return f"{head}{self.log_determinant:.5g}{gain}\n{self.table.to_string(float_format=lambda v: f'{v:.3g}')}"
 
 
 @taught
@@ -107,7 +107,9 @@ class NextTrial:
     path: pd.DataFrame
 
     def __repr__(self) -> str:
-        return f"<NextTrial: {len(self.best)} samples a subject\n{self.best.to_string()}\n{self.information!r}>"
+        return (
+            f"NextTrial: {len(self.best)} samples per subject\n{self.best.to_string(index=False)}\n{self.information!r}"
+        )
 
 
 @taught

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -97,7 +96,7 @@ def _candidates(ax: Axes, best: NextExperiment, along: str | None, labels: Mappi
     for k, (key, rows) in enumerate(shown):
         at = np.argsort(x[rows.index])
         line = dict(zip(varying, key if isinstance(key, tuple) else (key,), strict=False))
-        words = ", ".join(_words(name, value, labels) for name, value in line.items()) or "each alone"
+        words = ", ".join(filter(None, (_words(name, value, labels) for name, value in line.items()))) or "each alone"
         own = x[rows.index][at]
         few = len(rows) <= 40
         ax.plot(
@@ -126,5 +125,5 @@ def _candidates(ax: Axes, best: NextExperiment, along: str | None, labels: Mappi
 def _words(name: str, value: object, labels: Mapping[str, str] | None) -> str:
     if name in ("output", "part"):
         return label(str(value), "", labels)
-    number = f"{value:g}" if isinstance(value, float | int | np.number) and not pd.isna(value) else "-"
-    return f"{label(name, '', labels)} {number}"
+    number = float(str(value))
+    return f"{label(name, '', labels)} {number:g}" if np.isfinite(number) else ""
