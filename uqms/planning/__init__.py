@@ -1,8 +1,8 @@
 """What to measure next and what to run next: the value of a measurement and of a run, and waves of history matching."""
 
+from uqms.planning.before_data import PriorDraws, prior_of
 from uqms.planning.candidate_table import Candidates, PredictedOutput, candidates
 from uqms.planning.measurements import NextExperiment, next_experiment
-from uqms.planning.priors import PriorDraws, prior_of
 from uqms.planning.trials import NextTrial, TrialInformation, next_trial, trial_information
 
 __all__ = [

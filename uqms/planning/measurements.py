@@ -14,10 +14,10 @@ from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration.base import Derived
 from uqms.calibration.context import evenly
 from uqms.errors import InputError
+from uqms.planning.before_data import PriorDraws
 from uqms.planning.candidate_table import COST, OUTPUT, PART, REPLICATES, Candidates, PredictedOutput, candidates
 from uqms.planning.forecasts import Forecaster, OfParts, OfSubject, OneSubject, Points, joined
 from uqms.planning.gain import Gain, State, gain_of_each, spread_out
-from uqms.planning.priors import PriorDraws
 
 if TYPE_CHECKING:
     from uqms.calibration.parts import JointCalibration

@@ -39,9 +39,9 @@ from uqms.calibration.population.layout import from_natural, to_natural
 from uqms.calibration.population.population import Population
 from uqms.errors import InputError
 from uqms.parameters import Prior
+from uqms.planning.before_data import without_data
 from uqms.planning.candidate_table import COST, Candidates
 from uqms.planning.forecasts import Points, joined, points_of
-from uqms.planning.priors import without_data
 from uqms.surrogates.transforms import Identity
 
 __all__ = ["NextTrial", "TrialInformation", "next_trial", "trial_information"]
