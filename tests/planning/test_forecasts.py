@@ -24,7 +24,7 @@ def moments_of(source: Any, ideas: Any) -> tuple[Array, Array]:
     return mean.mean(axis=0), np.sqrt(variance.mean(axis=0) + mean.var(axis=0))
 
 
-@pytest.mark.parametrize("unknown", [False, True])
+@pytest.mark.parametrize("unknown", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_forecasts_of_one_subject_are_its_predictions(unknown: bool) -> None:
     posterior = fitted(unknown=unknown)
     mean, sd = moments_of(forecaster(posterior, 600), uq.candidates(times=TIMES))
@@ -33,6 +33,7 @@ def test_forecasts_of_one_subject_are_its_predictions(unknown: bool) -> None:
     np.testing.assert_allclose(sd, predicted.sd["y"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_discrepancy_is_in_the_forecast_as_in_the_prediction() -> None:
     posterior = exact(discrepancy=uq.OffsetDiscrepancy(sd=1.0))
     mean, sd = moments_of(forecaster(posterior, 1000), uq.candidates(times=TIMES))

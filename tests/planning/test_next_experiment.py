@@ -65,6 +65,7 @@ def forecaster_gains(posterior: Any, size: int) -> dict[tuple[int, ...], float]:
     return {rows: state.linear(np.array(rows)).nats for rows in combinations(range(len(TIMES)), size)}
 
 
+@pytest.mark.slow
 def test_exchange_mends_what_greedy_choice_misses() -> None:
     # b alone is best learned at the end; with three measurements, two at one end and one at the other are better than
     # any set that keeps the best single and the best pair.
@@ -127,6 +128,7 @@ def test_a_decision_is_worth_its_closed_form() -> None:
     assert best.best["value"].iloc[0] == pytest.approx(wanted, abs=0.01)
 
 
+@pytest.mark.slow
 def test_unknown_noise_and_hyperparameters_are_averaged() -> None:
     best = uq.next_experiment(fitted(unknown=True), uq.candidates(times=TIMES), size=2, rng=1)
     known = uq.next_experiment(fitted(unknown=True), uq.candidates(times=TIMES, noise=0.02), size=2, rng=1)
@@ -134,6 +136,7 @@ def test_unknown_noise_and_hyperparameters_are_averaged() -> None:
     assert best.gain_exact >= best.gain - 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [uq.LogNormalNoise(0.1), uq.CombinedNoise(0.02, 0.1)])
 def test_noise_on_the_logarithm_and_noise_that_grows(noise: Any) -> None:
     posterior = fitted(True, noise)
@@ -152,6 +155,7 @@ def test_noise_that_is_not_gaussian_is_refused() -> None:
         uq.candidates(times=[1.0], noise=uq.GaussianNoise())
 
 
+@pytest.mark.slow
 def test_a_discrepancy_is_part_of_what_would_be_measured() -> None:
     offset = exact(discrepancy=uq.OffsetDiscrepancy(sd=1.0))
     with_it = uq.next_experiment(offset, uq.candidates(times=TIMES), size=1, about="a", rng=1)
@@ -194,6 +198,7 @@ def test_parts_of_a_calibration_are_compared() -> None:
         uq.next_experiment(joint, uq.candidates(outputs="y", times=TIMES))
 
 
+@pytest.mark.slow
 def test_a_chain_of_scales_is_measured_at_its_end() -> None:
     first = uq.ParameterSpace(g=uq.Normal(1.0, 0.3))
     design = uq.sobol(first, 8, rng=1)
@@ -249,6 +254,7 @@ def test_a_table_of_ones_own() -> None:
         uq.candidates(times=[1.0], cost=-1.0)
 
 
+@pytest.mark.slow
 def test_many_candidates_are_screened_first() -> None:
     few = uq.next_experiment(fitted(), uq.candidates(times=TIMES), size=2, rng=1)
     many = uq.next_experiment(fitted(), uq.candidates(times=np.linspace(0.0, 12.0, 300)), size=2, rng=1)
