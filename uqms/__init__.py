@@ -92,6 +92,12 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import Regimen as Regimen
     from uqms.parameters import TruncatedNormal as TruncatedNormal
     from uqms.parameters import Uniform as Uniform
+    from uqms.planning import PredictedOutput as PredictedOutput
+    from uqms.planning import candidates as candidates
+    from uqms.planning import next_experiment as next_experiment
+    from uqms.planning import next_trial as next_trial
+    from uqms.planning import prior_of as prior_of
+    from uqms.planning import trial_information as trial_information
     from uqms.propagation import Decision as Decision
     from uqms.propagation import Propagation as Propagation
     from uqms.propagation import RareEvent as RareEvent
@@ -220,6 +226,7 @@ __all__ = [
     "Population",
     "PopulationCalibration",
     "Posterior",
+    "PredictedOutput",
     "Prior",
     "Product",
     "Propagation",
@@ -250,6 +257,7 @@ __all__ = [
     "allocate",
     "another_round",
     "as_tensor",
+    "candidates",
     "check_superposition",
     "compare_models",
     "compare_surrogates",
@@ -279,9 +287,12 @@ __all__ = [
     "morris_design",
     "multifidelity_mean",
     "nested",
+    "next_experiment",
     "next_level",
+    "next_trial",
     "observe",
     "plots",
+    "prior_of",
     "propagate",
     "rare_event",
     "refine",
@@ -294,6 +305,7 @@ __all__ = [
     "testing",
     "to_sbi",
     "tornado",
+    "trial_information",
     "verification_design",
     "verify",
 ]
@@ -424,6 +436,14 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "load_posterior",
         "observe",
         "refine",
+    ),
+    "planning": (
+        "PredictedOutput",
+        "candidates",
+        "next_experiment",
+        "prior_of",
+        "next_trial",
+        "trial_information",
     ),
     "propagation": (
         "Decision",

@@ -371,6 +371,7 @@ def conditional_moments(
     discrepancy: bool | Bools = True,
     realisation: Realised = "same",
     errors: bool = True,
+    given_data: bool = True,
 ) -> Iterator[tuple[slice, AnyMoments]]:
     """Yield the moments at the targets given the data, a block of posterior draws at a time.
 
@@ -396,8 +397,10 @@ def conditional_moments(
         Of a stochastic simulator: "same" run as was observed, a "new" one, or "none", the mean of its runs.
     errors
         Whether the surrogate has an error; without it what its mean says were the simulator itself.
+    given_data
+        Without it the data are left aside: errors and discrepancy are those before any measurement.
     """
-    if normal := only_noise(problem):
+    if normal := given_data and only_noise(problem):
         problem = problem.with_few_cells()
     cells = problem.cells
     joint = _join(problem, targets)
@@ -433,6 +436,10 @@ def conditional_moments(
             slopes = problem.mean_slopes(problem.unit_inputs(part))[h[rows], np.arange(len(phi))]
             extra = _discrepancy_covariance(problem, joint, problem.noise.named(phi), slopes)
             extra *= holds[:, None] & holds[None, :]
+        if not given_data:
+            both = m[:, :, None] * m[:, None, :] * surrogate
+            yield rows, Moments((m * mean)[:, n:], (both + extra if extra.size else both)[:, n:, n:])
+            continue
         if not surrogate.any() and not extra.size:  # used directly: the data say nothing of errors that are not there
             yield rows, FactoredMoments((m * mean)[:, n:], np.zeros((total - n, 0)), np.zeros((len(phi), 0, 0)))
             continue

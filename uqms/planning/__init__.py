@@ -1,3 +1,20 @@
 """What to measure next and what to run next: the value of a measurement and of a run, and waves of history matching."""
 
-__all__: list[str] = []
+from uqms.planning.before_data import PriorDraws, prior_of
+from uqms.planning.candidate_table import Candidates, PredictedOutput, candidates
+from uqms.planning.measurements import NextExperiment, next_experiment
+from uqms.planning.trials import NextTrial, TrialInformation, next_trial, trial_information
+
+__all__ = [
+    "Candidates",
+    "NextExperiment",
+    "NextTrial",
+    "PredictedOutput",
+    "PriorDraws",
+    "TrialInformation",
+    "candidates",
+    "next_experiment",
+    "next_trial",
+    "prior_of",
+    "trial_information",
+]

@@ -93,6 +93,17 @@ class SubjectPosterior:
         what = "no measurement" if self.observations is None else f"{len(self.observations)} measurements"
         return f"<SubjectPosterior of {', '.join(map(str, self.draws.data_vars))} from {what}; k-hat {self.k_hat:.2f}>"
 
+    def predicting_draws(self) -> dict[str, Array]:
+        """Return the draws (S,) of its parameters that predict curves: fewer than `draws`, in the order of `shared`."""
+        population, theta = self.population.hierarchy.problem.population, self.shared.theta
+        scales = zip(population.individual, population.scales, strict=True)
+        own = {name: from_natural(self.natural[:, -1, i], scale) for i, (name, scale) in enumerate(scales)}
+        return own | {name: theta[name] for name in population.shared}
+
+    def inputs_at(self, conditions: Array) -> Array:
+        """Return the surrogate's inputs (S, n, d) at conditions (n, c), of the draws that predict curves."""
+        return _inputs(self.shared, self.natural[:, -1:], conditions, np.zeros(len(conditions), dtype=np.int64))
+
     def summary(self, prob: float = 0.95) -> pd.DataFrame:
         """Return mean, sd and equal-tailed interval of each parameter, with its unit.
 

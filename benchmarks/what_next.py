@@ -1,0 +1,52 @@
+"""What to measure next and what to run next: gains against closed forms, and proposals carried out.
+
+    python benchmarks/what_next.py [--only PART ...] [--quick] [--half seen|unseen] [--cases DIR]
+
+Parts:
+
+- `measurement`: linear-Gaussian problems, in which expected information gains have closed forms; replicates that share
+  the surrogate's error; the usual mistakes, planted; seconds for 10 000 candidates.
+- `trial`: the Fisher information of the standard one-compartment oral example of the optimal-design literature.
+- `theophylline`: three sampling times of each of 12 real patients, chosen from the posterior of the 11 others and then
+  carried out.
+
+Every part prints its aims, and the script ends with one JSON list of all.
+"""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable
+
+from _report import Aim, finish
+from _what_next_measurement import measurement
+from _what_next_theophylline import theophylline
+from _what_next_trial import trial
+
+import uqms as uq
+
+# By name: a function of the half of the problems ("seen" or "unseen") and of whether it is to be quick.
+PARTS: dict[str, Callable[[str, bool], list[Aim]]] = {
+    "measurement": measurement,
+    "trial": trial,
+    "theophylline": theophylline,
+}
+
+
+def main() -> int:
+    """Run the parts and print the aims."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--half", choices=["seen", "unseen"], default="unseen")
+    parser.add_argument("--cases", help="folder with reference cases, for parts that read one")
+    given = parser.parse_args()
+    warnings.simplefilter("ignore", uq.errors.UqmsWarning)
+    aims: list[Aim] = []
+    for part in given.only:
+        aims += PARTS[part](given.half, given.quick)
+    return finish(aims)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,720 @@
+"""What candidate measurements would show at each posterior draw: mean, the surrogate's error given the data, noise.
+
+==========  ===================================================================  ============
+symbol      meaning                                                              shape
+==========  ===================================================================  ============
+S           draws of the parameters                                              ()
+J           draws of the nuisance quantities beside each: hyperparameters of
+            the surrogate, noise; the first are the draw's own                   ()
+P           candidate measurements, and predictions that are asked about         ()
+mean        E[z | draw, data]: the surrogate's mean and its error's              (S, J, P)
+covariance  of the error given the data, of the discrepancy and of the noise     (S, J, P, P)
+exact_...   the same if the surrogate's mean were the simulator itself           as above
+==========  ===================================================================  ============
+
+Replicates divide the noise alone: error and discrepancy are those of the experiment. All is on the scale that noise is
+added on, where outputs with a transform are expanded to first order, as in the likelihood.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, final
+
+import numpy as np
+
+from uqms._typing import Array, Bools, Ints
+from uqms.calibration.by_input import rows_by_input
+from uqms.calibration.context import evenly
+from uqms.calibration.dense_gaussian import given_data
+from uqms.calibration.direct import is_exact
+from uqms.calibration.joint_error import means_apart
+from uqms.calibration.likelihood import check_conditions, decoded_at, dense, merge_close, stacked
+from uqms.calibration.noise import NoiseModel
+from uqms.calibration.predict import Targets, along_of, conditional_moments
+from uqms.errors import InputError
+from uqms.planning.candidate_table import OUTPUT, PART, REPLICATES, Candidates
+from uqms.surrogates.transforms import Identity, Log, Transform
+
+if TYPE_CHECKING:
+    from uqms.calibration.population.subject import SubjectPosterior
+    from uqms.calibration.population.subject_outputs import Simulated
+    from uqms.calibration.population.subject_prediction import Shared
+    from uqms.calibration.single import SingleCalibration
+
+__all__ = ["Forecaster", "Joint", "OfParts", "OfSubject", "OneSubject", "Points", "points_of"]
+
+SCREENED, FEWEST, ERRORS = 200, 12, (8, 3)  # draws at which means and errors of many candidates are computed
+INPUTS = 120_000  # draws times different conditions at which the means of many candidates are computed
+BLOCK, FEW_INPUTS = (
+    64,
+    8,
+)  # candidates whose errors are computed together; points per condition from which 4 times as many
+NUMBERS = 2_000_000
+
+
+class Joint(NamedTuple):
+    """What measurements would show at each draw; see the table of this module."""
+
+    mean: Array
+    covariance: Array
+    exact_mean: Array
+    exact_covariance: Array
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Candidates and predictions, with their noise."""
+
+    targets: Targets
+    replicates: Array  # (P,)
+    measured: Bools  # (P,), False: a prediction
+    noise: Mapping[str, NoiseModel]  # by output; of others that of the calibration
+    part: np.ndarray  # (P,)
+
+    def __len__(self) -> int:
+        return len(self.replicates)
+
+    def at(self, rows: Ints) -> "Points":
+        """Return some of the points, with the conditions that they have."""
+        t = self.targets
+        used, experiment = np.unique(t.experiment[rows], return_inverse=True)
+        targets = Targets(
+            t.conditions[used],
+            experiment.reshape(-1),
+            t.output[rows],
+            {name: column[rows] for name, column in t.coords.items()},
+            t.offset[rows],
+            t.basis[rows],
+            t.truncation[rows],
+            observed=None if t.observed is None else t.observed[used],
+        )
+        return Points(targets, self.replicates[rows], self.measured[rows], self.noise, self.part[rows])
+
+
+class Forecaster(Protocol):
+    """Draws of what is inferred, and what measurements would show at each."""
+
+    @property
+    def quantities(self) -> Mapping[str, Array]:
+        """Draws (S,) by name."""
+        ...
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Which of the quantities are parameters."""
+        ...
+
+    def points(self, ideas: Candidates, measured: bool = True) -> Points:
+        """Return the candidates as points, or predictions."""
+        ...
+
+    def joint(self, points: Points, alternatives: int, rng: np.random.Generator) -> Joint:
+        """Return what the points would show, all jointly."""
+        ...
+
+    def screen(self, points: Points) -> tuple[Ints, Array, Array, Array]:
+        """Return some draws (s,), means there (s, P), and variances (P,) with and without the surrogate's error."""
+        ...
+
+
+def joined(points: Sequence[Points]) -> Points:
+    """Return several points of one part as one."""
+    every = [one.targets for one in points]
+    starts = np.cumsum([0, *(len(one.conditions) for one in every)])
+    names = dict.fromkeys(name for one in every for name in one.coords)
+    coords = {
+        name: np.concatenate([one.coords.get(name, np.full(len(one.offset), np.nan)) for one in every])
+        for name in names
+    }
+    known = all(one.observed is not None for one in every)
+    targets = Targets(
+        np.vstack([one.conditions for one in every]),
+        np.concatenate([one.experiment + start for one, start in zip(every, starts[:-1], strict=True)]),
+        np.concatenate([one.output for one in every]),
+        coords,
+        np.concatenate([one.offset for one in every]),
+        stacked([one.basis for one in every]),
+        np.vstack([one.truncation for one in every]),
+        observed=np.concatenate([np.asarray(one.observed) for one in every]) if known else None,
+    )
+    return Points(
+        targets,
+        np.concatenate([one.replicates for one in points]),
+        np.concatenate([one.measured for one in points]),
+        points[0].noise,
+        np.concatenate([one.part for one in points]),
+    )
+
+
+def points_of(
+    problem: "SingleCalibration", ideas: Candidates, measured: bool, default: Mapping[str, float] | None
+) -> Points:
+    """Return candidates as points of a calibration's surrogate.
+
+    Raises
+    ------
+    InputError
+        Unknown outputs, coordinates or conditions, and those that are missing.
+    ExtrapolationError
+        Places outside of what was simulated.
+    """
+    surrogate, names = problem.surrogate, problem.condition_names
+    observed = problem.noise.own_outputs
+    if (ideas.table[OUTPUT] == "").any() and len(observed) != 1:
+        raise InputError(f"candidates: of which output? There are {list(surrogate.layouts)}; pass outputs=.")
+    ideas = ideas.of(observed[0])
+    frame = ideas.table
+    unknown = sorted(set(frame[OUTPUT]) - set(surrogate.layouts))
+    if unknown:
+        raise InputError(f"candidates: unknown outputs {unknown}; the surrogate has {list(surrogate.layouts)}.")
+    dims = {dim for name in set(frame[OUTPUT]) for dim in surrogate.layouts[name].dims}
+    wrong = [name for name in ideas.places if name not in dims and name not in names]
+    if wrong:
+        raise InputError(
+            f"candidates: {wrong} are neither coordinates of the outputs ({sorted(dims)}) nor conditions of the "
+            f"simulator ({list(names)})."
+        )
+    count = len(frame)
+    columns = np.empty((count, len(names)))
+    for i, name in enumerate(names):
+        if name in frame:
+            columns[:, i] = frame[name]
+        elif default is not None and name in default:
+            columns[:, i] = default[name]
+        else:
+            raise InputError(f"candidates: under which {name!r}? Give conditions={{{name!r}: [...]}}.")
+    if not np.isfinite(columns).all():
+        raise InputError(f"candidates: conditions {list(names)} must be given for every candidate.")
+    if names:
+        columns = merge_close(surrogate, names, columns)
+    conditions, experiment = np.unique(columns, axis=0, return_inverse=True)
+    check_conditions(surrogate, names, conditions)
+    offset, parts, truncations, order = np.empty(count), [], [], []
+    coords = {dim: frame[dim].to_numpy(dtype=np.float64) if dim in frame else np.full(count, np.nan) for dim in dims}
+    for output in dict.fromkeys(frame[OUTPUT]):
+        rows = np.flatnonzero((frame[OUTPUT] == output).to_numpy())
+        own = surrogate.layouts[output].dims
+        for dim in own:
+            if np.isnan(coords[dim][rows]).any():
+                raise InputError(
+                    f"candidates: where is {output!r} measured? Give its coordinate {dim!r}: coords={{{dim!r}: [...]}}."
+                )
+        o, b, t = decoded_at(surrogate, output, {dim: coords[dim][rows] for dim in own} if own else None)
+        if not own:
+            same = np.zeros(len(rows), dtype=np.int64)
+            o, b, t = o[same], b[same], t[same]
+        offset[rows] = o
+        parts.append(b)
+        truncations.append(t)
+        order.append(rows)
+    back = np.argsort(np.concatenate(order))
+    targets = Targets(
+        conditions,
+        experiment.reshape(-1).astype(np.int64),
+        frame[OUTPUT].to_numpy(dtype=str),
+        coords,
+        offset,
+        stacked(parts)[back],
+        np.vstack(truncations)[back],
+    )
+    part = frame[PART].to_numpy(dtype=str) if PART in frame else np.full(count, "")
+    replicates = frame[REPLICATES].to_numpy(dtype=np.float64)
+    return Points(targets, replicates, np.full(count, measured), ideas.noise, part)
+
+
+# ---------------------------------------------------------------------------------------------------------- the noise
+@final
+@dataclass(frozen=True, eq=False)
+class _Noise:
+    """Noise of one output: normal on the scale of `response`'s inverse."""
+
+    response: Transform
+    sd: Array  # (S,)
+    factor: Array  # (S,)
+    power: Array  # (S,)
+    process: tuple[str, Array, Array] | None  # coordinate, sd and length (S,)
+
+
+def _noise_of(problem: "SingleCalibration", output: str, model: NoiseModel | None, phi: Array) -> _Noise:
+    """Return the noise of a new measurement of an output, for hyperparameters phi (S, P).
+
+    Raises
+    ------
+    InputError
+        When it is not known, or not normal.
+    """
+    S, transform = len(phi), problem.surrogate.layouts[output].transform
+    if model is not None:
+        known = {role: np.full(S, float(cast(float, value))) for role, value in model.parameters.items()}
+        own = np.ones(S)
+    else:
+        g = problem.noise.group_of(output)
+        if g < 0:
+            raise InputError(
+                f"next_experiment: output {output!r} was not observed, so its noise is not known; give it: "
+                f"uq.candidates(..., noise={{{output!r}: sd}})."
+            )
+        model, rows = problem.noise.models[g], problem.cells.rows(g)
+        if not model.gaussian:
+            raise InputError(
+                f"next_experiment: the noise of {output!r} is {type(model).__name__}, whose density has no closed form "
+                "with the surrogate's error. Give the standard deviation of Gaussian noise of about the same size: "
+                f"uq.candidates(..., noise={{{output!r}: sd}})."
+            )
+        if not np.allclose(rows.sd, rows.sd[0], atol=0.0):
+            raise InputError(
+                f"next_experiment: the noise of {output!r} was given row by row, so that of a new measurement is not "
+                f"known; give it: uq.candidates(..., noise={{{output!r}: sd}})."
+            )
+        known = {role: phi[:, place] for role, place in problem.noise.roles[g].items()}
+        own = np.full(S, rows.sd[0])
+    if model.link == "log":
+        if not isinstance(transform, Log):
+            raise InputError(
+                f"candidates: LogNormalNoise of {output!r}, whose surrogate is not one of the logarithm. Fit it with "
+                f"GaussianProcess(outputs={{{output!r}: uq.Curve(transform=uq.Log())}})."
+            )
+        transform = Identity()
+    growth, process = model.growth, model.process
+    along = None if process is None else along_of(model, problem, output)
+    return _Noise(
+        transform,
+        known.get("sigma", np.ones(S)) * own,
+        known[growth.factor] if growth else np.zeros(S),
+        known[growth.power] if growth else np.ones(S),
+        (str(along), known[process.sd], known[process.length]) if process else None,
+    )
+
+
+def _measured(
+    problem: "SingleCalibration", points: Points, phi: Array, latent: Array, error: Array
+) -> tuple[Array, Array, Array]:
+    """Return means (S, P), the covariance of errors and that of noise (S, P, P) on the scale that noise is added on."""
+    S, P = latent.shape
+    value, slope = latent.copy(), np.ones((S, P))
+    variance, noise = np.zeros((S, P)), np.zeros((S, P, P))
+    targets = points.targets
+    for output in np.unique(targets.output):
+        at = np.flatnonzero((targets.output == output) & points.measured)
+        only = np.flatnonzero((targets.output == output) & ~points.measured)
+        if len(only):
+            of = problem.surrogate.layouts[str(output)].transform
+            value[:, only], slope[:, only] = of.inverse(latent[:, only]), of.inverse_slope(latent[:, only])
+        if not len(at):
+            continue
+        own = _noise_of(problem, str(output), points.noise.get(str(output)), phi)
+        value[:, at], slope[:, at] = own.response.inverse(latent[:, at]), own.response.inverse_slope(latent[:, at])
+        grown = own.factor[:, None] * np.abs(value[:, at]) ** own.power[:, None]
+        variance[:, at] = (own.sd[:, None] ** 2 + grown**2) / points.replicates[at]
+        if own.process is not None:
+            along, sd, length = own.process
+            distance = np.abs(targets.coords[along][at, None] - targets.coords[along][at])
+            series = targets.experiment[at, None] == targets.experiment[at]
+            shared = np.exp(-distance / length[:, None, None]) * sd[:, None, None] ** 2
+            # Replicates are series of their own, of which two points have as many in common as the fewer say.
+            noise[:, at[:, None], at] += (
+                series * shared / np.maximum(points.replicates[at, None], points.replicates[at])
+            )
+    noise[:, np.arange(P), np.arange(P)] += variance
+    return value, slope[:, :, None] * slope[:, None, :] * error, noise
+
+
+# --------------------------------------------------------------------------------------------------- one set of draws
+@final
+@dataclass(frozen=True, eq=False)
+class OneSubject:
+    """Draws of a calibration of one surrogate, from its posterior or its prior.
+
+    Attributes
+    ----------
+    problem
+        The calibration.
+    theta, h, latents
+        Draws of everything inferred (S,), of the surrogate's hyperparameters (S,), and of latents (S, L).
+    known
+        Draws of everything that may be asked about, (S,).
+    given_data
+        Whether the surrogate's error and the discrepancy are those given the data.
+    """
+
+    problem: "SingleCalibration"
+    theta: Mapping[str, Array]
+    h: Ints
+    latents: Array
+    known: Mapping[str, Array]
+    given_data: bool = True
+
+    @property
+    def quantities(self) -> Mapping[str, Array]:
+        """Draws (S,) by name."""
+        return self.known
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Parameters of the simulator."""
+        return self.problem.parameters
+
+    def points(self, ideas: Candidates, measured: bool = True) -> Points:
+        """Return the candidates as points; conditions that are left out are those of the only experiment."""
+        own = self.problem.experiments
+        default = {str(name): float(own[name].iloc[0]) for name in own} if len(own) == 1 else None
+        found = points_of(self.problem, ideas, measured, default)
+        if len(own) == 1 and self.problem.uncertain and not set(self.problem.condition_names) & set(ideas.places):
+            observed = np.zeros(len(found.targets.conditions), dtype=np.int64)
+            return replace(found, targets=replace(found.targets, observed=observed))
+        return found
+
+    @property
+    def nuisances(self) -> tuple[str, ...]:
+        """Everything inferred beside the parameters."""
+        return tuple(name for name in self.theta if name not in self.parameters)
+
+    def joint(self, points: Points, alternatives: int, rng: np.random.Generator) -> Joint:
+        """Return what the points would show."""
+        S = len(self.h)
+        weights = self._hyperparameter_weights
+        J = alternatives if self.nuisances or len(weights) > 1 else 1
+        other = np.stack([np.arange(S), *(rng.permutation(S) for _ in range(J - 1))], axis=1)
+        h = np.repeat(self.h[:, None], J, axis=1)
+        if len(weights) > 1 and J > 1:
+            levels = np.cumsum(weights, axis=0)[:, :, None]  # (H, S, 1)
+            draws = (np.arange(J - 1) + rng.random((S, 1))) / (J - 1)
+            h[:, 1:] = np.minimum((levels < draws).sum(axis=0), len(weights) - 1)
+        theta = {
+            name: values[other.ravel()] if name in self.nuisances else np.repeat(values, J)
+            for name, values in self.theta.items()
+        }
+        found = self._joint(points, theta, h.ravel(), np.repeat(self.latents, J, axis=0))
+        return Joint(*(one.reshape(S, J, *one.shape[1:]) for one in found))
+
+    @cached_property
+    def _hyperparameter_weights(self) -> Array:
+        """Return p(h | parameters, data) of the surrogate's hyperparameters, (H, S)."""
+        problem, S = self.problem, len(self.h)
+        if is_exact(problem.surrogate):
+            return np.ones((1, S))
+        middle = problem.surrogate.scores(np.full((1, problem.surrogate.domain.d), 0.5)).log_weights
+        if len(middle) == 1 or not self.given_data:
+            return np.repeat(np.exp(middle)[:, None], S, axis=1)
+        if problem.closed_form:
+            logs = np.concatenate(list(problem.log_likelihood_values(self.theta)), axis=1)
+        else:
+            logs = np.concatenate([one for _, one in problem.latent_terms(self.theta, self.latents)], axis=1)
+        return np.asarray(np.exp(logs - np.logaddexp.reduce(logs, axis=0)))
+
+    def _joint(self, points: Points, theta: Mapping[str, Array], h: Ints, latents: Array) -> tuple[Array, ...]:
+        phi = self.problem.noise.phi(theta, (len(h),))
+        out: list[Array] = []
+        for errors in (True, False):
+            mean, error, noise = _measured(self.problem, points, phi, *self._latent(points, theta, h, latents, errors))
+            out += [mean, error + noise]
+        return tuple(out)
+
+    @property
+    def _more(self) -> bool:
+        """Whether something else than noise is left if the surrogate had no error."""
+        return self.problem.noise.modelled or self.problem.realisation is not None
+
+    def _latent(
+        self, points: Points, theta: Mapping[str, Array], h: Ints, latents: Array, errors: bool
+    ) -> tuple[Array, Array]:
+        """Return mean and covariance of the latent output; without errors only discrepancy and realisation are left."""
+        S, P, problem = len(h), len(points), self.problem
+        mean, covariance = np.empty((S, P)), np.empty((S, P, P))
+        if not errors and not self._more:
+            return self._means(points, theta, h), np.zeros((S, P, P))
+        found = conditional_moments(
+            problem, theta, h, points.targets, latents, errors=errors, given_data=self.given_data
+        )
+        for rows, moments in found:
+            mean[rows], covariance[rows] = moments.mean, moments.covariance
+        return mean, covariance
+
+    def screen(self, points: Points) -> tuple[Ints, Array, Array, Array]:
+        """Return means at some draws, and variances of each point alone."""
+        problem, P = self.problem, len(points)
+        inputs = len(points.targets.conditions)
+        count = max(FEWEST, 4 * len(self.parameters), min(SCREENED, INPUTS // inputs))
+        some = evenly(len(self.h), count)
+        theta, h = {name: values[some] for name, values in self.theta.items()}, self.h[some]
+        phi = problem.noise.phi(theta, (len(some),))
+        mean = _values(problem, points, phi, self._means(points, theta, h))
+        few = evenly(len(some), ERRORS[inputs > BLOCK])
+        its, eta = {name: values[few] for name, values in theta.items()}, self.latents[some][few]
+        variance, exact = np.empty(P), np.empty(P)
+        order = np.argsort(points.targets.experiment, kind="stable")
+        size = 4 * BLOCK if inputs * FEW_INPUTS <= P else BLOCK
+        for start in range(0, P, size):
+            rows = order[start : start + size]
+            part, at = points.at(rows), np.arange(len(rows))
+            _, error, noise = _measured(problem, part, phi[few], *self._latent(part, its, h[few], eta, True))
+            own = noise[:, at, at].mean(axis=0)
+            variance[rows], exact[rows] = own + error[:, at, at].mean(axis=0), own
+            if self._more:
+                left = _measured(problem, part, phi[few], *self._latent(part, its, h[few], eta, False))[1]
+                exact[rows] += left[:, at, at].mean(axis=0)
+        return some, mean, variance, exact
+
+    def _means(self, points: Points, theta: Mapping[str, Array], h: Ints) -> Array:
+        """Return means (S, P) of the latent output if the surrogate's mean were the simulator itself."""
+        problem, targets = self.problem, points.targets
+        out, at = np.empty((len(h), len(points))), np.arange(len(h))
+        order = np.argsort(targets.experiment, kind="stable")
+        size = max(1, NUMBERS // (len(h) * len(self._hyperparameter_weights)))
+        for start in range(0, len(points), size):
+            rows = order[start : start + size]
+            own = points.at(rows).targets
+            u = problem.unit_inputs(theta, own.conditions, own.observed, np.zeros(len(own.conditions), dtype=np.int64))
+            sites = dict(own.coords)
+            sites |= {name: own.conditions[own.experiment, i] for i, name in enumerate(problem.condition_names)}
+            by_input = rows_by_input(problem.surrogate, own.output, sites, own.experiment)
+            rowed = _Rows(own.offset, own.basis, own.truncation, by_input)
+            out[:, rows] = means_apart(problem.surrogate, rowed, own.experiment, u)[h, at]
+        groups = {str(name): problem.noise.group_of(str(name)) for name in np.unique(targets.output)}
+        group = np.array([groups[str(name)] for name in targets.output], dtype=np.int64)
+        return out * problem.noise.scales(group, problem.noise.phi(theta, (len(h),)))
+
+
+class _Rows(NamedTuple):
+    offset: Array
+    basis: Any
+    truncation: Array
+    by_input: Any
+
+
+def _values(problem: "SingleCalibration", points: Points, phi: Array, latent: Array) -> Array:
+    """Return means (S, P) on the scale that noise is added on."""
+    value = latent.copy()
+    for output in np.unique(points.targets.output):
+        at = np.flatnonzero(points.targets.output == output)
+        value[:, at] = _noise_of(problem, str(output), points.noise.get(str(output)), phi).response.inverse(
+            latent[:, at]
+        )
+    return value
+
+
+# ------------------------------------------------------------------------------------------------------ several parts
+@final
+@dataclass(frozen=True, eq=False)
+class OfParts:
+    """Draws of a calibration of several parts, whose surrogates have errors of their own.
+
+    Attributes
+    ----------
+    parts
+        By name.
+    quantities, parameters
+        Of the whole.
+    """
+
+    parts: Mapping[str, OneSubject]
+    quantities: Mapping[str, Array]
+    parameters: tuple[str, ...]
+
+    def points(self, ideas: Candidates, measured: bool = True) -> Points:
+        """Return candidates of one part as points.
+
+        Raises
+        ------
+        InputError
+            When parts are missing or unknown.
+        """
+        named = sorted(set(ideas.table[PART].astype(str))) if PART in ideas.table else [""]
+        if any(name not in self.parts for name in named):
+            raise InputError(f"candidates: of which part? There are {list(self.parts)}; pass part=.")
+        found = []
+        surrogates = {id(self.parts[name].problem.surrogate) for name in named}
+        if len(surrogates) < len(named):
+            raise InputError(
+                "next_experiment: several parts have one surrogate, whose error they share; choose among the "
+                "candidates of one part at a time."
+            )
+        self._check_order(ideas)
+        for name in named:
+            own = replace(ideas, table=ideas.table[ideas.table[PART].astype(str) == name].reset_index(drop=True))
+            own = replace(own, table=own.table.dropna(axis=1, how="all"))
+            found.append(self.parts[name].points(own, measured))
+        return found[0] if len(found) == 1 else _Several(tuple(found))  # type: ignore[return-value]
+
+    @staticmethod
+    def _check_order(ideas: Candidates) -> None:
+        labels = ideas.table[PART].astype(str).tolist()
+        if labels != sorted(labels):
+            raise InputError("candidates: list the parts one after the other, in the order of their names.")
+
+    def joint(self, points: Any, alternatives: int, rng: np.random.Generator) -> Joint:
+        """Return what the points would show; points of different parts are independent given a draw."""
+        pieces = points.of if hasattr(points, "of") else (points,)
+        found = [self.parts[str(one.part[0])].joint(one, alternatives, rng) for one in pieces]
+        J = max(one.mean.shape[1] for one in found)
+        S, P = found[0].mean.shape[0], sum(one.mean.shape[2] for one in found)
+        out = Joint(*(np.zeros((S, J, *(P,) * k)) for k in (1, 2, 1, 2)))
+        start = 0
+        for one in found:
+            at = slice(start, start + one.mean.shape[2])
+            for whole, part in zip(out, one, strict=True):
+                pick: Any = (..., *(at,) * (whole.ndim - 2))
+                whole[pick] = part
+            start = at.stop
+        return out
+
+    def screen(self, points: Any) -> tuple[Ints, Array, Array, Array]:
+        """Return means at some draws, and variances of each point alone."""
+        pieces = points.of if hasattr(points, "of") else (points,)
+        found = [self.parts[str(one.part[0])].screen(one) for one in pieces]
+        return found[0][0], *(np.concatenate([one[i] for one in found], axis=-1) for i in (1, 2, 3))  # type: ignore[return-value]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Several:
+    """Points of several parts, one part after the other."""
+
+    of: tuple[Points, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.of))
+
+    @property
+    def measured(self) -> Bools:
+        return np.concatenate([one.measured for one in self.of])
+
+    def at(self, rows: Ints) -> "_Several":
+        """Return some of the points, which stay in their order."""
+        starts = np.cumsum([0, *map(len, self.of)])
+        kept = []
+        for one, low, high in zip(self.of, starts[:-1], starts[1:], strict=True):
+            own = rows[(rows >= low) & (rows < high)] - low
+            if len(own):
+                kept.append(one.at(own))
+        return _Several(tuple(kept))
+
+
+# ------------------------------------------------------------------------------------------------------ a new subject
+@final
+@dataclass(frozen=True, eq=False)
+class OfSubject:
+    """Draws of a subject who was not in the calibration, with those of its population.
+
+    Attributes
+    ----------
+    subject
+        Its posterior.
+    """
+
+    subject: "SubjectPosterior"
+
+    @cached_property
+    def quantities(self) -> Mapping[str, Array]:
+        """Its parameters, and the quantities of the population that it shares, (S,)."""
+        return self.subject.predicting_draws()
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Its parameters."""
+        return tuple(self.quantities)
+
+    @property
+    def _problem(self) -> "SingleCalibration":
+        return self.subject.population.hierarchy.problem.data
+
+    def points(self, ideas: Candidates, measured: bool = True) -> Points:
+        """Return the candidates as points; conditions that are left out are those of its measurements."""
+        data, names = self.subject.data, self._problem.condition_names
+        one = data is not None and len(data.cells.conditions) == 1
+        default = dict(zip(names, data.cells.conditions[0], strict=True)) if one and data is not None else None
+        return points_of(self._problem, ideas, measured, default)
+
+    def joint(self, points: Points, alternatives: int, rng: np.random.Generator) -> Joint:
+        """Return what the points would show."""
+        shared = self.subject.shared
+        S, P = len(shared.h), len(points)
+        u = self.subject.inputs_at(points.targets.conditions)
+        out = Joint(*(np.empty((S, alternatives, *(P,) * k)) for k in (1, 2, 1, 2)))
+        for j in range(alternatives):
+            other = shared.some(rng.permutation(S)) if j else shared
+            phi = self._problem.noise.phi(other.own, (S,))
+            latent, error, without = self._latent(points, other, u)
+            out.mean[:, j], covariance, noise = _measured(self._problem, points, phi, latent, error)
+            out.covariance[:, j] = covariance + noise
+            out.exact_mean[:, j], _, out.exact_covariance[:, j] = _measured(self._problem, points, phi, without, error)
+        return out
+
+    def screen(self, points: Points) -> tuple[Ints, Array, Array, Array]:
+        """Return means at some draws, and variances of each point alone."""
+        S, P = len(self.subject.shared.h), len(points)
+        some = np.arange(S)
+        mean, variance, exact = np.empty((S, P)), np.empty(P), np.empty(P)
+        for start in range(0, P, BLOCK):
+            rows = np.arange(start, min(start + BLOCK, P))
+            found = self.joint(points.at(rows), 1, np.random.default_rng(0))
+            at = np.arange(len(rows))
+            mean[:, rows] = found.mean[:, 0]
+            variance[rows] = found.covariance[:, 0, at, at].mean(axis=0)
+            exact[rows] = found.exact_covariance[:, 0, at, at].mean(axis=0)
+        return some, mean, variance, exact
+
+    def _latent(self, points: Points, shared: "Shared | Simulated", u: Array) -> tuple[Array, Array, Array]:
+        """Return mean (S, P) and covariance (S, P, P) of the latent output given the subject's own measurements.
+
+        Last the mean (S, P) without what they say of the error.
+        """
+        targets, S, P = points.targets, len(shared.h), len(points)
+        mean, covariance, before = np.empty((S, P)), np.zeros((S, P, P)), np.empty((S, P))
+        if np.isnan(targets.offset).any():
+            if shared.w.shape[1]:
+                raise InputError(
+                    "next_experiment: the rows of this surrogate depend on the input, for which a new subject's "
+                    "candidates have no closed form. Calibrate the subject alone, or use the simulator itself."
+                )
+            for output in np.unique(targets.output):
+                at = np.flatnonzero(targets.output == output)
+                dims = self._problem.surrogate.layouts[str(output)].dims
+                decoder = self._problem.surrogate.decode(str(output), {dim: targets.coords[dim][at] for dim in dims})
+                every = shared.means(u, decoder)
+                mean[:, at] = every[:, targets.experiment[at], np.arange(len(at))]
+            return mean, covariance, mean
+        basis = dense(targets.basis)
+        error = getattr(shared, "error", None)
+        if error is None:
+            scores = self._problem.surrogate.scores(u).mean[0]
+            mean[:] = targets.offset + np.einsum("spq,pq->sp", scores[:, targets.experiment], basis)
+            return mean, covariance, mean
+        scores, own = cast("Shared", shared).scores(u)
+        data = self.subject.data
+        for i in range(len(targets.conditions)):
+            at = np.flatnonzero(targets.experiment == i)
+            B, E = basis[at], targets.truncation[at]
+            weighted = _times(own[:, i], B, error.joint)  # (S, q, p)
+            before[:, at] = value = targets.offset[at] + scores[:, i] @ B.T
+            inner = B @ weighted + E @ E.T
+            same = None if data is None else self._same(targets.conditions[i], data.cells.conditions)
+            if data is not None and same is not None:
+                cells = np.flatnonzero(data.cells.experiment == same)
+                measured = cast("Shared", shared).measured(data.cells, np.array([same]), u[:, [i]])
+                G, F = dense(data.cells.basis)[cells], data.cells.truncation[cells]
+                centre = data.cells.offset[cells] + scores[:, i] @ G.T
+                noise = cast("Shared", shared).noise_variance(measured, centre[:, None])[:, 0]
+                C = G @ _times(own[:, i], G, error.joint) + F @ F.T
+                C[:, np.arange(len(cells)), np.arange(len(cells))] += noise
+                found = given_data(C, data.cells.cell_mean[cells] - centre, G @ weighted + F @ E.T)
+                value, inner = value + found.mean, inner - found.covariance
+            mean[:, at] = value
+            covariance[:, at[:, None], at] = inner
+        return mean, covariance, before
+
+    def _same(self, asked: Array, known: Array) -> int | None:
+        both = np.vstack([known, asked[None]])
+        if both.shape[1]:
+            both = merge_close(self._problem.surrogate, self._problem.condition_names, both)
+        found = np.flatnonzero((both[:-1] == both[-1]).all(axis=1))
+        return (
+            int(found[0]) if len(found) and not self.subject.population.hierarchy.problem.population.occasions else None
+        )
+
+
+def _times(own: Array, rows: Array, correlated: bool) -> Array:
+    """Return the covariance of own errors (S, q) or (S, q, q) times rows (p, q), transposed: (S, q, p)."""
+    return np.asarray(own @ rows.T if correlated else own[:, :, None] * rows.T)
