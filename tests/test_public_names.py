@@ -134,6 +134,7 @@ PUBLIC = [
     "multifidelity_mean",
     "nested",
     "next_level",
+    "next_runs",
     "observe",
     "plots",
     "propagate",

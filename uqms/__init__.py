@@ -92,6 +92,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import Regimen as Regimen
     from uqms.parameters import TruncatedNormal as TruncatedNormal
     from uqms.parameters import Uniform as Uniform
+    from uqms.planning import next_runs as next_runs
     from uqms.propagation import Decision as Decision
     from uqms.propagation import Propagation as Propagation
     from uqms.propagation import RareEvent as RareEvent
@@ -280,6 +281,7 @@ __all__ = [
     "multifidelity_mean",
     "nested",
     "next_level",
+    "next_runs",
     "observe",
     "plots",
     "propagate",
@@ -425,6 +427,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "observe",
         "refine",
     ),
+    "planning": ("next_runs",),
     "propagation": (
         "Decision",
         "Propagation",
