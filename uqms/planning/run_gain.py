@@ -198,11 +198,8 @@ class _Linearised:
         spread = problem.joint_error(u[0]).given(h).spread
         spread = np.broadcast_to(spread, (S, *spread.shape[1:]))
         cells = [_of_errors(linear.whitened(spread), part.rows[:, : u[0].shape[1]]) for part in parts]
-        slopes, targets, truncated = (
-            [np.zeros((S, 0, total))],
-            [[np.zeros((S, 0, *one.shape[2:]))] for one in cells],
-            [],
-        )
+        slopes, truncated = [np.zeros((S, 0, total))], [np.zeros((S, 0))]
+        targets = [[np.zeros((S, 0, *of_cells.shape[2:]))] for of_cells in cells]
         at = u[0].shape[1]
         for points, inputs in zip(predicted, u[1:], strict=True):
             slope = np.zeros((S, len(points.offset), total))
