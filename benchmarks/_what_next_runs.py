@@ -139,7 +139,7 @@ def chain(seed: int) -> Problem:
     """Return a cell of two parameters that passes two numbers to a cable, which costs five times as much."""
     rng = np.random.default_rng([seed, 2])
     cell = uq.ParameterSpace(g=uq.Normal(0.5, 0.15), k=uq.Normal(0.5, 0.15))
-    cable = uq.ParameterSpace(peak=uq.Uniform(-3.5, 3.5), width=uq.Uniform(-3.5, 3.5), r=uq.Normal(0.5, 0.15))
+    cable = uq.ParameterSpace(peak=uq.Uniform(-4.5, 4.5), width=uq.Uniform(-4.5, 4.5), r=uq.Normal(0.5, 0.15))
     functions = {name: random_function(rng, 2, 4.0) for name in ("peak", "width")}
     speeds = {name: random_function(rng, 3, 1.0) for name in ("speed", "delay")}
     links = {"cable.peak": "cell.peak", "cable.width": "cell.width"}
@@ -158,7 +158,7 @@ def chain(seed: int) -> Problem:
         values = outputs(member, *(design[name].values for name in names))
         return uq.ensemble.build(design, values, space=spaces[member])
 
-    counts = {"cell": 7, "cable": 10}
+    counts = {"cell": 7, "cable": 12}
     designs = {name: uq.sobol(spaces[name], n, rng=int(rng.integers(2**31))) for name, n in counts.items()}
     runs = {name: simulate(name, design) for name, design in designs.items()}
     truth = rng.normal(0.5, 0.1, 3)
@@ -175,7 +175,9 @@ def chain(seed: int) -> Problem:
         members = {name: uq.GaussianProcess().fit(one) for name, one in runs.items()}
         observations = table({name: np.array([value]) for name, value in data.items()}, {})
         sds = {name: uq.GaussianNoise(sd=sd) for name, sd in noise.items()}
-        return uq.Calibration(uq.Chain(links=links, **members), observations, sds, expansion="first-order")
+        return uq.Calibration(
+            uq.Chain(links=links, **members), observations, sds, expansion="first-order", outside="extrapolate"
+        )
 
     def log_density(g: np.ndarray, k: np.ndarray, r: np.ndarray) -> np.ndarray:
         found = whole(g, k, r)

@@ -38,7 +38,8 @@ DRAWS, FEWEST_DRAWS = 64, 16  # at which the problem is linearised
 CANDIDATES = 256
 EVEN = 0.1  # of the candidates fill the box
 NUMBERS = 2e7  # of the largest array
-STOP = 0.002
+STOP = 0.005
+LIMITED = 0.05  # of the sd: less is due to the surrogate's error where it does not limit the precision
 STEP = 1e-4
 SAME = 1e-9  # of the unit cube
 REPEATED = 64  # inputs of runs there are, at most, that are candidates again
@@ -111,8 +112,8 @@ class RunPlan:
         for name in shown:
             after = self.now[name] if last is None else last[f"sd_{name}"]
             lines.append(
-                f"  sd of {name}: {self.now[name]:.3g} now, {after:.3g} predicted after these runs, "
-                f"{self.floor[name]:.3g} without any error of the surrogate"
+                f"  sd of {name}: {self.now[name]:.4g} now, {after:.4g} predicted after these runs, "
+                f"{self.floor[name]:.4g} without any error of the surrogate"
             )
         if len(self.now) > len(shown):
             lines[-1] += f" ({len(self.now) - len(shown)} more in plan.table)"
@@ -175,7 +176,8 @@ def next_runs(
     budget
         Largest cost of all runs.
     stop
-        The plan ends where no run is predicted to reduce the sd of any target by this fraction of it.
+        The plan ends where no run is predicted to reduce the sd of any target by this fraction of it; cheaper kinds of
+        runs by as much as for the cost of the most expensive one.
     widen
         By how much the sds of the posterior are enlarged for the candidates.
     candidates
@@ -497,6 +499,7 @@ def _plan(
     once = [not (one.kind.stochastic if replicates is None else replicates) for one in offered]
     ran = [_ran(one) for one in offered]
     family = _families(offered)
+    bare = targets.sd * np.sqrt(np.clip(linear.bare.mean(axis=0) / gains.scale, 0.0, 1.0))
     rows: list[dict[str, Any]] = []
     chosen: dict[int, list[Array]] = {k: [] for k in range(len(offered))}
     spent, count, reason = 0.0, 0, ""
@@ -504,26 +507,13 @@ def _plan(
         found = [one.success[:, None] * gains.of_kind(k) for k, one in enumerate(offered)]
         open_ = [~(ran[k] & once[k]) for k in range(len(offered))]
         costs = [_cost_of(k, offered, price, ran, family) for k in range(len(offered))]
-        largest = max(
-            float(np.max(np.where(open_[k][:, None], each / gains.variance, 0.0), initial=0.0))
-            for k, each in enumerate(found)
-        )
-        decrease = 1.0 - math.sqrt(max(1.0 - largest, 0.0))
-        if decrease < stop:
-            reason = (
-                f"stopped: no run is predicted to reduce the sd of any target by {stop:.2%} of it (the best does by "
-                f"{decrease:.2%}); the surrogate's error does not limit the precision"
-                if not rows
-                else f"stopped after {len(rows)} runs: none of the others is predicted to reduce the sd of any target "
-                f"by {stop:.2%} of it (the best does by {decrease:.2%})"
-            )
+        best = max(_decrease(one, gains, price.max() / costs[k], open_[k]) for k, one in enumerate(found))
+        if best < stop:
+            reason = _reason(best, stop, len(rows), price, float((bare / targets.sd).min()))
             break
         each = [(one / gains.scale).mean(axis=1) for one in found]
         fits = [one <= budget - spent for one in costs]
-        value = [
-            np.where(open_[k] & fits[k] & (costs[k] > 0.0), each[k] / np.where(costs[k] > 0.0, costs[k], 1.0), -1.0)
-            for k in range(len(offered))
-        ]
+        value = [np.where(open_[k] & fits[k], each[k] / costs[k], -1.0) for k in range(len(offered))]
         k = int(np.argmax([one.max() for one in value]))
         r = int(np.argmax(value[k]))
         if value[k][r] <= 0.0:
@@ -564,7 +554,6 @@ def _plan(
         for k, points in chosen.items()
         if points
     }
-    bare = targets.sd * np.sqrt(np.clip(linear.bare.mean(axis=0) / gains.scale, 0.0, 1.0))
     return RunPlan(
         designs,
         pd.DataFrame(rows, columns=columns),
@@ -572,6 +561,29 @@ def _plan(
         dict(zip(targets.labels, bare.tolist(), strict=True)),
         reason,
     )
+
+
+def _decrease(taken: Array, gains: Gains, dearest: Array, open_: Bools) -> float:
+    """Return by which fraction candidates reduce the sd of a target at most, for the cost of the most expensive kind.
+
+    `taken` (M, T) is what they take from the variances, `dearest` (M,) that cost over their own.
+    """
+    largest = np.max(taken / gains.variance, axis=1)
+    return float(np.max(np.where(open_, dearest * (1.0 - np.sqrt(np.maximum(1.0 - largest, 0.0))), 0.0), initial=0.0))
+
+
+def _reason(best: float, stop: float, count: int, price: Array, floor: float) -> str:
+    """Return why a plan ends where the best candidate reduces an sd by less than `stop`."""
+    which = "no run is" if not count else "none of the others is"
+    per_cost = f", for a cost of {price.max():g}" if len(set(price)) > 1 else ""
+    after = f" after {count} run{'s' * (count > 1)}" if count else ""
+    words = f"stopped{after}: {which} predicted to reduce the sd of any target by {stop:.2%} of it{per_cost}"
+    words += f" (the best does by {best:.2%})"
+    if count:
+        return words
+    if floor > 1.0 - LIMITED:
+        return f"{words}; the surrogate's error does not limit the precision"
+    return f"{words}; only many runs together would: uq.refine(posterior, n)"
 
 
 def _ran(one: Candidates) -> Bools:

@@ -14,6 +14,7 @@ from uqms.plots._failures import failures
 from uqms.plots._identifiability import identifiability, profile
 from uqms.plots._individual_fits import individual_fits
 from uqms.plots._local_error import local_error
+from uqms.plots._next_runs import next_runs
 from uqms.plots._pairs import pairs
 from uqms.plots._population import effects, individuals, shrinkage
 from uqms.plots._predictive import predictive
@@ -59,6 +60,7 @@ __all__ = [
     "leave_one_out",
     "local_error",
     "morris",
+    "next_runs",
     "pairs",
     "predictive",
     "prior_posterior",

@@ -68,7 +68,8 @@ def next_runs(plan: RunPlan, *, names: Sequence[str] | None = None, labels: Mapp
         ax.plot(cost[1:][rows], first[rows], marker, color=GREY, markersize=4.0, label=f"run of {kind}")
     ax.set_xlabel("cost of the runs")
     ax.set_ylabel("predicted posterior sd / sd now")
-    ax.set_ylim(bottom=0.0)
+    lowest = min(plan.floor[name] / plan.now[name] for name in shown)
+    ax.set_ylim(bottom=max(0.0, lowest - 0.2 * (1.0 - lowest)))
     ax.set_xlim(left=0.0)
     add_legend(figure, collected([ax]), "outside right upper")
     return figure
