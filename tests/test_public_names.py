@@ -138,6 +138,7 @@ PUBLIC = [
     "next_experiment",
     "next_level",
     "next_trial",
+    "next_runs",
     "observe",
     "plots",
     "prior_of",

@@ -98,6 +98,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.planning import next_trial as next_trial
     from uqms.planning import prior_of as prior_of
     from uqms.planning import trial_information as trial_information
+    from uqms.planning import next_runs as next_runs
     from uqms.propagation import Decision as Decision
     from uqms.propagation import Propagation as Propagation
     from uqms.propagation import RareEvent as RareEvent
@@ -290,6 +291,7 @@ __all__ = [
     "next_experiment",
     "next_level",
     "next_trial",
+    "next_runs",
     "observe",
     "plots",
     "prior_of",
@@ -445,6 +447,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "next_trial",
         "trial_information",
     ),
+    "planning": ("next_runs",),
     "propagation": (
         "Decision",
         "Propagation",

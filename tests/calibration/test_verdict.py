@@ -288,7 +288,7 @@ def test_estimated_noise_is_that_of_the_exact_conditional(rng: np.random.Generat
     """Null and data are treated alike: E[noise | data] = D C^-1 (z - mean), with parameters and errors taken out."""
     problem = curve_problem(rng.standard_normal(40), surrogate=curve_surrogate(5))
     centre = {"theta": np.array([0.4])}
-    linear = module._linearise(problem, centre, np.zeros(1, dtype=np.int64))
+    linear = module.linearise(problem, centre, np.zeros(1, dtype=np.int64))
     score = problem.surrogate.scores(np.array([[0.4]]))
     basis = problem.cells.basis[:, 0]
     assert linear.factor[0] @ linear.factor[0].T == pytest.approx(

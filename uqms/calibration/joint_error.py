@@ -155,7 +155,7 @@ class OutputLaw:
         """Covariances (S, T, T), truncation included."""
         index, used, C = self.index, self.used, self.score_covariance
         if self.correlated or not self.fixed:
-            spread = self._spread()
+            spread = self.spread
             out = spread @ _joint(self.score_mean, C) @ spread.swapaxes(1, 2) if len(used) else 0.0
         elif C.shape[-1] == 1:  # one variance a score
             rows = dense(self.rows.basis[:, used])
@@ -174,7 +174,7 @@ class OutputLaw:
         if not len(self.used):
             errors = np.zeros((S, T, 0))
         elif self.correlated or not self.fixed:
-            errors = self._spread() @ joint_root(_joint(self.score_mean, self.score_covariance))
+            errors = self.spread @ joint_root(_joint(self.score_mean, self.score_covariance))
         else:
             values, vectors = np.linalg.eigh(self.score_covariance[:, self.used])  # (S, q, K), (S, q, K, K)
             roots = vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]
@@ -186,8 +186,9 @@ class OutputLaw:
         """Return the basis (S or 1, T, q), dense."""
         return dense(self.rows.basis)[None] if self.fixed else self.rows.basis
 
-    def _spread(self) -> Array:
-        """Return the rows (S or 1, T, K q) of all inputs' scores."""
+    @property
+    def spread(self) -> Array:
+        """Rows (S or 1, T, K q) of all inputs' scores."""
         basis = self._basis()
         out = np.zeros((len(basis), len(self.index), self.score_mean.shape[1], basis.shape[-1]))
         out[:, np.arange(len(self.index)), self.index] = basis

@@ -47,7 +47,7 @@ from uqms.parameters import Box, ParameterSpace
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.roughness import roughness
 
-__all__ = ["Round", "another_round", "design_of", "finite_draws", "refine"]
+__all__ = ["Round", "another_round", "design_of", "finite_draws", "refine", "widened"]
 
 TAIL = 0.001  # of the draws beyond each end, before widening
 NARROW = 0.5  # of the box: a wider posterior leaves the box as it is in that parameter
@@ -181,7 +181,7 @@ def refine(
     even = np.asarray(near.to_unit(_columns(sobol(near, CANDIDATES[0], rng=seed))))
     count = min(round(FILL * n), n - 1)
     chosen = even[far_apart(even @ metric, known, count)]
-    candidates = _widened(u, widen, max(CANDIDATES[0], CANDIDATES[1] * int(n)), rng)
+    candidates = widened(u, widen, max(CANDIDATES[0], CANDIDATES[1] * int(n)), rng)
     inside = new[np.all((new >= 0.0) & (new <= 1.0), axis=1)][: round(NEW * len(candidates))]
     candidates = np.vstack([inside, candidates[len(inside) :]])
     more = candidates[far_apart(candidates @ metric, np.vstack([known, chosen @ metric]), int(n) - count)]
@@ -361,7 +361,7 @@ def _known_runs(problem: SingleCalibration, near: Box) -> Array:
     return u[np.all((u >= -0.5) & (u <= 1.5), axis=1)]
 
 
-def _widened(u: Array, widen: float, count: int, rng: np.random.Generator) -> Array:
+def widened(u: Array, widen: float, count: int, rng: np.random.Generator) -> Array:
     """Return points (count, d) in the unit cube, those of each unit with about widen² times its draws' covariance.
 
     Each is a draw of `u` (S, U, d) and a normal error, so that bent and separate parts of a posterior keep their shape.

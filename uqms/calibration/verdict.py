@@ -32,12 +32,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Check",
+    "Linear",
     "Sampled",
     "Verdict",
     "edge",
     "failed_runs",
     "first_order_expansion",
     "fisher_information",
+    "linearise",
     "linearised",
     "misfit",
     "other_modes",
@@ -200,7 +202,7 @@ def _informations(problem: "SingleCalibration", theta: Mapping[str, Array], h: I
     found, without = [], []
     problem = problem.with_few_cells()
     for rows in _blocks(problem, len(h)):
-        linear = _linearise(problem, {name: values[rows] for name, values in theta.items()}, h[rows])
+        linear = linearise(problem, {name: values[rows] for name, values in theta.items()}, h[rows])
         scaled = linear.jacobian * linear.prior_sd
         whole = np.concatenate([linear.factor, linear.extra], axis=2)
         transposed = scaled.transpose(0, 2, 1)
@@ -221,7 +223,7 @@ def _given_others(whole: Array, own: Array, columns: Ints) -> Array:
 
 @final
 @dataclass(frozen=True, eq=False)
-class _Linear:
+class Linear:
     """The problem linearised at s values of its parameters; latent outputs in units of their noise.
 
     The cell means, divided by the sd of their independent noise or whitened by the noise that is a Markov chain, are
@@ -234,7 +236,14 @@ class _Linear:
     extra: Array  # (s, N, e), of discrepancy and a stochastic simulator's runs
     prior_sd: Array  # (d,)
     noise_sd: Array  # (s, N), of the independent noise of the cells
+    gain: Array  # (s, N), of the measured output by the latent output
     chains: Chains | None  # noise that is autocorrelated; cells are then whitened by it
+
+    def whitened(self, rows: Array) -> Array:
+        """Return rows (s, N, m) of latent outputs in the unit of the cells above."""
+        if self.chains is not None:
+            return self.chains.whiten(self.gain[:, :, None] * rows)
+        return np.asarray((self.gain / self.noise_sd)[:, :, None] * rows)
 
     def independent(self, residual: Array) -> Array:
         """Return what residuals (s, N, m) say of the independent noise in units of its sd, E[noise | all noise]."""
@@ -261,7 +270,8 @@ def _blocks(problem: "SingleCalibration", count: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _linearise(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints, limits: bool = True) -> _Linear:
+def linearise(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints, limits: bool = True) -> Linear:
+    """Return the problem linearised at s values of its parameters, each with a hyperparameter draw."""
     cells, box = problem.cells, problem.surrogate.domain
     e, u = cells.experiment, problem.unit_inputs(theta)
     every = slice(None)
@@ -304,9 +314,9 @@ def _linearise(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints
     spread = np.array([prior[:, 0 if k is every else k, column].std() for k, column in columns])
     if chains is not None:
         jacobian, factor = gain[:, :, None] * jacobian, gain[:, :, None] * factor
-        return _Linear(chains.whiten(jacobian), chains.whiten(factor), extra, spread, sd, chains)
+        return Linear(chains.whiten(jacobian), chains.whiten(factor), extra, spread, sd, gain, chains)
     unit = (gain / sd)[:, :, None]
-    return _Linear(jacobian * unit, factor * unit, extra / sd[:, :, None], spread, sd, None)
+    return Linear(jacobian * unit, factor * unit, extra / sd[:, :, None], spread, sd, gain, None)
 
 
 def _solve(factor: Array, right: Array) -> Array:
@@ -512,7 +522,7 @@ def _check_residuals(problem: "SingleCalibration", theta: Mapping[str, Array], l
         return Check(name, "pass", float("nan"), f"not judged: {few}")
     centre = {key: np.array([np.mean(values)]) for key, values in theta.items()}
     estimate, h = _estimated_noise(problem, centre, latents)
-    linear = _linearise(problem, centre, np.array([h]), limits=False)
+    linear = linearise(problem, centre, np.array([h]), limits=False)
 
     def statistics(residual: Array, without_parameters: Array) -> Array:
         lag = [_lag_one(residual, series)] if series else []
@@ -563,7 +573,7 @@ def _estimated_noise(
     assert latents is not None
     y, values = next(problem.latent_terms(centre, latents.mean(axis=0, keepdims=True)))
     h = int(np.argmax(values[:, 0]))
-    linear = _linearise(problem, centre, np.array([h]), limits=False)
+    linear = linearise(problem, centre, np.array([h]), limits=False)
     phi = problem.noise.phi(centre, (1,))
     flat, _ = problem.latent_outputs(problem.unit_inputs(centre), phi, np.zeros((1, problem.latents)))
     step = slope_of_density(problem, y[h], phi)[0] * linear.noise_sd[0]  # working residual, in units of the noise
@@ -572,7 +582,7 @@ def _estimated_noise(
     return _solve(factor, working[:, None])[:, 0], h
 
 
-def _without_parameters(linear: _Linear, estimate: Array) -> Array:
+def _without_parameters(linear: Linear, estimate: Array) -> Array:
     """Return the estimated noise (N,) without what another value of the parameters would explain.
 
     The posterior mean is not where the linearised problem has its own, and what is left of a parameter's effect is as
@@ -584,7 +594,7 @@ def _without_parameters(linear: _Linear, estimate: Array) -> Array:
     return _solve(whole, working[:, None])[:, 0]
 
 
-def _null_statistics(linear: _Linear, statistics: Callable[[Array, Array], Array]) -> Array:
+def _null_statistics(linear: Linear, statistics: Callable[[Array, Array], Array]) -> Array:
     """Return statistics of the estimated noise of data that the linearised problem draws."""
     factor = np.concatenate([linear.factor[0], linear.extra[0], linear.jacobian[0] * linear.prior_sd], axis=1)
     n, r = factor.shape

@@ -18,3 +18,6 @@ __all__ = [
     "prior_of",
     "trial_information",
 ]
+from uqms.planning.runs import RunPlan, next_runs
+
+__all__ = ["RunPlan", "next_runs"]

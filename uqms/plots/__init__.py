@@ -15,6 +15,7 @@ from uqms.plots._identifiability import identifiability, profile
 from uqms.plots._individual_fits import individual_fits
 from uqms.plots._local_error import local_error
 from uqms.plots._next_experiment import next_experiment
+from uqms.plots._next_runs import next_runs
 from uqms.plots._pairs import pairs
 from uqms.plots._population import effects, individuals, shrinkage
 from uqms.plots._predictive import predictive
@@ -61,6 +62,7 @@ __all__ = [
     "local_error",
     "morris",
     "next_experiment",
+    "next_runs",
     "pairs",
     "predictive",
     "prior_posterior",

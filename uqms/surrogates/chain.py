@@ -33,6 +33,7 @@ from uqms.surrogates.pointwise import NamedSurrogate
 from uqms.surrogates.process import Scores, normals_at
 from uqms.surrogates.protocol import FunctionDraws, Surrogate
 from uqms.surrogates.push_forward import PushForward
+from uqms.surrogates.run_value import ErrorPart, RunKind, error_parts, joined
 from uqms.surrogates.sampled_chain import SampledChain, sampled_chain
 from uqms.surrogates.transforms import Identity
 
@@ -325,6 +326,43 @@ class Chain(NamedSurrogate):
             else:
                 drawn[f] = [_functions(one.surrogate, 1, generator) for _ in range(n)]
         return ChainDraws(self._graph, drawn, n, int(generator.integers(2**63)))
+
+    @property
+    def undrawn(self) -> "Chain":
+        """The chain of members given their simulated runs only; see `MultiFidelitySurrogate.undrawn`."""
+        members = {name: getattr(one, "undrawn", one) for name, one in self.members.items()}
+        same = all(members[name] is one for name, one in self.members.items())
+        return self if same else Chain(links=self.links, **members)
+
+    def error_parts(self, u: Array, h: Ints) -> tuple[list[ErrorPart], list[RunKind]]:
+        """Return the members' errors as parts of that of the chain at u (S, K, d), draws h (S,), and kinds of runs.
+
+        What the bases of linked curves leave out is no part: runs do not reduce it.
+        """
+        inputs, T = self._graph.own_errors(u, h)
+        found = []
+        for f, one in enumerate(self._graph.functions):
+            uses = [m for m, use in enumerate(self._graph.uses) if use.function == f]
+            parts, kinds = error_parts(one.surrogate, np.concatenate([inputs[m] for m in uses], axis=1), one.draws[h])
+            places = [self._graph.uses[m].scores for m in uses]
+            own = np.stack([T[..., place] for place in places], axis=1)  # (S, x, K, Q, q)
+            linked = []
+            for part in parts:
+                rows = part.rows.reshape(len(u), len(uses), u.shape[1], *part.rows.shape[2:])
+                linked.append(replace(part, rows=np.einsum("sxkQq,sxkqPr->skQPr", own, rows, optimize=True)))
+            found.append((self.order[uses[0]], (linked, kinds)))
+        return joined(found)
+
+    def run_inputs(self, u: Array, rng: np.random.Generator) -> dict[str, Array]:
+        """Return inputs (N, d) of each member in its unit cube at inputs u (N, d) of the chain; links are drawn."""
+        x, links, out = np.asarray(self.domain.from_unit(u)), self.link_draws(u, rng), {}
+        for name, one in self.members.items():
+            own = [
+                links[f"{name}.{key}"] if f"{name}.{key}" in links else x[:, self.domain.names.index(key)]
+                for key in one.domain.names
+            ]
+            out[name] = np.asarray(one.domain.to_unit(np.column_stack(own)))
+        return out
 
     def with_variances(self, factors: Mapping[str, float]) -> "Chain":
         """Return the chain with the variances of some members multiplied, for fractions by member.

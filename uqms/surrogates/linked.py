@@ -199,6 +199,12 @@ class Graph:
             if self.uses[m].ports
         ]
 
+    def own_errors(self, u: Array, h: Ints) -> tuple[list[Array], Array]:
+        """Return the inputs (S, k, d) of each use, and T (S, k, Q, R), at inputs u (S, k, d) with draws h (S,)."""
+        _, T, _, steps = self._forward(u)
+        s = np.arange(len(u))
+        return [step.v[h if len(step.v) > 1 else 0, s] for step in steps], T[h, s]
+
     def _forward(self, u: Array) -> tuple[Array, Array, dict[int, Array], list[_Step]]:
         (S, k, _), H, Q, R = u.shape, self.draws, self.size, self.errors
         mean, T = np.empty((H, S, k, Q)), np.zeros((H, S, k, Q, R))

@@ -15,7 +15,7 @@ level is a process over (c, u); what is open of the level below is drawn, one fu
 and what these leave open of it (S) is carried on to first order. A *joint* level is one process of all levels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal, final
@@ -41,6 +41,7 @@ from uqms.surrogates.process import (
     sobol_points,
     stacked,
 )
+from uqms.surrogates.run_value import ErrorPart, process_covariance, process_noise
 from uqms.surrogates.training import Hyperparameters
 
 __all__ = ["Kind", "Ladder", "LadderDraws", "Step"]
@@ -305,6 +306,49 @@ class Ladder:
             by, bars = step.reverse(h, j, u, below, slope, s_below, bars)
             out += by
         return out
+
+    def simulated(self) -> "Ladder":
+        """Return the levels given their simulated runs only."""
+        return replace(self, steps=tuple(step.simulated() for step in self.steps))
+
+    def error_parts(self, u: Array, h: Ints) -> list[ErrorPart]:
+        """Return what is new in each level as a part of the error of the highest at u (S, K, d) with members h (S,)."""
+        (S, K, _), q, top = u.shape, self.top.q, self.steps[-1]
+        if top.kind == "joint":
+            rows = np.broadcast_to(np.eye(K * q).reshape(K, q, K, q), (S, K, q, K, q))
+            return [ErrorPart(top.inputs(u, None), rows, process_covariance(self.top), process_noise(self.top), h)]
+        factors = np.ones((len(self.steps), S, K, q))
+        for one in np.unique(h):
+            at = np.flatnonzero(h == one)
+            for j in range(q):
+                means = self.means(int(one), j, u[at])
+                for t in range(len(self.steps) - 1, 0, -1):
+                    slope = self.steps[t].slope(int(one), j, u[at], means[t - 1])
+                    factors[t - 1, at, :, j] = factors[t, at, :, j] * slope
+        out = []
+        for t, factor in enumerate(factors):
+            rows = np.zeros((S, K * q, K * q))
+            rows[:, np.arange(K * q), np.arange(K * q)] = factor.reshape(S, -1)
+            out.append(ErrorPart(u, rows.reshape(S, K, q, K, q), self._covariance(t), self._noise(t), h))
+        return out
+
+    def _covariance(self, t: int) -> Callable[[int, Array], Array]:
+        def covariance(h: int, u: Array) -> Array:
+            out = []
+            for j in range(self.top.q):
+                below = self.means(h, j, u[None])[t - 1] if t else None
+                out.append(self.steps[t].given(h, j, u[None], below, False)[1][0])
+            return np.stack(out)
+
+        return covariance
+
+    def _noise(self, t: int) -> Callable[[int, Array], Array]:
+        def noise(h: int, u: Array) -> Array:
+            own = [self.steps[t].own(h, j) for j in range(self.top.q)]
+            each = [(p.nugget[i, k] + p.jitter[i, k]) * p.variance[i, k] for p, i, k in own]
+            return np.broadcast_to(np.diag(each), (len(u), len(each), len(each)))
+
+        return noise
 
     def functions(self, n: int, rng: RandomState, anchors: int = ANCHORS) -> "LadderDraws":
         """Return n draws of the whole function, exact jointly at `anchors` Sobol points of the cube and the runs."""

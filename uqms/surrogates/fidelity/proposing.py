@@ -15,7 +15,7 @@ all levels are one process (designs that are not nested), a run of level t alone
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 import numpy as np
@@ -30,11 +30,11 @@ from uqms.surrogates.fidelity.levels import are_costs
 from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate
 from uqms.surrogates.prediction import named_points
 from uqms.surrogates.process import score_at, sobol_points
+from uqms.surrogates.run_value import removed
 
 __all__ = ["NextRun", "next_level"]
 
 POINTS, CANDIDATES = 256, 128
-KNOWN = 1e-9  # of the variance of what is new in a level: less is left where it was run
 
 
 @final
@@ -164,7 +164,7 @@ def _costs(surrogate: MultiFidelitySurrogate, cost: Mapping[str, float] | None) 
 def _reductions(surrogate: MultiFidelitySurrogate, u: Array, v: Array) -> tuple[Array, Bools, float]:
     """Return what a run of each level takes at each candidate (T, k), where it is a new one, and all that there is."""
     levels = len(surrogate.levels)
-    ladder = replace(surrogate.ladder, steps=tuple(step.simulated() for step in surrogate.ladder.steps))
+    ladder = surrogate.ladder.simulated()
     sizes = np.zeros(ladder.top.q)
     for name in surrogate.layouts:
         of_output = np.sum(surrogate.decode(name).basis ** 2, axis=0)
@@ -191,8 +191,7 @@ def _by_level(ladder: Ladder, h: int, j: int, u: Array, v: Array, levels: int) -
         own = step.given(h, j, points, below, False)[1][0]
         left = np.diagonal(own)[m:]
         process, i, score = step.own(h, j)
-        new[t] = left > KNOWN * process.variance[i, score]
-        share = np.where(new[t], own[:m, m:] ** 2 / np.where(new[t], left, 1.0), 0.0)
+        share, new[t] = removed(own[:m, m:], left, process.variance[i, score])
         taken[t] = np.mean(factor[:, None] * share, axis=0)
         total += float(np.mean(factor * np.diagonal(own)[:m]))
         if below is not None:
@@ -210,7 +209,7 @@ def _jointly(ladder: Ladder, h: int, j: int, u: Array, v: Array, levels: int) ->
         points = np.vstack([step.inputs(u, None), np.hstack([dummies, v])])
         own = score_at(process, i, score, points[None])[1][0]
         left = np.diagonal(own)[m:]
-        new[t] = left > KNOWN * process.variance[i, score]
-        taken[t] = np.mean(np.where(new[t], own[:m, m:] ** 2 / np.where(new[t], left, 1.0), 0.0), axis=0)
+        share, new[t] = removed(own[:m, m:], left, process.variance[i, score])
+        taken[t] = share.mean(axis=0)
         total = float(np.mean(np.diagonal(own)[:m]))
     return taken, new, total

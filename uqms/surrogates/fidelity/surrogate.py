@@ -1,9 +1,9 @@
 """What a multi-fidelity `fit` returns: a surrogate of the highest level."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, final
+from typing import Any, cast, final
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from uqms.surrogates.kernels import Kernel, SquaredExponential, Stationary
 from uqms.surrogates.outputs import OutputBasis
 from uqms.surrogates.pointwise import NamedSurrogate
 from uqms.surrogates.process import ScoreProcess, Scores
+from uqms.surrogates.run_value import ErrorPart, Observed, RunKind
 from uqms.surrogates.stored import (
     agree,
     arrays_of_bases,
@@ -169,6 +170,32 @@ class MultiFidelitySurrogate(NamedSurrogate):
     def functions(self, n: int, rng: RandomState) -> LadderDraws:
         """Return n draws of the whole function of scores."""
         return self.ladder.functions(n, rng)
+
+    @property
+    def undrawn(self) -> "MultiFidelitySurrogate":
+        """The surrogate given its simulated runs only: what members draw of a level is part of its error here."""
+        return replace(self, ladder=self.ladder.simulated()) if any(one.drawn for one in self.ladder.steps) else self
+
+    def error_parts(self, u: Array, h: Ints) -> tuple[list[ErrorPart], list[RunKind]]:
+        """Return what each level adds to the error at u (S, K, d) with members h (S,), and a kind of runs by level.
+
+        A run of a level of a nested design comes with runs of the lower ones. The variance of the coefficient of the
+        level below times the error of that level is left out: runs reduce it too, but it is of second order.
+        """
+        parts = self.ladder.error_parts(u, h)
+        kinds = []
+        for t, level in enumerate(self.levels):
+            if self.ladder.steps[0].kind == "joint":
+                x, more = self.process.x, len(self.levels) - 1
+                observed: tuple[Observed, ...] = (Observed(0, tuple(np.eye(more + 1)[t, 1:].tolist())),)
+                known = x[cast(CoKriging, self.process.kernel).level_of(x) == t, more:]
+            else:
+                step = self.ladder.steps[t]
+                observed = tuple(Observed(r) for r in range(t + 1))
+                known = step.process.x[: len(step.process.x) - step.drawn, -self.domain.d :]
+            sources = tuple(range(t + 1)) if len(observed) > 1 else ()
+            kinds.append(RunKind((level,), self.domain, observed, known, self, sources, self.costs.get(level)))
+        return parts, kinds
 
 
 def _kernel_of_level(one: Mapping[str, Any], t: int, levels: int) -> Kernel:
