@@ -92,6 +92,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import Regimen as Regimen
     from uqms.parameters import TruncatedNormal as TruncatedNormal
     from uqms.parameters import Uniform as Uniform
+    from uqms.planning import HistoryMatching as HistoryMatching
     from uqms.propagation import Decision as Decision
     from uqms.propagation import Propagation as Propagation
     from uqms.propagation import RareEvent as RareEvent
@@ -186,6 +187,7 @@ __all__ = [
     "HalfCauchy",
     "HalfNormal",
     "HalfStudentT",
+    "HistoryMatching",
     "InverseGamma",
     "JSONFile",
     "JaxKernel",
@@ -425,6 +427,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "observe",
         "refine",
     ),
+    "planning": ("HistoryMatching",),
     "propagation": (
         "Decision",
         "Propagation",
