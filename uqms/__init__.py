@@ -93,6 +93,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import TruncatedNormal as TruncatedNormal
     from uqms.parameters import Uniform as Uniform
     from uqms.planning import HistoryMatching as HistoryMatching
+    from uqms.planning import level_set as level_set
     from uqms.propagation import Decision as Decision
     from uqms.propagation import Propagation as Propagation
     from uqms.propagation import RareEvent as RareEvent
@@ -276,6 +277,7 @@ __all__ = [
     "latin_hypercube",
     "learning_curve",
     "leave_one_out",
+    "level_set",
     "load_posterior",
     "load_surrogate",
     "morris_design",
@@ -427,7 +429,10 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "observe",
         "refine",
     ),
-    "planning": ("HistoryMatching",),
+    "planning": (
+        "HistoryMatching",
+        "level_set",
+    ),
     "propagation": (
         "Decision",
         "Propagation",

@@ -2,10 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from planning.known import drawn, known_process
 from scipy.stats import chi2, kstest, norm
 
 import uqms as uq
-from planning.known import drawn, known_process
 from uqms.errors import InputError
 from uqms.planning.implausibility import Implausibility, form_tail
 

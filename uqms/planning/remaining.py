@@ -109,7 +109,9 @@ class _Subset:
                 new = max(1.0, cut)
                 keep = at[r] <= new
                 share = max(float(keep.mean()), 1.0 / len(keep))
-                pool.append((v[r][~keep], at[r][~keep], np.full(int((~keep).sum()), np.exp(log_volume[r]) / len(keep) / R)))
+                pool.append(
+                    (v[r][~keep], at[r][~keep], np.full(int((~keep).sum()), np.exp(log_volume[r]) / len(keep) / R))
+                )
                 log_volume[r] += np.log(share)
                 level[r] = new
             seeds = [rng.choice(np.flatnonzero(at[r] <= level[r]), N) for r in range(R)]
