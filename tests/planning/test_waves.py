@@ -114,18 +114,17 @@ def test_levels_add_up():
 
 def test_the_truth_is_ruled_out_as_often_as_the_level_says():
     """Of functions of a known process the chance is exact, wave by wave; two waves together have at most the level."""
-    rng, level, problems, out = np.random.default_rng(7), 0.3, 80, np.zeros(2)
-    for _ in range(problems):
-        x, y = drawn(rng, 14, 1, 2, 0.4, 2)
-        truth, data = x[-1], y[-1] + 0.3 * rng.standard_normal(2)
-        targets = {"y0": (data[0], 0.3), "y1": (data[1], 0.3)}
-        first = uq.HistoryMatching(known_process(x[:6], y[:6], [0.4]), targets, level=level)
-        one = first.waves[0]
-        both = copy.copy(first)
-        later = uq.HistoryMatching(known_process(x[:14], y[:14], [0.4]), targets, level=level).waves[0]
-        both.waves = (one, module.Wave(later.implausibility, level / 6.0, (1.0, 0.0)))
-        theta = {"a": truth[:1], "b": truth[1:]}
-        out += [first.rules_out(theta)[0], both.rules_out(theta)[0]]
+    rng, level, problems, out = np.random.default_rng(7), 0.3, 200, np.zeros(2)
+    targets = {"y0": (0.0, 0.3), "y1": (0.0, 0.3)}
+    for _ in range(problems // 5):  # five measurements, at five places, of each function
+        x, y = drawn(rng, 14, 5, 2, 0.4, 2)
+        first, later = (uq.HistoryMatching(known_process(x[:n], y[:n], [0.4]), targets, level=level) for n in (6, 14))
+        later.waves = (*first.waves, module.Wave(later.waves[0].implausibility, level / 6.0, (1.0, 0.0)))
+        for truth, values in zip(x[14:], y[14:] + 0.3 * rng.standard_normal((5, 2)), strict=True):
+            for wave in later.waves:
+                object.__setattr__(wave.implausibility, "z", values)  # nothing else depends on the data here
+            theta = {"a": truth[:1], "b": truth[1:]}
+            out += [first.rules_out(theta)[0], later.rules_out(theta)[0]]
     low, high = binom.ppf([0.001, 0.999], problems, level / 2.0)
     assert low <= out[0] <= high
     assert out[1] <= binom.ppf(0.999, problems, level)
@@ -239,3 +238,23 @@ def test_the_posterior_is_the_same_with_and_without_waves():
         assert shift < 0.08  # of an sd, a Monte Carlo error of 0.03 with about 1000 effective draws
         assert abs(ratio - 1.0) < 0.08
     assert max(shift for shift, _ in off["uniform"]) > 0.15 or max(abs(r - 1.0) for _, r in off["uniform"]) > 0.15
+
+
+def test_figures(of_bent):
+    first, second = of_bent
+    reference = {"a": 0.4, "b": 0.6}
+    for waves in (first, second):
+        figure = uq.plots.history_matching(waves, reference=reference, labels={"a": "$a$"})
+        assert len(figure.axes) == 6  # four panels, two bars of colours
+        figure.canvas.draw()
+    least = figure.axes[1].collections[0].get_array()
+    assert least.min() < 1.0 < least.max()
+    depth = figure.axes[2].collections[0].get_array()
+    assert 0.0 == depth.min() < depth.max() <= 1.0
+    # Of two parameters none is left to vary: what is ruled out is the same above and below the diagonal, up to cells.
+    ruled_out = np.asarray(least.filled(np.inf) > 1.0)
+    assert np.mean(ruled_out == (depth.T == 0.0)) > 0.99
+    with pytest.raises(InputError, match="at least two"):
+        uq.plots.history_matching(first, names=["a"])
+    with pytest.raises(InputError, match="what uq.HistoryMatching"):
+        uq.plots.history_matching(first.runs)

@@ -34,7 +34,7 @@ __all__ = ["Remaining", "remaining"]
 PLAIN = 12  # 2**12 points of a sequence first
 ENOUGH = 200  # of them, so that their share says the volume
 ENSEMBLES, POINTS = 6, 200
-SHARE, SWEEPS = 0.2, 6
+SHARE, SWEEPS = 0.2, 2  # of points that go on; sweeps for each input, of three at least
 LEAST = 1e-15  # of the volume
 STALLED = 0.02  # of the logarithm of the level, which it has to fall by
 SEARCHES, STEPS = 3, 60  # simplex searches, and steps for each input
@@ -104,20 +104,21 @@ class _Subset:
         while True:
             falls = level > 1.0
             before = level.copy()
-            for r in np.flatnonzero(falls):
-                cut = float(np.sort(at[r])[max(2, int(np.ceil(SHARE * len(at[r])))) - 1])
+            for r in np.flatnonzero(falls).tolist():
+                cut = float(np.sort(at[r])[int(np.ceil(SHARE * len(at[r]))) - 1])
                 new = max(1.0, cut)
                 keep = at[r] <= new
-                share = max(float(keep.mean()), 1.0 / len(keep))
-                pool.append(
-                    (v[r][~keep], at[r][~keep], np.full(int((~keep).sum()), np.exp(log_volume[r]) / len(keep) / R))
-                )
+                # Of independent points the mean volume below the k-th of n is k / (n + 1).
+                share = float(keep.sum()) / (len(keep) + (cut > 1.0))
+                beyond = ~keep
+                each = np.exp(log_volume[r]) * (1.0 - share) / max(int(beyond.sum()), 1) / R
+                pool.append((v[r][beyond], at[r][beyond], np.full(int(beyond.sum()), each)))
                 log_volume[r] += np.log(share)
                 level[r] = new
-            seeds = [rng.choice(np.flatnonzero(at[r] <= level[r]), N) for r in range(R)]
+            seeds = [np.resize(rng.permutation(np.flatnonzero(at[r] <= level[r])), N) for r in range(R)]
             v = np.stack([v[r][seeds[r]] for r in range(R)])
             at = np.stack([at[r][seeds[r]] for r in range(R)])
-            for _ in range(SWEEPS):
+            for _ in range(SWEEPS * max(self.d, 3)):
                 self.sweep(v, at, level, scale, falls)
             if not (level > 1.0).any():
                 break
@@ -141,8 +142,9 @@ class _Subset:
         for r in range(R):
             pool.append((v[r], at[r], np.full(N, volumes[r] / N / R)))
         best, least = self.lowest(v, at)
-        error = float(volumes.std(ddof=1) / np.sqrt(R))
-        return Remaining(np.vstack(points), float(volumes.mean()), error, *_joined(pool), best, least)
+        volume = float(np.exp(log_volume.mean()))  # errors of levels multiply, so logarithms are about normal
+        error = volume * float(log_volume.std(ddof=1) / np.sqrt(R))
+        return Remaining(np.vstack(points), volume, error, *_joined(pool), best, least)
 
     def sweep(self, v: Array, at: Array, level: Array, scale: Array, active: Bools) -> None:
         """Move every point of the active ensembles once, by differences of two points of another ensemble."""

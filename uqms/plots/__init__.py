@@ -15,6 +15,7 @@ from uqms.plots._identifiability import identifiability, profile
 from uqms.plots._individual_fits import individual_fits
 from uqms.plots._local_error import local_error
 from uqms.plots._pairs import pairs
+from uqms.plots._planes import history_matching, level_set
 from uqms.plots._population import effects, individuals, shrinkage
 from uqms.plots._predictive import predictive
 from uqms.plots._prior_posterior import prior_posterior
@@ -52,11 +53,13 @@ __all__ = [
     "effects",
     "exceedance",
     "failures",
+    "history_matching",
     "identifiability",
     "individual_fits",
     "individuals",
     "learning_curve",
     "leave_one_out",
+    "level_set",
     "local_error",
     "morris",
     "pairs",

@@ -5,7 +5,7 @@ from scipy.stats import binom, norm
 
 import uqms as uq
 from uqms.errors import InputError
-from uqms.planning.level_set import expected_misclassified, gained_by, given_run
+from uqms.planning.level_sets import expected_misclassified, gained_by, given_run
 
 
 def waved(design):
@@ -66,7 +66,7 @@ def test_a_run_is_worth_what_refitting_with_its_possible_values_says():
 
 
 def test_bands_cover_the_boundary_jointly():
-    rng, problems, right, pointwise, inside = np.random.default_rng(4), 30, 0, 0, 0
+    rng, problems, right, pointwise, inside = np.random.default_rng(4), 25, 0, 0, 0
     for seed in range(problems):
         x, y = drawn(rng, 10, 400, 2, 0.25, 1)
         edge = uq.level_set(known_process(x[:10], y[:10], [0.25]), 0.2, rng=seed)
@@ -108,6 +108,7 @@ def test_volume_and_probability_of_a_known_boundary():
         uq.level_set(log, -1.0)
 
 
+@pytest.mark.slow
 def test_proposals_lie_at_the_boundary_and_the_loop_stops():
     space = space_of(2)
     runs = waved(uq.sobol(space, 10, rng=1))
@@ -170,3 +171,18 @@ def test_words_for_what_is_wrong():
         edge.propose(2, cost=lambda points: -points["a"])
     with pytest.raises(InputError, match="n is 0"):
         edge.propose(0)
+
+
+def test_figure():
+    design = uq.sobol(space_of(3), 20, rng=1)
+    runs = uq.ensemble.build(design, {"y": design["a"].values + design["b"].values ** 2 - design["c"].values})
+    edge = uq.level_set(uq.GaussianProcess(hyperparameters="point").fit(runs), 0.3, runs=runs)
+    figure = uq.plots.level_set(edge, names=["a", "b"], at={"c": 0.2}, proposed=edge.propose(3, rng=1))
+    figure.canvas.draw()
+    assert len(figure.axes) == 2
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["boundary", "band, 95 %", "run", "proposed"]
+    with pytest.raises(InputError, match="give two of"):
+        uq.plots.level_set(edge, names=["a"])
+    with pytest.raises(InputError, match="what uq.level_set"):
+        uq.plots.level_set(runs)
