@@ -51,6 +51,7 @@ from uqms.surrogates.protocol import fixed_rows
 __all__ = ["LevelSet", "expected_misclassified", "gained_by", "given_run", "level_set"]
 
 GRID, DRAWS = 10, 400  # 2**10 points of the box; draws of the whole function
+MORE = 512  # points where the side is in doubt, for the band: there a draw is on the wrong side
 COVERAGE = 0.95
 POOL, POINTS, CHOICES = 12, 384, 192  # of 2**12 points: over which the integral is taken, among which runs are chosen
 MEMBERS = 8  # hyperparameter draws of the next runs
@@ -494,9 +495,13 @@ class LevelSet:
     def _grid(self) -> "_Grid":
         """Points of the box with draws of the whole function at them."""
         rng = np.random.default_rng(self._seed)
-        u = self._whole(qmc.Sobol(self.box.d, seed=rng).random_base2(GRID))
-        law = self.function.law(u)
-        p = np.asarray(law.weights @ ndtr(law.mean / np.sqrt(np.maximum(law.covariance, 1e-300))))
+        pool = self._whole(qmc.Sobol(self.box.d, seed=rng).random_base2(POOL))
+        even = 2**GRID
+        wrong = np.sqrt(np.minimum(p := self._probability(pool), 1.0 - p)[even:]) + 1e-9
+        more = even + rng.choice(len(wrong), MORE, replace=False, p=wrong / wrong.sum())
+        at = np.concatenate([np.arange(even), more])
+        u, p = pool[at], p[at]
+        law = self.function.law(u[:1])
         level = (np.arange(DRAWS) + rng.random()) / DRAWS
         members = np.minimum(np.searchsorted(np.cumsum(law.weights), level), len(law.weights) - 1)
         above = np.empty((DRAWS, len(u)), dtype=np.bool_)
@@ -507,7 +512,7 @@ class LevelSet:
         wrong = above != (p > 0.5)
         largest = np.max(np.where(wrong, np.abs(_scores(p)), 0.0), axis=1)
         place = int(np.ceil(COVERAGE * (DRAWS + 1))) - 1
-        return _Grid(p, above.mean(axis=1), float(np.sort(largest)[place]))
+        return _Grid(p[:even], above[:, :even].mean(axis=1), float(np.sort(largest)[place]))
 
     def _chosen(self, points: Array, weight: Array, choices: Array, n: int, price: Array) -> Ints:
         """Return which n of the choices (c, d) reduce the expected misclassified volume over points (k, d) most."""
