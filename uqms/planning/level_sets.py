@@ -1,4 +1,4 @@
-"""Where an output passes a level: the boundary with bands that cover it, its volume, and the runs that tell most of it.
+"""Where an output passes a level: the boundary with bands that cover it, its volume, and the most informative next runs.
 
 ==========  ======================================================================  ==============
 symbol      meaning                                                                 shape
@@ -23,7 +23,7 @@ Chevalier et al. 2014). k² of a batch follows from covariances alone, one run a
 
     k²(u) + C(u, v)² / (C(v, v) + r),      C(u, u') - C(u, v) C(v, u') / (C(v, v) + r).
 
-Of the probability of an event, f is the latent function, and a run tells a label: r = 1, to first order.
+Of the probability of an event, f is the latent function, and a run gives a label: r = 1, to first order.
 """
 
 import json
