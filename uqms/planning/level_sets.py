@@ -1,4 +1,4 @@
-"""Where an output passes a level: the boundary with bands that cover it, its volume, and the most informative next runs.
+"""Where an output passes a level: the boundary with bands that cover it, its volume, and the next runs.
 
 ==========  ======================================================================  ==============
 symbol      meaning                                                                 shape

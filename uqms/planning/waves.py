@@ -356,7 +356,7 @@ class HistoryMatching:
         if len(points) < n:
             raise DesignError(
                 f"propose: only {len(points)} different points were found in the {found.volume:.1g} of the box that "
-                f"remains, but n is {n}. Ask for fewer, or give a larger level=."
+                f"remains, but n is {n}. Ask for fewer, or give a smaller level=."
             )
         metric = np.linalg.inv(np.linalg.cholesky(np.atleast_2d(np.cov(points.T)) + 1e-24 * np.eye(self.box.d))).T
         chosen = points[far_apart(points @ metric, self._known() @ metric, int(n))]
