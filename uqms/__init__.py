@@ -99,6 +99,8 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.planning import prior_of as prior_of
     from uqms.planning import trial_information as trial_information
     from uqms.planning import next_runs as next_runs
+    from uqms.planning import HistoryMatching as HistoryMatching
+    from uqms.planning import level_set as level_set
     from uqms.propagation import Decision as Decision
     from uqms.propagation import Propagation as Propagation
     from uqms.propagation import RareEvent as RareEvent
@@ -193,6 +195,7 @@ __all__ = [
     "HalfCauchy",
     "HalfNormal",
     "HalfStudentT",
+    "HistoryMatching",
     "InverseGamma",
     "JSONFile",
     "JaxKernel",
@@ -283,6 +286,7 @@ __all__ = [
     "latin_hypercube",
     "learning_curve",
     "leave_one_out",
+    "level_set",
     "load_posterior",
     "load_surrogate",
     "morris_design",
@@ -440,14 +444,16 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "refine",
     ),
     "planning": (
+        "HistoryMatching",
         "PredictedOutput",
         "candidates",
+        "level_set",
         "next_experiment",
-        "prior_of",
+        "next_runs",
         "next_trial",
+        "prior_of",
         "trial_information",
     ),
-    "planning": ("next_runs",),
     "propagation": (
         "Decision",
         "Propagation",

@@ -124,8 +124,9 @@ class SingleCalibration(Calibration):
             raise InputError(f"outside is {outside!r}; give 'error', 'extrapolate' or 'refined'.")
         if outside == "refined" and not _is_refined(surrogate):
             raise InputError(
-                "outside='refined' is for a surrogate whose newest runs were proposed by uq.refine(posterior, n): only "
-                "then an earlier posterior shows that nothing is lost outside of the box. Leave it out, or refine."
+                "outside='refined' is for a surrogate whose newest runs were proposed by uq.refine(posterior, n), or "
+                "by waves of history matching: only then it is known that nothing is lost outside of the box. Leave it "
+                "out, or refine."
             )
         if noise is None:
             raise InputError("Calibration: noise is missing; give e.g. noise=GaussianNoise(sd=HalfNormal(...)).")
@@ -1205,12 +1206,12 @@ def space_of(surrogate: Surrogate) -> ParameterSpace:
 
 
 def _is_refined(surrogate: Surrogate) -> bool:
-    """Tell whether the surrogate's box was put around an earlier posterior."""
+    """Tell whether the surrogate's box was put around an earlier posterior, or around what waves did not rule out."""
     text = getattr(surrogate, "attrs", {}).get("design")
     design = None if text is None else json.loads(text)
     if isinstance(design, dict) and design.get("method") == "verification":
         design = design.get("of")  # runs that verified a refined posterior lie in its box
-    return isinstance(design, dict) and design.get("method") == "refine"
+    return isinstance(design, dict) and design.get("method") in ("refine", "waves")
 
 
 def named_derived(given: DerivedQuantities, taken: tuple[str, ...]) -> dict[str, Derived]:

@@ -17,6 +17,7 @@ from uqms.plots._local_error import local_error
 from uqms.plots._next_experiment import next_experiment
 from uqms.plots._next_runs import next_runs
 from uqms.plots._pairs import pairs
+from uqms.plots._planes import history_matching, level_set
 from uqms.plots._population import effects, individuals, shrinkage
 from uqms.plots._predictive import predictive
 from uqms.plots._prior_posterior import prior_posterior
@@ -54,11 +55,13 @@ __all__ = [
     "effects",
     "exceedance",
     "failures",
+    "history_matching",
     "identifiability",
     "individual_fits",
     "individuals",
     "learning_curve",
     "leave_one_out",
+    "level_set",
     "local_error",
     "morris",
     "next_experiment",
