@@ -1,0 +1,142 @@
+"""Results of other parts of the library in a report, by what they offer: a table, moments, a figure, or scalars."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from uqms import plots
+from uqms.errors import UqmsError
+from uqms.report.blocks import Block, Cell, Heading, Listing, Paragraph, Table
+from uqms.report.study import MOST_ROWS, Study, heading_of
+
+__all__ = ["by_name", "shown_evidence"]
+
+TABLES = ("table", "summary", "to_frame", "to_dataframe")
+# By the name of a class: the figures of its results. What is not here has its table only.
+FIGURES: Mapping[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
+    "SobolIndices": (("Sobol' indices with 95 % intervals.", plots.sobol),),
+    "ShapleyEffects": (("Shapley effects with 95 % intervals.", plots.shapley),),
+    "Propagation": (("Fractions of the variance by source.", plots.variance),),
+    "RankStatistics": (("Ranks of simulation-based calibration.", plots.ranks),),
+    "VisualPredictiveCheck": (("Visual predictive check.", plots.visual_predictive_check),),
+    "Identifiability": (("Identifiability.", plots.identifiability),),
+    "Profile": (("Profile likelihood.", plots.profile),),
+}
+
+
+def by_name(given: Any) -> dict[str, Any]:
+    """Return results by name; one that was given alone is called ""."""
+    if given is None:
+        return {}
+    plain = isinstance(given, Mapping) and not isinstance(given, xr.Dataset)
+    return {str(name): one for name, one in given.items()} if plain else {"": given}
+
+
+def shown_evidence(study: Study, root: str, title: str, statement: str = "") -> list[Block]:
+    """Return the blocks of everything that was given under an argument."""
+    blocks: list[Block] = []
+    for name, one in by_name(study.given.get(root)).items():
+        keys = (name,) if name else ()
+        if name:
+            blocks.append(Heading(name))
+        blocks += _one(study, one, root, keys, name or title, statement)
+    return blocks
+
+
+def _one(study: Study, one: Any, root: str, keys: tuple[str, ...], title: str, statement: str) -> list[Block]:
+    at = (root, *keys)
+    if isinstance(one, pd.DataFrame):
+        return study.table(title, *at, statement=statement)
+    blocks: list[Block] = []
+    if hasattr(one, "mean") and hasattr(one, "interval") and not hasattr(one, "table"):
+        blocks += _moments(study, at, title, statement)
+    else:
+        blocks += _tables(study, one, at, title, statement)
+    blocks += _scalars(study, one, at)
+    summary = _in_numbers(study, blocks)
+    for caption, draw in FIGURES.get(type(one).__name__, ()):
+        blocks += study.picture(caption, f"{caption} {summary}", lambda draw=draw: draw(one), statement)  # type: ignore[misc]
+    return blocks
+
+
+def _tables(study: Study, one: Any, at: tuple[str, ...], title: str, statement: str) -> list[Block]:
+    """Return the first table that an object offers."""
+    for name in TABLES:
+        if not hasattr(one, name):
+            continue
+        try:
+            found = study.sources.at(*at, name)
+        except UqmsError as error:
+            return [Paragraph((f"{title}: no table. {error}",), "missing")]
+        if isinstance(found, pd.DataFrame):
+            return study.table(title, *at, name, statement=statement)
+    return []
+
+
+def _moments(study: Study, at: tuple[str, ...], title: str, statement: str) -> list[Block]:
+    """Return mean, sd and interval of a prediction, by output and coordinate."""
+    mean: xr.Dataset = study.sources.at(*at, "mean")
+    blocks: list[Block] = []
+    for output, values in mean.data_vars.items():
+        places = list(np.ndindex(values.shape))
+        rows: list[tuple[Cell, ...]] = []
+        for place in places[:MOST_ROWS]:
+            label = ", ".join(
+                f"{dim} {_place(values[dim].values[i]) if dim in values.coords else i}"
+                for dim, i in zip(values.dims, place, strict=True)
+            )
+            names = [("mean",), ("sd",), ("interval", "lower"), ("interval", "upper")]
+            cells: list[Cell] = []
+            for first, *rest in names:
+                cells.append(study.number(*at, first, output, *rest, *place))
+            rows.append((label or str(output), *cells))
+        columns = ("place", "mean", "standard deviation", "2.5%", "97.5%")
+        unit = str(values.attrs.get("unit", ""))
+        caption = f"{title}: {output}{f' ({unit})' if unit else ''}"
+        blocks.append(Table(caption, columns, tuple(rows), statement))
+        if len(places) > MOST_ROWS:
+            blocks.append(Paragraph((f"The first {MOST_ROWS} of {len(places)} places are shown.",), "note"))
+    held = study.sources.at(*at).holds if hasattr(study.sources.at(*at), "holds") else ()
+    if held:
+        blocks.append(Paragraph((f"Uncertainties in it: {', '.join(map(str, held))}.",)))
+    return blocks
+
+
+def _place(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
+
+
+def _scalars(study: Study, one: Any, at: tuple[str, ...]) -> list[Block]:
+    """Return the fields of a result that are single numbers or text."""
+    if not is_dataclass(one):
+        return []
+    items: list[Cell] = []
+    for field in fields(one):
+        value = getattr(one, field.name)
+        if field.name.startswith("_") or not isinstance(value, str | int | float | np.generic) or value == "":
+            continue
+        items.append((f"{heading_of(field.name)}: ", study.sources.value(*at, field.name)))
+    reasons = getattr(one, "reasons", ())
+    items += [study.words(*at, "reasons", i) for i in range(len(reasons))]
+    return [Listing(tuple(items))] if items else []
+
+
+def _in_numbers(study: Study, blocks: list[Block]) -> str:
+    """Return the first rows of a result's tables in words, for those who do not see its figure."""
+    rows = [(table.columns, row) for table in blocks if isinstance(table, Table) for row in table.rows]
+    said = []
+    for columns, row in rows[:8]:
+        cells = [f"{name} {_text(cell)}" for name, cell in zip(columns[1:6], row[1:6], strict=False)]
+        said.append(f"{_text(row[0])}: {', '.join(cells)}")
+    more = f"; {len(rows) - 8} further rows are in the table" if len(rows) > 8 else ""
+    return "; ".join(said) + more + "."
+
+
+def _text(cell: Cell) -> str:
+    if isinstance(cell, tuple):
+        return "".join(map(_text, cell))
+    return cell if isinstance(cell, str) else cell.text
