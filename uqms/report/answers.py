@@ -23,8 +23,9 @@ def posterior(study: Study) -> Section:
         """Return a number with the digits that the number of draws supports."""
         if column not in ("mean", "sd", "2.5%", "97.5%"):
             return None
-        error = known[row]["mean" if column == "sd" else column]
-        return supported(float(summary.loc[row, column]), float(sds[row]), error)
+        value, error = float(summary.loc[row, column]), known[row]["mean" if column == "sd" else column]
+        text = supported(value, float(sds[row]), error)
+        return text if value == 0.0 or float(text) != 0.0 else f"{value:.1g}"  # no sd is printed as zero
 
     blocks = study.table(
         "Posterior: means, standard deviations and equal-tailed 95 % intervals",
@@ -211,6 +212,9 @@ def _of_checks(study: Study, *names: str) -> list[Block]:
 
 
 def _discrepancy(study: Study) -> list[Block]:
+    if all(part.settings.get("discrepancy") is None for part in study.parts.values()):
+        text = "The model has no discrepancy, so that the prior of its scale was not varied: not assessed here."
+        return [Paragraph((text,), "missing")]
     if "rescale_discrepancy" in study.problem.limitations:
         return [Paragraph((study.words("posterior.problem.limitations", "rescale_discrepancy"),), "missing")]
     try:

@@ -26,9 +26,10 @@ def credibility(study: Study, there: dict[str, str]) -> Section:
         links = [Link(there[key], key) for key in factor.evidence if key in there]
         evidence: Cell = conjoined(links) if links else "not assessed here"
         author: Cell = study.words("factors", factor.name) if factor.name in stated else "nothing stated"
-        rows.append((factor.name, factor.group, evidence, f"not assessed here: {factor.missing}", author))
-    columns = ("factor", "activity", "evidence in this report", "not assessed", "stated by the author")
-    blocks.append(Table("Credibility factors", columns, tuple(rows)))
+        row = (factor.name, factor.group, evidence, factor.missing)
+        rows.append((*row, author) if stated else row)
+    columns = ("factor", "activity", "evidence in this report", "not assessed here")
+    blocks.append(Table("Credibility factors", (*columns, "stated by the author") if stated else columns, tuple(rows)))
     return Section("credibility", "Credibility factors (ASME V&V 40)", tuple(blocks), study.made_of("factors"))
 
 
@@ -48,16 +49,20 @@ def not_assessed(study: Study) -> Section:
             missing.append(text)
     missing.append("The simulator's code, its numerical methods and its discretization.")
     missing.append("Measurements that did not enter the calibration, unless they are listed among the checks.")
-    blocks: list[Block] = [Listing(tuple(missing)), Heading("What this calibration cannot do")]
-    limits = study.problem.limitations
-    words = tuple((f"{call}: ", study.words("posterior.problem.limitations", call)) for call in limits)
-    blocks.append(Listing(words) if limits else Paragraph(("Nothing that the library offers is ruled out.",)))
-    blocks.append(Heading("Limitations that the author states"))
+    blocks: list[Block] = [Listing(tuple(missing)), Heading("Limitations that the author states")]
     stated = study.given.get("limitations")
     if stated:
         blocks.append(Listing(tuple(study.words("limitations", i) for i in range(len(stated)))))
     else:
         blocks.append(Paragraph(("None stated.",), "missing"))
+    limits = study.problem.limitations
+    if limits:
+        blocks.append(Heading("Methods of the library that this calibration rules out"))
+        items: list[Cell] = []
+        for call, text in limits.items():
+            words = study.words("posterior.problem.limitations", call)
+            items.append(words if text.startswith(call) else (f"{call}: ", words))
+        blocks.append(Listing(tuple(items)))
     given = ("sensitivity", "predictions", "decisions", "comparison", "checks", "limitations")
     return Section("not-assessed", "What was not assessed", tuple(blocks), study.made_of(*given))
 
@@ -83,11 +88,10 @@ def provenance(study: Study) -> Section:
     blocks: list[Block] = [Heading("Settings"), Listing(tuple(items)), Heading("Versions")]
     versions = json.loads(attrs.get("versions", "{}"))
     blocks.append(Listing(tuple(f"{name} {version}" for name, version in versions.items())))
-    blocks.append(Heading("Hashes (SHA-256)"))
     rows: list[tuple[Cell, ...]] = [(name, study.words("hashes", name)) for name in study.hashes]
     if "data_sha256" in attrs:
         rows.append(("measured values, as at the time of sampling", study.words("posterior.tree.attrs", "data_sha256")))
-    blocks.append(Table("Hashes", ("of", "SHA-256"), tuple(rows)))
+    blocks.append(Table("Hashes (SHA-256)", ("of", "SHA-256"), tuple(rows)))
     blocks.append(Heading("How to repeat"))
     blocks.append(
         Listing(

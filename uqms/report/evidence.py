@@ -9,18 +9,27 @@ import pandas as pd
 import xarray as xr
 
 from uqms import plots
-from uqms.errors import UqmsError
+from uqms.errors import InputError, UqmsError
 from uqms.report.blocks import Block, Cell, Heading, Listing, Paragraph, Table
 from uqms.report.study import MOST_ROWS, Study, heading_of
 
 __all__ = ["by_name", "shown_evidence"]
+
+
+def _propagated(result: Any) -> Any:
+    """Draw the parts of the variance of a curve, or else the density of the first number."""
+    try:
+        return plots.variance(result)
+    except InputError:
+        return plots.density(result, str(next(iter(result.draws))))
+
 
 TABLES = ("table", "summary", "to_frame", "to_dataframe")
 # By the name of a class: the figures of its results. What is not here has its table only.
 FIGURES: Mapping[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
     "SobolIndices": (("Sobol' indices with 95 % intervals.", plots.sobol),),
     "ShapleyEffects": (("Shapley effects with 95 % intervals.", plots.shapley),),
-    "Propagation": (("Fractions of the variance by source.", plots.variance),),
+    "Propagation": (("Propagated uncertainty.", _propagated),),
     "RankStatistics": (("Ranks of simulation-based calibration.", plots.ranks),),
     "VisualPredictiveCheck": (("Visual predictive check.", plots.visual_predictive_check),),
     "Identifiability": (("Identifiability.", plots.identifiability),),
@@ -130,7 +139,7 @@ def _in_numbers(study: Study, blocks: list[Block]) -> str:
     rows = [(table.columns, row) for table in blocks if isinstance(table, Table) for row in table.rows]
     said = []
     for columns, row in rows[:8]:
-        cells = [f"{name} {_text(cell)}" for name, cell in zip(columns[1:6], row[1:6], strict=False)]
+        cells = [f"{name} {_text(cell)}" for name, cell in zip(columns[1:7], row[1:7], strict=False)]
         said.append(f"{_text(row[0])}: {', '.join(cells)}")
     more = f"; {len(rows) - 8} further rows are in the table" if len(rows) > 8 else ""
     return "; ".join(said) + more + "."

@@ -1,5 +1,7 @@
 """The sections on what went into a study: data, parameters with their priors, design and runs, surrogate."""
 
+from collections.abc import Mapping
+
 from uqms import plots
 from uqms.report.blocks import Block, Cell, Heading, Listing, Paragraph, Section
 from uqms.report.opening import VALIDATED
@@ -66,8 +68,11 @@ def parameters(study: Study) -> Section:
     blocks.append(Heading("Noise and discrepancy"))
     for name, part in study.parts.items():
         head = f"{name}: " if name else ""
-        noise = study.words("posterior.problem.named_parts", name, "settings", "noise")
-        blocks.append(Paragraph((f"{head}noise: " if head else "Noise: ", noise, ".")))
+        at, noise = ("posterior.problem.named_parts", name, "settings", "noise"), part.settings["noise"]
+        if isinstance(noise, Mapping):
+            blocks += [Paragraph((f"{head}noise of {key}: ", study.words(*at, key), ".")) for key in noise]
+        else:
+            blocks.append(Paragraph((f"{head}noise: " if head else "Noise: ", study.words(*at), ".")))
         if part.settings.get("discrepancy") is None:
             text = "discrepancy: the calibration takes the simulator to be right up to the noise."
             blocks.append(Paragraph((f"{name}: no {text}" if name else f"No {text}",), "missing"))
@@ -155,11 +160,8 @@ def _local(study: Study) -> list[Block]:
     """Return the figure of errors near the posterior, where the calibration has one surrogate that has runs."""
     found = study.surrogates
     if study.problem.kind != "one" or len(found) > 1 or not len(study.box):
-        return [
-            Paragraph(
-                ("No figure of the surrogate's error near the posterior for this kind of calibration.",), "missing"
-            )
-        ]
+        text = "The figure of errors near the posterior is drawn for one subject and one surrogate: not shown here."
+        return [Paragraph((text,), "missing")] if len(study.box) else []
     (one,) = found.values()
     return study.picture(
         "The surrogate's actual and stated errors; runs near the posterior are marked.",

@@ -18,7 +18,7 @@ from uqms.report.page import LARGEST, OPENING, POLICY, UNKNOWN, framed, hashed, 
 from uqms.report.report import CredibilityReport, credibility_report
 from uqms.report.style import STYLE
 
-__all__ = ["Page", "ReportCheck", "check_report", "read_page"]
+__all__ = ["Page", "ReportCheck", "check_report", "differences_from", "read_page", "texts_of"]
 
 ALWAYS = frozenset(["verdict", "question", "data", "parameters"])  # made of the posterior and of text alone
 TAGS = frozenset(
@@ -179,7 +179,7 @@ def check_report(
     if posterior is None:
         alone = "the content with a posterior, which was not given"
         return ReportCheck(tuple(dict.fromkeys(edited)), (), (alone,))
-    texts = _texts(page)
+    texts = texts_of(page)
     unknown = sorted(set(evidence) & set(texts))
     if unknown:
         raise InputError(f"check_report: {unknown} are read from the page; leave them out.")
@@ -190,7 +190,7 @@ def check_report(
     if any(not text.startswith("code") for text in stale):  # of another posterior: every number differs
         unlike = "the numbers, since data, model or runs are not those of this posterior"
         return ReportCheck(tuple(dict.fromkeys(edited)), tuple(stale), (unlike,))
-    differences, left = _differences(text, page, report, given, same_code=not stale)
+    differences, left = differences_from(text, page, report, given, same_code=not stale)
     return ReportCheck(tuple(dict.fromkeys(edited + differences)), tuple(stale), tuple(left))
 
 
@@ -263,7 +263,7 @@ def _outside(text: str, page: Page) -> list[str]:
     return [] if same else ["something stands outside of the sections that no report has there"]
 
 
-def _texts(page: Page) -> dict[str, Any]:
+def texts_of(page: Page) -> dict[str, Any]:
     """Return the author's own texts, as they are on the page."""
     texts: dict[str, Any] = {}
     limitations: dict[int, str] = {}
@@ -299,7 +299,7 @@ def _only(report: CredibilityReport, key: str) -> list[Any]:
     return [section for section in report.sections if section.key == key]
 
 
-def _differences(
+def differences_from(
     text: str, page: Page, report: CredibilityReport, given: set[str], same_code: bool
 ) -> tuple[list[str], list[str]]:
     """Return where the page differs from the report made again, and the sections that could not be compared."""

@@ -18,6 +18,7 @@ LARGEST = 3_000_000  # bytes
 RESOLUTIONS = (160, 110, 75)  # dots per inch, the first at which the page is small enough
 SHOWN = 120  # pixels of a screen per inch of a figure
 OPENING = ("verdict", "verification")  # sections above the contents
+SHORT = 8  # rows of a table that stays on one page of paper
 PROSE = 45  # characters of a cell from which a table is one of text
 UNKNOWN = "0" * 64  # in the place of the page's hash while it is computed
 
@@ -151,7 +152,8 @@ def _cell(cell: Cell) -> str:
         case Words(text, source, display):
             if display:
                 return f'<data value="{escaped(text)}" data-source="{escaped(source)}">{escaped(display)}</data>'
-            return f'<span class="words" data-source="{escaped(source)}">{escaped(text)}</span>'
+            kind = "words" if text else "words none"
+            return f'<span class="{kind}" data-source="{escaped(source)}">{escaped(text)}</span>'
         case Link(text, section):
             return f'<a href="#{escaped(section)}">{escaped(text)}</a>'
         case tuple():
@@ -183,7 +185,8 @@ def _table(table: Table) -> str:
     inside = "\n".join(rows)
     return (
         f"{_statement(table.statement)}"
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escaped(table.caption)}">'
+        f'<div class="scroll{" long" if len(table.rows) > SHORT else ""}" role="region" tabindex="0"'
+        f' aria-label="{escaped(table.caption)}">'
         f"<table{' class="prose"' if prose else ''}>\n<caption>{escaped(table.caption)}</caption>\n"
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{inside}\n</tbody>\n</table></div>"
     )

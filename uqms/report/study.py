@@ -301,7 +301,7 @@ class Study:
             if getattr(surrogate, "exact", False):
                 continue
             try:
-                found[name] = leave_one_out(surrogate)
+                found[name] = leave_one_out(getattr(surrogate, "response", surrogate))  # of a superposition
             except UqmsError as error:
                 found[name] = str(error)
         return found

@@ -71,6 +71,7 @@ nav li {{ padding: 0.15rem 0; break-inside: avoid; }}
   table.prose thead {{ position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }}
   table.prose tr {{ border-bottom: 2px solid #9aa5ad; padding: 0.3rem 0; }}
   table.prose th, table.prose td {{ border: 0; padding: 0.1rem 0; text-align: left; white-space: normal; }}
+  table.prose td:has(.none) {{ display: none; }}
   table.prose td::before {{ content: attr(data-label) ": "; color: {COLOURS["quiet"][0]}; }}
 }}
 @media print {{
@@ -84,6 +85,7 @@ nav li {{ padding: 0.15rem 0; break-inside: avoid; }}
   .fail, .warn, .pass, .note, .missing {{ print-color-adjust: exact; -webkit-print-color-adjust: exact; }}
   p.banner, p.statement {{ break-after: avoid; }}
   .scroll {{ overflow: visible; break-inside: avoid; }}
+  .scroll.long {{ break-inside: auto; }}
   table {{ font-size: 8pt; width: 100%; }}
   th, td {{ padding: 0.15rem 0.35rem; }}
   td.number {{ white-space: normal; }}
