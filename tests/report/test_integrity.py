@@ -9,8 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 import pytest
-from report import studies
-from report.studies import Given
+import studies_of_reports as studies
 
 import uqms as uq
 from uqms.errors import FormatError, InputError, MissingFileError
@@ -21,8 +20,8 @@ from uqms.report.page import UNKNOWN, hashed
 def page() -> str:
     """Return the page of a study whose verdict is FAIL, with all texts of the author."""
     report = uq.credibility_report(
-        few(),
-        question="Is the rate above 0.3 / h?",
+        studies.failing(),
+        question="Is the rate above 0.3 a day?",
         influence="It is one of two pieces of evidence.",
         consequence="A dose that is too high.",
         limitations=["One device.", "One laboratory: A"],
@@ -31,14 +30,6 @@ def page() -> str:
     )
     with TemporaryDirectory() as folder:
         return report.to_html(Path(folder) / "report.html").read_text(encoding="utf-8")
-
-
-@cache
-def few() -> uq.Posterior:
-    """Return a posterior with a failing verdict, quickly drawn."""
-    draws = studies.draws()
-    draws["rate"][400:] += 0.3
-    return studies.problem().sample(Given(**draws), rng=1)
 
 
 def rehashed(text: str) -> str:
@@ -56,7 +47,7 @@ def checked(text: str, tmp_path: Path, posterior: uq.Posterior | None = None) ->
 
 
 def test_a_page_as_it_was_written_passes(tmp_path: Path) -> None:
-    alone, compared = checked(page(), tmp_path), checked(page(), tmp_path, few())
+    alone, compared = checked(page(), tmp_path), checked(page(), tmp_path, studies.failing())
     assert alone
     assert compared
     assert rehashed(page()) == page()
@@ -190,56 +181,65 @@ def test_what_hides_something_is_seen_although_the_hashes_fit(edit: Callable[[st
 def test_every_edit_is_seen_by_the_posterior_although_the_hashes_fit(
     edit: Callable[[str], str], tmp_path: Path
 ) -> None:
-    assert not checked(rehashed(edit(page())), tmp_path, few())
+    assert not checked(rehashed(edit(page())), tmp_path, studies.failing())
 
 
 def test_an_edited_verdict_is_seen_by_the_posterior_although_the_hashes_fit(tmp_path: Path) -> None:
     edited = rehashed(_status(page()))
     assert checked(edited, tmp_path)  # the hashes fit: alone they prove nothing
-    found = checked(edited, tmp_path, few())
+    found = checked(edited, tmp_path, studies.failing())
     assert not found
     assert any("'verdict' is not what the posterior gives: the page has 'Verdict: PASS" in one for one in found.edited)
 
 
 def test_other_data_make_a_page_stale(tmp_path: Path) -> None:
-    problem = few().problem
+    problem = studies.failing().problem
     values = problem.observations.value.copy()
     values[0] += 1e-9
-    draws = studies.draws()
-    found = checked(page(), tmp_path, problem.with_values(values).sample(Given(**draws), rng=1))
+    other = problem.with_values(values).sample(studies.Given(**studies.of_decay(0.3)), rng=1)
+    found = checked(page(), tmp_path, other)
     assert not found
     assert [text.split(":")[0] for text in found.stale] == ["data"]
     assert not found.edited
 
 
+@pytest.mark.slow
 def test_other_runs_make_a_page_stale(tmp_path: Path) -> None:
-    surrogate = few().problem.surrogate
+    surrogate = studies.one().problem.surrogate
     y = surrogate.process.y.copy()
     y[0, 0] += 1e-9
-    other = surrogate.__class__(
-        surrogate.domain, replace(surrogate.process, y=y), surrogate.bases, surrogate.attrs, None, None
-    )
-    found = checked(page(), tmp_path, few().problem.with_surrogate(other).sample(Given(**studies.draws()), rng=1))
-    assert [text.split(":")[0] for text in found.stale] == ["runs of surrogate"]
+    other = replace(surrogate, process=replace(surrogate.process, y=y))
+    theirs = studies.one().problem.with_surrogate(other).sample(studies.Given(**studies.draws()), rng=1)
+    path = uq.credibility_report(studies.one()).to_html(tmp_path / "report.html")
+    assert [text.split(":")[0] for text in uq.check_report(path, theirs).stale] == ["runs of surrogate"]
 
 
-@pytest.mark.slow
 def test_another_model_makes_a_page_stale(tmp_path: Path) -> None:
-    theirs = studies.problem(discrepancy=uq.OffsetDiscrepancy(sd=0.1)).sample(
-        Given(**studies.draws(), offset_conc=0.0 * studies.draws()["rate"]), rng=1
-    )
-    assert "model" in [text.split(":")[0] for text in checked(page(), tmp_path, theirs).stale]
+    problem = studies.failing().problem
+    other = uq.Calibration(problem.surrogate, problem.observations, uq.GaussianNoise(sd=uq.HalfNormal(0.3)))
+    found = checked(page(), tmp_path, other.sample(studies.Given(**studies.of_decay(0.3)), rng=1))
+    assert [text.split(":")[0] for text in found.stale] == ["model"]
 
 
 def test_other_code_makes_a_page_stale_and_numbers_are_compared_still(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("uqms.report.study.hash_of_code", lambda: "f" * 64)
-    found = checked(page(), tmp_path, few())
+    found = checked(page(), tmp_path, studies.failing())
     assert [text.split(":")[0] for text in found.stale] == ["code"]
     assert not [text for text in found.edited if "hashes:" not in text]
-    found = checked(rehashed(_value(page())), tmp_path, few())
+    found = checked(rehashed(_value(page())), tmp_path, studies.failing())
     assert any("posterior.summary:rate:mean is '0.4' on the page" in text for text in found.edited)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["one", "population", "regimens"])
+def test_a_posterior_from_its_file_is_the_same(kind: str, tmp_path: Path) -> None:
+    studies.KINDS[kind]().save(tmp_path / "posterior.nc")
+    path = uq.credibility_report(studies.KINDS[kind]()).to_html(tmp_path / "report.html")
+    found = uq.check_report(path, uq.load_posterior(tmp_path / "posterior.nc"))
+    assert found
+    assert len(found.not_compared) == 1
 
 
 def test_what_is_no_report(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_what_is_no_report(tmp_path: Path) -> None:
         uq.check_report(tmp_path / "bytes.html")
     (tmp_path / "page.html").write_text(page())
     with pytest.raises(InputError, match="are read from the page"):
-        uq.check_report(tmp_path / "page.html", few(), question="another one")
+        uq.check_report(tmp_path / "page.html", studies.failing(), question="another one")
 
 
 def test_a_section_that_cannot_be_compared_is_named(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from uqms import plots
 from uqms.calibration.summary import supported
 from uqms.errors import UqmsError
 from uqms.report.blocks import Block, Heading, Paragraph, Section
-from uqms.report.evidence import by_name, shown_evidence
+from uqms.report.evidence import shown_evidence
+from uqms.report.names import by_name
 from uqms.report.study import Study
 
 __all__ = ["decisions", "posterior", "predictions", "sensitivity", "subjects"]
@@ -45,6 +46,7 @@ def posterior(study: Study) -> Section:
         f"Prior and posterior densities. {said}.",
         lambda: plots.prior_posterior(study.posterior, names=shown),
         study.statement,
+        "plots.prior_posterior",
     )
     inferred = [name for name in study.problem.priors if name in names][:MOST_PAIRS]
     if len(inferred) > 1:
@@ -53,6 +55,7 @@ def posterior(study: Study) -> Section:
             f"Joint posterior densities in pairs. {_correlations(study, inferred)}",
             lambda: plots.pairs(study.posterior, names=inferred),
             study.statement,
+            "plots.pairs",
         )
     if study.chain:
         blocks.append(Heading("Which scale the surrogate's error comes from"))

@@ -26,9 +26,10 @@ type Cell = str | Number | Words | Link | tuple["Cell", ...]
 @final
 @dataclass(frozen=True)
 class Heading:
-    """A heading inside of a section."""
+    """A heading inside of a section, of the third or fourth level of the page."""
 
     text: str
+    level: Literal[3, 4] = 3
 
 
 @final

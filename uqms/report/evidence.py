@@ -11,9 +11,10 @@ import xarray as xr
 from uqms import plots
 from uqms.errors import InputError, UqmsError
 from uqms.report.blocks import Block, Cell, Heading, Listing, Paragraph, Table
+from uqms.report.names import by_name
 from uqms.report.study import MOST_ROWS, Study, heading_of
 
-__all__ = ["by_name", "shown_evidence"]
+__all__ = ["shown_evidence"]
 
 
 def _propagated(result: Any) -> Any:
@@ -24,6 +25,7 @@ def _propagated(result: Any) -> Any:
         return plots.density(result, str(next(iter(result.draws))))
 
 
+LONGEST = 300  # characters of a field that is shown
 TABLES = ("table", "summary", "to_frame", "to_dataframe")
 # By the name of a class: the figures of its results. What is not here has its table only.
 FIGURES: Mapping[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
@@ -37,22 +39,14 @@ FIGURES: Mapping[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
 }
 
 
-def by_name(given: Any) -> dict[str, Any]:
-    """Return results by name; one that was given alone is called ""."""
-    if given is None:
-        return {}
-    plain = isinstance(given, Mapping) and not isinstance(given, xr.Dataset)
-    return {str(name): one for name, one in given.items()} if plain else {"": given}
-
-
 def shown_evidence(study: Study, root: str, title: str, statement: str = "") -> list[Block]:
     """Return the blocks of everything that was given under an argument."""
     blocks: list[Block] = []
     for name, one in by_name(study.given.get(root)).items():
         keys = (name,) if name else ()
         if name:
-            blocks.append(Heading(name))
-        blocks += _one(study, one, root, keys, name or title, statement)
+            blocks.append(Heading(name, 4))
+        blocks += _one(study, one, root, keys, f"{title}: {name}" if name else title, statement)
     return blocks
 
 
@@ -126,9 +120,12 @@ def _scalars(study: Study, one: Any, at: tuple[str, ...]) -> list[Block]:
     items: list[Cell] = []
     for field in fields(one):
         value = getattr(one, field.name)
-        if field.name.startswith("_") or not isinstance(value, str | int | float | np.generic) or value == "":
+        large = isinstance(value, pd.DataFrame | xr.Dataset | xr.DataArray | np.ndarray | Mapping | list | tuple)
+        if field.name.startswith("_") or large or callable(value) or value == "":
             continue
-        items.append((f"{heading_of(field.name)}: ", study.sources.value(*at, field.name)))
+        found = study.sources.value(*at, field.name)
+        if len(found.text) <= LONGEST:
+            items.append((f"{heading_of(field.name)}: ", found))
     reasons = getattr(one, "reasons", ())
     items += [study.words(*at, "reasons", i) for i in range(len(reasons))]
     return [Listing(tuple(items))] if items else []

@@ -22,7 +22,7 @@ __all__ = ["Page", "ReportCheck", "check_report", "differences_from", "read_page
 
 ALWAYS = frozenset(["verdict", "question", "data", "parameters"])  # made of the posterior and of text alone
 TAGS = frozenset(
-    "html head meta title style body header main nav section h1 h2 h3 p ul li a table caption thead tbody tr th td "
+    "html head meta title style body header main nav section h1 h2 h3 h4 p ul li a table caption thead tbody tr th td "
     "data span code figure img figcaption div".split()
 )
 ATTRIBUTES = frozenset(
@@ -248,7 +248,7 @@ def _structure(text: str, page: Page) -> list[str]:
         found.append("the failing verdict does not stand at the top of the page")
     banner = r'<section id="(?:verdict|verification)"[^>]*>\n<h2[^>]*>[^<]*</h2>\n<p class="(fail|warn|pass) banner">'
     banners = re.findall(banner, text)
-    if len(banners) != sum(key in OPENING for key in keys):
+    if len(banners) != sum(key in ("verdict", "verification") for key in keys):
         found.append("the verdict does not stand above its checks")
     return found or _outside(text, page)
 

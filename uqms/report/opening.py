@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 from uqms.calibration.checks import Check, Verdict
 from uqms.errors import UqmsError
-from uqms.report.blocks import Block, Heading, Paragraph, Section, Table
+from uqms.report.blocks import Block, Heading, Link, Paragraph, Section, Table
+from uqms.report.names import by_name
 from uqms.report.study import Study
 from uqms.report.values import Words, source_of
 
-__all__ = ["question", "verdict", "verification"]
+__all__ = ["further_checks", "question", "verdict", "verification"]
 
 HEADS = {
     "pass": "All checks passed.",
@@ -53,6 +54,21 @@ def verification(study: Study) -> Section | None:
     else:
         blocks += tuple(study.table("Before and after the correction", "verification.table", statement=study.statement))
     return Section("verification", "Runs of the simulator at the posterior", blocks, ("posterior", "verification"))
+
+
+def further_checks(study: Study) -> Section | None:
+    """Return the checks of the author that fail, such as simulation-based calibration; None where none does."""
+    blocks: list[Block] = []
+    for name, one in by_name(study.given.get("checks")).items():
+        if getattr(one, "passed", True):
+            continue
+        failing = ", ".join(map(str, getattr(one, "failures", ())))
+        text = f"{name or 'Check'}: WARN. This check does not pass{f' for {failing}' if failing else ''}."
+        blocks.append(Paragraph((text,), "warn"))
+    if not blocks:
+        return None
+    blocks.append(Paragraph(("The results are under ", Link("further checks", "sensitivity"), ".")))
+    return Section("further-checks", "Further checks that do not pass", tuple(blocks), ("posterior", "checks"))
 
 
 VALIDATED = {

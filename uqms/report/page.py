@@ -17,7 +17,7 @@ __all__ = ["LARGEST", "OPENING", "POLICY", "UNKNOWN", "framed", "hashed", "page_
 LARGEST = 3_000_000  # bytes
 RESOLUTIONS = (160, 110, 75)  # dots per inch, the first at which the page is small enough
 SHOWN = 120  # pixels of a screen per inch of a figure
-OPENING = ("verdict", "verification")  # sections above the contents
+OPENING = ("verdict", "verification", "further-checks")  # sections above the contents
 SHORT = 8  # rows of a table that stays on one page of paper
 PROSE = 45  # characters of a cell from which a table is one of text
 UNKNOWN = "0" * 64  # in the place of the page's hash while it is computed
@@ -119,7 +119,7 @@ def _section(section: Section, dpi: int) -> str:
     key = escaped(section.key)
     blocks = []
     for i, block in enumerate(section.blocks):
-        banner = i == 0 and section.key in OPENING
+        banner = i == 0 and section.key in ("verdict", "verification")
         blocks.append(_block(block, dpi, banner))
     made_of = escaped(" ".join(section.made_of))
     inside = "\n".join(blocks)
@@ -131,8 +131,8 @@ def _section(section: Section, dpi: int) -> str:
 
 def _block(block: Block, dpi: int, banner: bool) -> str:
     match block:
-        case Heading(text):
-            return f"<h3>{escaped(text)}</h3>"
+        case Heading(text, level):
+            return f"<h{level}>{escaped(text)}</h{level}>"
         case Paragraph(parts, kind):
             classes = " ".join([*([kind] if kind != "plain" else []), *(["banner"] if banner else [])])
             attribute = f' class="{classes}"' if classes else ""

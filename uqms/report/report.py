@@ -229,6 +229,7 @@ def _sections(study: Study) -> tuple[Section, ...]:
     first = [opening.verdict(study), opening.verification(study)]
     if study.verification is not None and study.verification.verdict.status == "fail":
         first.reverse()
+    first.append(opening.further_checks(study))
     body = [
         opening.question(study),
         inputs.data(study),

@@ -36,6 +36,12 @@ COLUMNS = {
     "error_surrogate": "error from the surrogate",
     "error_monte_carlo": "Monte Carlo error",
     "p": "p-value",
+    "surrogate_sd": "sd from the surrogate",
+    "monte_carlo_sd": "Monte Carlo sd",
+    "share": "largest fraction of a variance that is due to the surrogate's error",
+    "moved": "largest change of a mean, in sds",
+    "needed": "another round is needed",
+    "chosen": "chosen amount",
 }
 
 
@@ -343,12 +349,12 @@ class Study:
         rows: list[tuple[Cell, ...]] = []
         for row in row_keys(frame)[:MOST_ROWS]:
             label: Cell = ", ".join(row) if labels is None else labels(row)
-            label = label if label != row[0] or not row[0].startswith("#") else str(int(row[0][1:]) + 1)
+            label = _label(label) if isinstance(label, str) else label
             cells = [self._cell((path, *keys, *row, name), texts(row[0], name)) for name in names]
             rows.append((label, *cells))
         if not rows:
             return [Paragraph((f"{caption}: none.",))]
-        found: list[Block] = [Table(caption, (head or "quantity", *heads), tuple(rows), statement)]
+        found: list[Block] = [Table(caption, (head or _head(frame), *heads), tuple(rows), statement)]
         if len(frame) > MOST_ROWS:
             found.append(Paragraph((f"The first {MOST_ROWS} of {len(frame)} rows are shown.",), "note"))
         return found
@@ -363,8 +369,12 @@ class Study:
             return Number(found.value, found.source, text)
         return found
 
-    def picture(self, caption: str, alternative: str, draw: Callable[[], Any], statement: str = "") -> list[Block]:
-        """Return a figure, or a remark why there is none."""
+    def picture(
+        self, caption: str, alternative: str, draw: Callable[[], Any], statement: str = "", call: str = ""
+    ) -> list[Block]:
+        """Return a figure, or a remark why there is none; nothing where the calibration rules out the `call`."""
+        if call in self.problem.limitations:
+            return []
         try:
             figure = draw()
         except UqmsError as error:
@@ -383,6 +393,22 @@ class Study:
         """Return in words how many measurements lie in the predictive intervals."""
         total, inside = int(self.coverage["measurements"].sum()), int(self.coverage["inside"].sum())
         return f"{inside} of {total} measurements lie inside of the central 95 % of replicated measurements"
+
+
+def _label(key: str) -> str:
+    """Return the name of a row as it is printed: places from 1, numbers without digits that say nothing."""
+    if key.startswith("#") and key[1:].isdigit():
+        return str(int(key[1:]) + 1)
+    try:
+        return f"{float(key):g}"
+    except ValueError:
+        return key
+
+
+def _head(frame: pd.DataFrame) -> str:
+    """Return what stands above the names of the rows."""
+    named = [str(name) for name in frame.index.names if name is not None]
+    return ", ".join(named) or ("row" if row_keys(frame)[0][0].startswith("#") else "quantity")
 
 
 def _plain(prior: Any) -> Any:

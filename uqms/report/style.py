@@ -34,6 +34,7 @@ h1 {{ font-size: 1.5rem; line-height: 1.25; margin: 0.25rem 0 0.75rem; overflow-
 h2 {{ font-size: 1.25rem; line-height: 1.3; margin: 2.25rem 0 0.5rem; padding-top: 0.5rem;
   border-top: 2px solid #c9d0d6; }}
 h3 {{ font-size: 1.05rem; margin: 1.25rem 0 0.25rem; }}
+h4 {{ font-size: 1rem; font-style: italic; margin: 1rem 0 0.25rem; }}
 section:first-of-type h2 {{ margin-top: 0.5rem; border-top: 0; padding-top: 0; }}
 p, ul {{ margin: 0.5rem 0; max-width: 50rem; }}
 a {{ color: {COLOURS["link"][0]}; }}
@@ -76,10 +77,11 @@ nav li {{ padding: 0.15rem 0; break-inside: avoid; }}
 }}
 @media print {{
   @page {{ size: A4; margin: 16mm 14mm; }}
-  body {{ max-width: none; padding: 0; font-size: 9.5pt; }}
+  html {{ font-size: 9.5pt; }}
+  body {{ max-width: none; padding: 0; }}
   h1 {{ font-size: 16pt; }}
   h2 {{ font-size: 13pt; break-after: avoid; }}
-  h3 {{ font-size: 11pt; break-after: avoid; }}
+  h3, h4 {{ break-after: avoid; }}
   nav {{ display: none; }}
   p.banner {{ font-size: 13pt; }}
   .fail, .warn, .pass, .note, .missing {{ print-color-adjust: exact; -webkit-print-color-adjust: exact; }}
@@ -88,9 +90,9 @@ nav li {{ padding: 0.15rem 0; break-inside: avoid; }}
   .scroll.long {{ break-inside: auto; }}
   table {{ font-size: 8pt; width: 100%; }}
   th, td {{ padding: 0.15rem 0.35rem; }}
-  td.number {{ white-space: normal; }}
   thead {{ display: table-header-group; }}
   tr, figure {{ break-inside: avoid; }}
+  tbody tr:nth-child(-n+2) {{ break-before: avoid; }}
   figure img {{ max-height: 215mm; object-fit: contain; object-position: left; }}
   a {{ color: inherit; text-decoration: none; }}
 }}

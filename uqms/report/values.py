@@ -53,6 +53,7 @@ def shown(value: Any) -> str:
 
 def in_words(value: object) -> str:
     """Return text, and of anything else what Python prints for it, without addresses in memory."""
+    value = value.item() if isinstance(value, np.generic) else value
     return re.sub(r" at 0x[0-9a-fA-F]+", "", value if isinstance(value, str) else repr(value))
 
 

@@ -53,14 +53,6 @@ def one() -> uq.Posterior:
 
 
 @cache
-def failing() -> uq.Posterior:
-    """Return chains that sit in different places."""
-    theta = draws()
-    theta["rate"][400:] += 0.3
-    return problem().sample(Given(**theta), rng=1)
-
-
-@cache
 def parts() -> uq.Posterior:
     """Return that of two simulators with one parameter in common."""
     return test_parts.joint().sample(Given(theta=np.random.default_rng(1).normal(0.4, 0.3, 400)), rng=1)
@@ -73,16 +65,34 @@ def chain() -> uq.Posterior:
     return made.sample(Given(g=np.random.default_rng(1).normal(mean, sd, 400)), rng=1)
 
 
-@cache
-def direct() -> uq.Posterior:
-    """Return that of a simulator in the place of a surrogate."""
+def decay() -> uq.Calibration:
+    """Return the calibration of a rate, with the simulator itself."""
     days = np.array([0.0, 1.0, 2.0, 4.0])
     space = uq.ParameterSpace(rate=uq.LogNormal(median=0.5, sigma=0.5, unit="1/day"))
     simulator = uq.DirectSimulator(
         lambda rate: np.exp(-rate * days), space=space, outputs={"amount": ("day",)}, coords={"day": days}
     )
     data = xr.DataArray([1.02, 0.61, 0.38, 0.11], dims="day", coords={"day": days}, name="amount")
-    return uq.Calibration(simulator, data, uq.GaussianNoise(sd=0.05)).sample(uq.SMC(particles=200), rng=1)
+    return uq.Calibration(simulator, data, uq.GaussianNoise(sd=uq.HalfNormal(0.2)))
+
+
+def of_decay(apart: float = 0.0) -> dict[str, np.ndarray]:
+    """Return 800 draws of it; the second chain is `apart` from the first."""
+    rng = np.random.default_rng(9)
+    rate = rng.normal(0.5, 0.02, 800) + np.repeat([0.0, apart], 400)
+    return {"rate": rate, "sigma": rng.uniform(0.02, 0.06, 800)}
+
+
+@cache
+def direct() -> uq.Posterior:
+    """Return that of a simulator in the place of a surrogate."""
+    return decay().sample(Given(**of_decay()), rng=1)
+
+
+@cache
+def failing() -> uq.Posterior:
+    """Return chains that sit in different places."""
+    return decay().sample(Given(**of_decay(0.3)), rng=1)
 
 
 @cache
