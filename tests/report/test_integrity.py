@@ -224,7 +224,7 @@ def test_another_model_makes_a_page_stale(tmp_path: Path) -> None:
 def test_other_code_makes_a_page_stale_and_numbers_are_compared_still(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("uqms.report.study.hash_of_code", lambda: "f" * 64)
+    monkeypatch.setattr("uqms.report.material.hash_of_code", lambda: "f" * 64)
     found = checked(page(), tmp_path, studies.failing())
     assert [text.split(":")[0] for text in found.stale] == ["code"]
     assert not [text for text in found.edited if "hashes:" not in text]

@@ -17,7 +17,7 @@ import xarray as xr
 
 import uqms as uq
 from uqms.errors import InputError, PathError
-from uqms.report.blocks import Picture, Section
+from uqms.report.contents import Picture, Section
 from uqms.report.factors import FACTORS
 from uqms.report.page import LARGEST, page_of
 from uqms.report.style import COLOURS
@@ -195,7 +195,7 @@ def test_results_of_the_whole_library_are_shown(tmp_path: Path) -> None:
         assert float(page.data[f"verification.table:{name}:moved"]) == row["moved"]
     verified = correction.verification.verdict
     assert page.data["verification.verification.verdict.status"] == verified.status
-    assert float(page.data["checks:ranks:table:rate:level"]) == ranks.table.loc["rate", "level"]
+    assert float(page.data["checks:ranks:table:rate:p_value"]) == ranks.table.loc["rate", "p_value"]
     interval = evidence["checks"]["profile"].interval
     assert len(interval) == 2
     for action in ("0.9", "1.0", "1.1"):

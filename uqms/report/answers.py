@@ -5,17 +5,17 @@ import numpy as np
 from uqms import plots
 from uqms.calibration.summary import supported
 from uqms.errors import UqmsError
-from uqms.report.blocks import Block, Heading, Paragraph, Section
+from uqms.report.contents import Block, Heading, Paragraph, Section
 from uqms.report.evidence import shown_evidence
+from uqms.report.material import Material
 from uqms.report.names import by_name
-from uqms.report.study import Study
 
 __all__ = ["decisions", "posterior", "predictions", "sensitivity", "subjects"]
 
 MOST_QUANTITIES, MOST_PAIRS, MOST_SUBJECTS = 24, 6, 12
 
 
-def posterior(study: Study) -> Section:
+def posterior(study: Material) -> Section:
     """Return the table of the posterior, with densities and pairs."""
     summary = study.sources.at("posterior.summary")
     known, sds = summary.attrs["mcse"], summary["sd"]
@@ -70,7 +70,7 @@ def posterior(study: Study) -> Section:
     return Section("posterior", "Posterior", tuple(blocks), study.made_of())
 
 
-def _prior_in_words(study: Study, name: str) -> str:
+def _prior_in_words(study: Material, name: str) -> str:
     tree = study.posterior.tree
     if "prior" not in tree.children or name not in tree["prior"].dataset:
         return ""
@@ -78,7 +78,7 @@ def _prior_in_words(study: Study, name: str) -> str:
     return f" (prior {low:.4g} to {high:.4g})"
 
 
-def _correlations(study: Study, names: list[str]) -> str:
+def _correlations(study: Material, names: list[str]) -> str:
     draws = np.stack([study.posterior.draws[name].values.ravel() for name in names])
     matrix = np.corrcoef(draws)
     pairs = [(abs(matrix[i, j]), i, j) for i in range(len(names)) for j in range(i)]
@@ -87,7 +87,7 @@ def _correlations(study: Study, names: list[str]) -> str:
     return f"Largest correlations: {said}."
 
 
-def subjects(study: Study) -> Section | None:
+def subjects(study: Material) -> Section | None:
     """Return the parameters of each subject; None where there is one."""
     if not study.posterior.subjects:
         return None
@@ -121,7 +121,7 @@ def subjects(study: Study) -> Section | None:
     return Section("subjects", "Subjects of the population", tuple(blocks), study.made_of())
 
 
-def predictions(study: Study) -> Section:
+def predictions(study: Material) -> Section:
     """Return how the model fits the measurements, and the predictions that were given."""
     given, blocks = study.posterior, list[Block]()
     blocks.append(
@@ -165,7 +165,7 @@ def predictions(study: Study) -> Section:
     return Section("predictions", "Fit and predictions", tuple(blocks), study.made_of("predictions"))
 
 
-def decisions(study: Study) -> Section:
+def decisions(study: Material) -> Section:
     """Return decisions and doses, and the next experiment."""
     blocks: list[Block] = []
     for name, title in (("decisions", "Decisions"), ("next_experiment", "Next experiment")):
@@ -177,7 +177,7 @@ def decisions(study: Study) -> Section:
     )
 
 
-def sensitivity(study: Study) -> Section:
+def sensitivity(study: Material) -> Section:
     """Return how the answer depends on prior, noise, discrepancy and surrogate, and on the inputs."""
     blocks: list[Block] = [Heading("Prior")]
     blocks += _of_checks(study, "prior sensitivity", "prior-dominated", "prior against data", "prior predictions")
@@ -203,7 +203,7 @@ def sensitivity(study: Study) -> Section:
     return Section("sensitivity", title, tuple(blocks), study.made_of("comparison", "sensitivity", "checks"))
 
 
-def _of_checks(study: Study, *names: str) -> list[Block]:
+def _of_checks(study: Material, *names: str) -> list[Block]:
     blocks: list[Block] = []
     for i in study.checks(*names):
         at = ("posterior.verdict.checks", i)
@@ -214,7 +214,7 @@ def _of_checks(study: Study, *names: str) -> list[Block]:
     return blocks or [Paragraph(("Not assessed here.",), "missing")]
 
 
-def _discrepancy(study: Study) -> list[Block]:
+def _discrepancy(study: Material) -> list[Block]:
     if all(part.settings.get("discrepancy") is None for part in study.parts.values()):
         text = "The model has no discrepancy, so that the prior of its scale was not varied: not assessed here."
         return [Paragraph((text,), "missing")]

@@ -2,14 +2,14 @@
 
 import json
 
-from uqms.report.blocks import Block, Cell, Heading, Link, Listing, Paragraph, Section, Table
+from uqms.report.contents import Block, Cell, Heading, Link, Listing, Paragraph, Section, Table
 from uqms.report.factors import FACTORS
-from uqms.report.study import Study, conjoined
+from uqms.report.material import Material, conjoined
 
 __all__ = ["credibility", "further", "not_assessed", "provenance"]
 
 
-def credibility(study: Study, there: dict[str, str]) -> Section:
+def credibility(study: Material, there: dict[str, str]) -> Section:
     """Return the factors of V&V 40 with the sections that have evidence (`there`: titles by key), without a grade."""
     blocks: list[Block] = [
         Paragraph(
@@ -33,7 +33,7 @@ def credibility(study: Study, there: dict[str, str]) -> Section:
     return Section("credibility", "Credibility factors (ASME V&V 40)", tuple(blocks), study.made_of("factors"))
 
 
-def not_assessed(study: Study) -> Section:
+def not_assessed(study: Material) -> Section:
     """Return what nobody looked at, and the limitations that the author states."""
     missing = []
     if study.verification is None:
@@ -67,7 +67,7 @@ def not_assessed(study: Study) -> Section:
     return Section("not-assessed", "What was not assessed", tuple(blocks), study.made_of(*given))
 
 
-def further(study: Study) -> Section | None:
+def further(study: Material) -> Section | None:
     """Return the author's own figures; None without any."""
     figures = study.given.get("figures")
     if not figures:
@@ -78,7 +78,7 @@ def further(study: Study) -> Section | None:
     return Section("figures", "Further figures", tuple(blocks), study.made_of("figures"))
 
 
-def provenance(study: Study) -> Section:
+def provenance(study: Material) -> Section:
     """Return versions, seeds, settings and hashes, and how to repeat the study."""
     attrs = study.posterior.tree.attrs
     items: list[Cell] = []

@@ -10,9 +10,9 @@ import xarray as xr
 
 from uqms import plots
 from uqms.errors import InputError, UqmsError
-from uqms.report.blocks import Block, Cell, Heading, Listing, Paragraph, Table
+from uqms.report.contents import Block, Cell, Heading, Listing, Paragraph, Table
+from uqms.report.material import MOST_ROWS, Material, heading_of
 from uqms.report.names import by_name
-from uqms.report.study import MOST_ROWS, Study, heading_of
 
 __all__ = ["shown_evidence"]
 
@@ -39,7 +39,7 @@ FIGURES: Mapping[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
 }
 
 
-def shown_evidence(study: Study, root: str, title: str, statement: str = "") -> list[Block]:
+def shown_evidence(study: Material, root: str, title: str, statement: str = "") -> list[Block]:
     """Return the blocks of everything that was given under an argument."""
     blocks: list[Block] = []
     for name, one in by_name(study.given.get(root)).items():
@@ -50,7 +50,7 @@ def shown_evidence(study: Study, root: str, title: str, statement: str = "") -> 
     return blocks
 
 
-def _one(study: Study, one: Any, root: str, keys: tuple[str, ...], title: str, statement: str) -> list[Block]:
+def _one(study: Material, one: Any, root: str, keys: tuple[str, ...], title: str, statement: str) -> list[Block]:
     at = (root, *keys)
     if isinstance(one, pd.DataFrame):
         return study.table(title, *at, statement=statement)
@@ -66,7 +66,7 @@ def _one(study: Study, one: Any, root: str, keys: tuple[str, ...], title: str, s
     return blocks
 
 
-def _tables(study: Study, one: Any, at: tuple[str, ...], title: str, statement: str) -> list[Block]:
+def _tables(study: Material, one: Any, at: tuple[str, ...], title: str, statement: str) -> list[Block]:
     """Return the first table that an object offers."""
     for name in TABLES:
         if not hasattr(one, name):
@@ -80,7 +80,7 @@ def _tables(study: Study, one: Any, at: tuple[str, ...], title: str, statement: 
     return []
 
 
-def _moments(study: Study, at: tuple[str, ...], title: str, statement: str) -> list[Block]:
+def _moments(study: Material, at: tuple[str, ...], title: str, statement: str) -> list[Block]:
     """Return mean, sd and interval of a prediction, by output and coordinate."""
     mean: xr.Dataset = study.sources.at(*at, "mean")
     blocks: list[Block] = []
@@ -113,7 +113,7 @@ def _place(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
 
 
-def _scalars(study: Study, one: Any, at: tuple[str, ...]) -> list[Block]:
+def _scalars(study: Material, one: Any, at: tuple[str, ...]) -> list[Block]:
     """Return the fields of a result that are single numbers or text."""
     if not is_dataclass(one):
         return []
@@ -131,7 +131,7 @@ def _scalars(study: Study, one: Any, at: tuple[str, ...]) -> list[Block]:
     return [Listing(tuple(items))] if items else []
 
 
-def _in_numbers(study: Study, blocks: list[Block]) -> str:
+def _in_numbers(study: Material, blocks: list[Block]) -> str:
     """Return the first rows of a result's tables in words, for those who do not see its figure."""
     rows = [(table.columns, row) for table in blocks if isinstance(table, Table) for row in table.rows]
     said = []

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from uqms.calibration.checks import Check, Verdict
 from uqms.errors import UqmsError
-from uqms.report.blocks import Block, Heading, Link, Paragraph, Section, Table
+from uqms.report.contents import Block, Heading, Link, Paragraph, Section, Table
+from uqms.report.material import Material
 from uqms.report.names import by_name
-from uqms.report.study import Study
 from uqms.report.values import Words, source_of
 
 __all__ = ["further_checks", "question", "verdict", "verification"]
@@ -23,13 +23,13 @@ OF_RUNS = {
 }
 
 
-def verdict(study: Study) -> Section:
+def verdict(study: Material) -> Section:
     """Return the verdict on the posterior: what fails, what warns, what was noted, what passed."""
     found = study.posterior.verdict
     return Section("verdict", "Verdict", _judged(study, found, "posterior.verdict", "Verdict", HEADS))
 
 
-def verification(study: Study) -> Section | None:
+def verification(study: Material) -> Section | None:
     """Return what runs of the simulator at posterior draws say; None where there are none."""
     found = study.verification
     if found is None:
@@ -56,7 +56,7 @@ def verification(study: Study) -> Section | None:
     return Section("verification", "Runs of the simulator at the posterior", blocks, ("posterior", "verification"))
 
 
-def further_checks(study: Study) -> Section | None:
+def further_checks(study: Material) -> Section | None:
     """Return the checks of the author that fail, such as simulation-based calibration; None where none does."""
     blocks: list[Block] = []
     for name, one in by_name(study.given.get("checks")).items():
@@ -82,7 +82,7 @@ VALIDATED = {
 }
 
 
-def _judged(study: Study, found: Verdict, path: str, name: str, heads: dict[str, str]) -> tuple[Block, ...]:
+def _judged(study: Material, found: Verdict, path: str, name: str, heads: dict[str, str]) -> tuple[Block, ...]:
     status = Words(found.status, source_of(f"{path}.status"), found.status.upper())
     kind = found.status
     blocks: list[Block] = [Paragraph((f"{name}: ", status, f". {heads[found.status]}"), kind)]
@@ -102,7 +102,7 @@ def _judged(study: Study, found: Verdict, path: str, name: str, heads: dict[str,
 
 
 def _checks(
-    study: Study, found: Verdict, path: str, caption: str, checks: Sequence[Check], remedy: bool = True
+    study: Material, found: Verdict, path: str, caption: str, checks: Sequence[Check], remedy: bool = True
 ) -> Table:
     rows = []
     for check in checks:
@@ -114,7 +114,7 @@ def _checks(
     return Table(caption, columns, tuple(rows))
 
 
-def question(study: Study) -> Section:
+def question(study: Material) -> Section:
     """Return the question of interest and the context of use, as the author states them."""
     blocks: list[Block] = []
     for name, title, missing in (

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from uqms.errors import InputError
-from uqms.report.blocks import Block, Cell, Heading, Link, Listing, Paragraph, Picture, Section, Table
+from uqms.report.contents import Block, Cell, Heading, Link, Listing, Paragraph, Picture, Section, Table
 from uqms.report.style import STYLE
 from uqms.report.values import Number, Words
 

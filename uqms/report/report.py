@@ -15,11 +15,11 @@ from uqms._threads import single_threaded
 from uqms.calibration.posterior import Posterior, check_posterior
 from uqms.ensemble.netcdf import atomic_path
 from uqms.errors import InputError, PathError
-from uqms.report import answers, closing, inputs, opening
-from uqms.report.blocks import Picture, Section, values_of
+from uqms.report import answers, closing, opening, study_inputs
+from uqms.report.contents import Picture, Section, values_of
 from uqms.report.factors import FACTORS
+from uqms.report.material import Material
 from uqms.report.page import page_of
-from uqms.report.study import Study
 from uqms.report.values import Number
 
 __all__ = ["CredibilityReport", "credibility_report"]
@@ -209,33 +209,33 @@ def credibility_report(
         "figures": dict(figures) if figures else None,
         "limitations": stated or None,
     }
-    study = Study(posterior, given)
+    study = Material(posterior, given)
     return CredibilityReport(title or _title(study), _status(study), _sections(study))
 
 
-def _title(study: Study) -> str:
+def _title(study: Material) -> str:
     names = ", ".join(study.problem.parameters[:6])
     more = ", ..." if len(study.problem.parameters) > 6 else ""
     return f"Credibility report: calibration of {names}{more}"
 
 
-def _status(study: Study) -> str:
+def _status(study: Material) -> str:
     verdicts = [study.posterior.verdict, getattr(study.verification, "verdict", None)]
     found = {one.status for one in verdicts if one is not None}
     return next(status for status in ("fail", "warn", "pass") if status in found)
 
 
-def _sections(study: Study) -> tuple[Section, ...]:
+def _sections(study: Material) -> tuple[Section, ...]:
     first = [opening.verdict(study), opening.verification(study)]
     if study.verification is not None and study.verification.verdict.status == "fail":
         first.reverse()
     first.append(opening.further_checks(study))
     body = [
         opening.question(study),
-        inputs.data(study),
-        inputs.parameters(study),
-        inputs.design(study),
-        inputs.surrogate(study),
+        study_inputs.data(study),
+        study_inputs.parameters(study),
+        study_inputs.design(study),
+        study_inputs.surrogate(study),
         answers.posterior(study),
         answers.subjects(study),
         answers.predictions(study),

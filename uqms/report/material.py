@@ -12,12 +12,12 @@ from uqms.calibration.base import Problem
 from uqms.calibration.posterior import Posterior
 from uqms.ensemble import failures, input_names
 from uqms.errors import UqmsError
-from uqms.report.blocks import Block, Cell, Paragraph, Picture, Table
+from uqms.report.contents import Block, Cell, Paragraph, Picture, Table
 from uqms.report.hashes import hash_of_code, hash_of_data, hash_of_model, hash_of_runs
 from uqms.report.values import Number, Sources, Words, row_keys
 from uqms.surrogates import leave_one_out
 
-__all__ = ["MOST_ROWS", "Study", "conjoined", "heading_of"]
+__all__ = ["MOST_ROWS", "Material", "conjoined", "heading_of"]
 
 MOST_ROWS = 60  # of a table; the rest is in the object
 STATEMENT = "The verdict is FAIL: do not use these intervals."
@@ -62,7 +62,7 @@ def conjoined(cells: Iterable[Cell], between: str = ", ") -> tuple[Cell, ...]:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Study:
+class Material:
     """A posterior with the evidence that was given beside it.
 
     Attributes

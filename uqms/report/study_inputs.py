@@ -3,16 +3,16 @@
 from collections.abc import Mapping
 
 from uqms import plots
-from uqms.report.blocks import Block, Cell, Heading, Listing, Paragraph, Section
+from uqms.report.contents import Block, Cell, Heading, Listing, Paragraph, Section
+from uqms.report.material import Material
 from uqms.report.opening import VALIDATED
-from uqms.report.study import Study
 
 __all__ = ["data", "design", "parameters", "surrogate"]
 
 MOST_PANELS = 6
 
 
-def data(study: Study) -> Section:
+def data(study: Material) -> Section:
     """Return what was measured, on whom and under which conditions."""
     blocks = study.table("Measurements by output", "data", head="output")
     if len(study.sources.at("ranges")):
@@ -32,7 +32,7 @@ def data(study: Study) -> Section:
 MOST_REGIMENS = 20
 
 
-def parameters(study: Study) -> Section:
+def parameters(study: Material) -> Section:
     """Return parameters with their priors, fixed values, constraints, noise and discrepancy."""
     blocks = study.table(
         "Inferred quantities and their priors",
@@ -82,7 +82,7 @@ def parameters(study: Study) -> Section:
     return Section("parameters", "Parameters, priors and the statistical model", tuple(blocks))
 
 
-def design(study: Study) -> Section:
+def design(study: Material) -> Section:
     """Return the design, the runs and the failures among them."""
     blocks = study.table(
         "Surrogates and their runs",
@@ -109,7 +109,7 @@ def design(study: Study) -> Section:
     return Section("design", "Design, runs and failures", tuple(blocks), study.made_of("ensemble"))
 
 
-def surrogate(study: Study) -> Section:
+def surrogate(study: Material) -> Section:
     """Return how good the surrogate is over the design box and where the posterior is."""
     blocks: list[Block] = []
     if len(study.box):
@@ -148,7 +148,7 @@ def surrogate(study: Study) -> Section:
     return Section("surrogate", "Surrogate, and its error at the posterior", tuple(blocks), study.made_of("validation"))
 
 
-def _validated(study: Study, validation: object) -> str:
+def _validated(study: Material, validation: object) -> str:
     table = validation.table  # type: ignore[attr-defined]
     said = [
         f"{name}: Q² {row['q2']:.4g}, 95 % intervals cover {row['coverage_95%']:.1%}" for name, row in table.iterrows()
@@ -156,7 +156,7 @@ def _validated(study: Study, validation: object) -> str:
     return "; ".join(said) + "."
 
 
-def _local(study: Study) -> list[Block]:
+def _local(study: Material) -> list[Block]:
     """Return the figure of errors near the posterior, where the calibration has one surrogate that has runs."""
     found = study.surrogates
     if study.problem.kind != "one" or len(found) > 1 or not len(study.box):
