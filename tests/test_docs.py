@@ -32,6 +32,7 @@ PRINTING = (
     "next_runs",
     "one_patient",
     "propagation",
+    "report",
     "sensitivity",
 )
 

@@ -109,6 +109,9 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.propagation import propagate as propagate
     from uqms.propagation import rare_event as rare_event
     from uqms.propagation import tornado as tornado
+    from uqms.report import CredibilityReport as CredibilityReport
+    from uqms.report import check_report as check_report
+    from uqms.report import credibility_report as credibility_report
     from uqms.runs import Dask as Dask
     from uqms.runs import FailurePolicy as FailurePolicy
     from uqms.runs import RunStore as RunStore
@@ -177,6 +180,7 @@ __all__ = [
     "Chain",
     "CombinedNoise",
     "Condition",
+    "CredibilityReport",
     "Curve",
     "CustomNoise",
     "Dask",
@@ -262,10 +266,12 @@ __all__ = [
     "another_round",
     "as_tensor",
     "candidates",
+    "check_report",
     "check_superposition",
     "compare_models",
     "compare_surrogates",
     "correct",
+    "credibility_report",
     "derivative_measures",
     "designs",
     "detect_jump",
@@ -475,6 +481,11 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "correct",
         "verification_design",
         "verify",
+    ),
+    "report": (
+        "CredibilityReport",
+        "check_report",
+        "credibility_report",
     ),
 }
 _ROOMS = (

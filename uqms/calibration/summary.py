@@ -11,7 +11,7 @@ from uqms._typing import Array
 from uqms.calibration.assembly import convergence, monte_carlo_errors
 from uqms.calibration.computation import MCSE_SHARE
 
-__all__ = ["SummaryTable", "interval_row", "summary_table"]
+__all__ = ["SummaryTable", "interval_row", "summary_table", "supported"]
 
 
 class SummaryTable(pd.DataFrame):
@@ -29,7 +29,7 @@ class SummaryTable(pd.DataFrame):
             for column, value in row.items():
                 if isinstance(value, float):
                     error = self.attrs["mcse"][name].get("mean" if column == "sd" else str(column), 0.0)
-                    shown.loc[name, column] = _supported(value, row["sd"], error)
+                    shown.loc[name, column] = supported(value, row["sd"], error)
         return "\n".join([shown.to_string(), *self.attrs.get("remarks", [])])
 
 
@@ -37,7 +37,7 @@ def _four(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _supported(value: float, sd: float, mcse: float) -> str:
+def supported(value: float, sd: float, mcse: float) -> str:
     """Return a number with the digits that a Monte Carlo error leaves."""
     if not (np.isfinite(value) and 0.0 < mcse < np.inf) or mcse <= MCSE_SHARE * sd:
         return _four(value)
