@@ -870,6 +870,12 @@ class SingleCalibration(Calibration):
         other.cells = self.cells.projected
         return other
 
+    def with_wider_noise(self, factor: float) -> "SingleCalibration":
+        """Return the problem with noise sds that are `factor` times as large, of any model, known or inferred."""
+        other = copy.copy(self)
+        other.cells = replace(self.cells, row_variance=factor**2 * self.cells.row_variance)
+        return other
+
     def cells_of(self, values: Array) -> Cells:
         """Return the cells with other measured values (R,), in the data's own units."""
         cells, (left, right) = self.cells, self._limited
