@@ -196,7 +196,7 @@ def direct(seed: int, log_odds: float, misfit: float) -> Known:
         a = np.asarray(theta["a"])[..., None]
         out = a**2 * directions[0] + 0.5 * small * (1.0 - np.tanh(8.0 * a)) * directions[-1]
         for name, one in zip(names[1:], directions[1:], strict=False):
-            out = out + (1.0 + 0.2 * np.sin(3.0 * a)) * np.asarray(theta[name])[..., None] * one
+            out = out + (1.0 + 0.2 * np.cos(3.0 * a)) * np.asarray(theta[name])[..., None] * one
         return {"y": out}
 
     space = uq.ParameterSpace(**priors_)

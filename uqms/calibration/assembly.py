@@ -246,7 +246,7 @@ def leave_one_out(
             rows = slice(start, start := start + values.shape[1])
             joints[rows] = np.logaddexp.reduce(values, axis=0)  # over (H, s)
             pointwise[rows] = _given_the_rest(values, joints[rows], terms)
-            weights = np.exp(values - joints[rows])
+            weights = np.exp(values - np.where(np.isfinite(joints[rows]), joints[rows], 0.0))
             draws[rows] = (rng.random(weights.shape[1]) > np.cumsum(weights, axis=0)[:-1]).sum(axis=0)
             bar.update(values.shape[1])
     return joints, pointwise, draws
@@ -259,7 +259,9 @@ def _given_the_rest(values: Array, joint: Array, terms: Array) -> Array:
     if len(values) == 1 and possible.all():
         return np.asarray(terms[0])
     rest = np.where(possible, values[:, :, None] - np.where(possible, terms, 0.0), -np.inf)
-    return np.asarray(joint[:, None] - np.logaddexp.reduce(rest, axis=0))
+    with np.errstate(invalid="ignore"):
+        found = joint[:, None] - np.logaddexp.reduce(rest, axis=0)
+    return np.where(np.isfinite(joint)[:, None], found, -np.inf)  # a draw without a density: numbers cannot say more
 
 
 def _value_terms(

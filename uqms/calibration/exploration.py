@@ -262,7 +262,8 @@ def _reference(peaks: list[Peak], found: Tempered, rng: np.random.Generator) -> 
     """Return t laws at all peaks and that of the particles, each with some weight, however little mass it has."""
     n = len(found.z)
     law = fit_mixture(found.z, np.full(n, 1.0 / n), rng)
-    log_mass = np.array([found.log_evidence, *(one.log_mass for one in peaks)])
+    of_peaks = np.array([one.log_mass for one in peaks])
+    log_mass = np.append(min(found.log_evidence, float(np.logaddexp.reduce(of_peaks))), of_peaks)
     mass = np.exp(log_mass - log_mass.max())
     mass = np.maximum(mass / mass.sum(), LEAST / len(mass))
     mass /= mass.sum()
