@@ -12,11 +12,12 @@ Kinds of problems, each of which draws its functions, priors, true parameters, s
 - `decoy`: the same, where the second mode holds 0.1 % or less.
 - `mirrored`: a square through a surrogate: two modes whose masses the surrogate's errors decide.
 
-The reference of problems with a surrogate: 1000 particles tempered from t laws at all modes to which climbs from the true
-parameters and from 40 draws of the prior lead. Measured for each problem: the total variation between the masses of
-the modes and the fractions of 256 starting points there; points elsewhere count in full. Aims: at most 0.15, and
-no mode with more than 1 % of the mass without a point, in 95 % of the problems of every kind. CPU seconds are for information. Seeds of half "chosen" are 1...k, which the method was
-developed on, those of half "unseen" 1001...1000+k. `--before` measures tempering from the prior alone.
+The reference of problems with a surrogate: 1000 particles tempered from t laws at all modes to which climbs from the
+true parameters and from 40 draws of the prior lead. Measured for each problem: the total variation between the masses
+of the modes and the fractions of 256 starting points there; points elsewhere count in full. Aims: at most 0.15, and no
+mode with more than 1 % of the mass without a point, in 95 % of the problems of every kind. CPU seconds are for
+information. Seeds of half "chosen" are 1...k, which the method was developed on, those of half "unseen" 1001...1000+k.
+`--before` measures tempering from the prior alone.
 """
 
 import argparse

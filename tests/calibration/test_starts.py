@@ -133,7 +133,9 @@ def test_the_reference_of_tempering_does_not_change_the_posterior() -> None:
     function, evidence, mean, sds = gaussian_target(3, 0.5, 0.05, 0.8)
     roots = 1.5 * sds[None] * np.eye(3)[None]
     reference = Mixture(np.ones(1), (mean + sds)[None], roots)
-    runs = [temper(function, 3, 1000, np.random.default_rng(k), correlation=0.05, reference=reference) for k in range(4)]
+    runs = [
+        temper(function, 3, 1000, np.random.default_rng(k), correlation=0.05, reference=reference) for k in range(4)
+    ]
     log_evidence = np.array([run.log_evidence for run in runs])
     assert abs(log_evidence.mean() - evidence) < 4.0 * max(log_evidence.std(ddof=1), 0.02) / 2.0
     z = np.concatenate([run.z for run in runs])

@@ -291,17 +291,17 @@ def _row_terms(problem: "SingleCalibration", phi: Array, alpha: Array, precision
     # The noise's sd matters for rows that share a cell only, and those whose noise grows do not.
     sigma[:, list(problem.noise.growth)] = 1.0
     w = 1.0 / (sigma[:, cells.group][:, c] ** 2 * cells.row_variance)
-    # A row that is alone in its cell has kappa = C^-1 and a = alpha. As a difference from w that would be rounding where
-    # the surrogate's variance is 1e16 times the noise's.
+    # A row that is alone in its cell has kappa = C^-1 and a = alpha. As a difference from w that would be rounding
+    # where the surrogate's variance is 1e16 times the noise's.
     alone = np.bincount(c, minlength=len(cells.offset))[c] == 1
     lost = ~(precision[:, c] > LEAST_PRECISION * w)
     if lost.any():
         names = ", ".join(repr(str(name)) for name in dict.fromkeys(cells.output[c[lost.any(axis=0)]]))
         warnings.warn(
             f"The variance of the surrogate's error of {names} is 1e13 times that of the noise, or more, at "
-            f"{lost.any(axis=1).mean():.0%} of the draws: log-densities of left-out measurements there are rounding, and "
-            "so are the weights of a leave-one-out comparison. Run more points where the posterior is, uq.refine, or fit "
-            "the output without its transform.",
+            f"{lost.any(axis=1).mean():.0%} of the draws: log-densities of left-out measurements there are rounding, "
+            "and so are the weights of a leave-one-out comparison. Run more points where the posterior is, uq.refine, "
+            "or fit the output without its transform.",
             NumericalWarning,
             skip_file_prefixes=PACKAGE,
         )

@@ -4,8 +4,9 @@ A narrow mode holds next to nothing of the prior. While the likelihood is raised
 poor fit has nearly all of the mass, and a few hundred particles lose the narrow mode for good. The place from which a
 climb leads to a mode is far wider than the mode. So climbs start from draws of the prior and from stages of the
 tempering. Where the surrogate's error is large beside the noise its corners attract most climbs; with noise a hundred
-times as large, then ten times, they do not. If a mode that they find has mass and the particles do not show it, or if there are several modes, particles
-are tempered once more: from a mixture of t laws at all modes and of the law of the particles, not from the prior.
+times as large, then ten times, they do not. If a mode that climbs find has mass and the particles do not show it, or if
+there are several modes, particles are tempered once more: from a mixture of t laws at all modes and of the law of the
+particles, not from the prior.
 
 ==========  ====================================================================  =========
 symbol      meaning                                                               shape
@@ -126,12 +127,13 @@ def _climbed(space: Whitened, of_prior: Array, particles: Array) -> tuple[Array,
 
     Those from the prior climb with the noise made `WIDER` first.
     """
-    ways = [_Way.of(space, factor) for factor in (*WIDER, 1.0)]
     z = of_prior
-    for way in ways[:-1]:
-        z = way.climb(z, HURRIED)[0]
+    for factor in WIDER:
+        wider = space.problem.with_wider_noise(factor)
+        if wider is not space.problem:
+            z = _Way.of(Whitened(wider)).climb(z, HURRIED)[0]
         z = _apart(z[np.all(np.isfinite(z), axis=1)], GOING_ON)
-    z, width = ways[-1].climb(np.concatenate([z, particles]), ITERATIONS)
+    z, width = _Way.of(space).climb(np.concatenate([z, particles]), ITERATIONS)
     good = np.all(np.isfinite(z) & np.isfinite(width) & (width > 0.0) & (np.abs(z) < FAR), axis=1)
     return z[good], width[good]
 
@@ -157,10 +159,9 @@ class _Way:
     target: "Target | None"
 
     @classmethod
-    def of(cls, space: Whitened, factor: float) -> Self:
-        """Return climbs of the log-density with noise whose sds are `factor` times as large."""
-        problem = space.problem if factor == 1.0 else space.problem.with_wider_noise(factor)
-        return cls(Whitened(problem), compiled.target(problem))
+    def of(cls, space: Whitened) -> Self:
+        """Return climbs of a problem's log-density."""
+        return cls(space, compiled.target(space.problem))
 
     def climb(self, z: Array, iterations: int) -> tuple[Array, Array]:
         """Return ends of climbs from z (n, D) and their widths (n, D), not finite where a climb ends nowhere."""

@@ -73,7 +73,11 @@ if TYPE_CHECKING:
 __all__ = ["SingleCalibration", "named_derived", "space_of"]
 
 _logger = logging.getLogger(__name__)
-SIMULATED, REPEATS, LEAST_DRAWS = 1000, 4, 100  # measurements; draws of noise for each of the output; fewer tell nothing
+SIMULATED, REPEATS, LEAST_DRAWS = (
+    1000,
+    4,
+    100,
+)  # measurements; draws of noise for each of the output; fewer tell nothing
 IMPOSSIBLE = 0.05  # of the means of a count
 SCORE_CHUNK = 2_000_000  # numbers in one cross-covariance block
 
@@ -1154,14 +1158,15 @@ class SingleCalibration(Calibration):
             place = {dim: column[cell] for dim, column in cells.coords.items() if not np.isnan(column[cell])}
             place |= zip(self.condition_names, cells.conditions[cells.experiment[cell]], strict=True)
             where = f" at ({', '.join(f'{name} = {value:g}' for name, value in place.items())})" if place else ""
-            name = str(cells.output[cell])
+            name, end = str(cells.output[cell]), "upper" if values[worst] > middle[worst] else "lower"
             own = np.flatnonzero((cells.output[at] == cells.output[cell]) & (side == 0.0))
             factor = power_of_ten(draws[:, own], values[own]) if len(own) and not cells.transformed else 0
-            unit = f" Measurements of {name!r} are about {10.0**factor:g} times the prediction: a likely error of units."
+            unit = (
+                f" Measurements of {name!r} are about {10.0**factor:g} times the prediction: a likely error of units."
+            )
             warnings.warn(
-                f"The observation of {name!r}{where} lies in the {'upper' if values[worst] > middle[worst] else 'lower'} "
-                f"tail of what the prior predicts, p = {p:.2g} (limit {WARN:g}).{unit if factor else ''} Check units and "
-                "scale, or widen the prior.",
+                f"The observation of {name!r}{where} lies in the {end} tail of what the prior predicts, p = {p:.2g} "
+                f"(limit {WARN:g}).{unit if factor else ''} Check units and scale, or widen the prior.",
                 PriorConflictWarning,
                 skip_file_prefixes=PACKAGE,
             )

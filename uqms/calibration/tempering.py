@@ -168,9 +168,7 @@ def temper(
     z, value = z[order], value[order]
     if reference is not None:
         value = value + reference.log_density(z) - prior.log_density(z)
-    return Tempered(
-        z, value, log_evidence, power, stages, moves, accepted, left, mixture, first, np.stack(passed)
-    )
+    return Tempered(z, value, log_evidence, power, stages, moves, accepted, left, mixture, first, np.stack(passed))
 
 
 def _ratio(log_likelihood: Callable[[Array], Array], prior: Prior, reference: Reference) -> Callable[[Array], Array]:
