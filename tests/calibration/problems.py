@@ -150,6 +150,12 @@ class FakeProblem:
     def log_likelihood(self, theta: dict[str, np.ndarray], **latents: np.ndarray) -> np.ndarray:
         return self.function(theta, **latents)
 
+    def with_wider_noise(self, factor: float) -> "FakeProblem":
+        return self
+
+    def pieces(self, theta: dict[str, np.ndarray]) -> list[None]:
+        return [None, None]  # several surrogates: no compiled density
+
 
 def gaussian_target(
     d: int, correlation: float, sd: float, centre: float

@@ -15,7 +15,10 @@ from surrogates.members import apd, cell, linear, member, tissue, two
 
 import uqms as uq
 from uqms._typing import Array
+from uqms.calibration.answer import prior_dominated, uninformed
+from uqms.calibration.checks import Sampled
 from uqms.calibration.compiled import on_the_line, target
+from uqms.calibration.context import Context
 from uqms.errors import DataError, DataWarning, ExtrapolationError
 
 NOISE = {"cell.apd": uq.GaussianNoise(sd=0.05), "tissue.speed": uq.GaussianNoise(sd=uq.HalfNormal(0.2))}
@@ -105,7 +108,16 @@ def test_data_of_the_cell_alone() -> None:
     other = uq.Chain(cell=parent, tissue=child, links={"tissue.apd": "cell.apd"})
     data = xr.DataArray(0.5, name="cell.apd")
     with pytest.warns(DataWarning, match=r"No measured output depends on k:.*belong to tissue.*fixed=\{name: value\}"):
-        uq.Calibration(other, data, uq.GaussianNoise(sd=0.1))
+        problem = uq.Calibration(other, data, uq.GaussianNoise(sd=0.1))
+    assert uninformed(problem) == ("k",)
+    rng, prior = np.random.default_rng(1), problem.prior_draws(400, 1)
+    draws = {"g": 0.5 + 0.02 * rng.standard_normal(400), "k": prior["k"]}
+    (check,) = prior_dominated(Context(problem, Sampled(draws, np.zeros(400, dtype=np.int64), (4, 100), (4, 100))))
+    assert check.status == "note"
+    assert "no measured output depends on k: the posterior there is the prior" in check.message
+    (check,) = prior_dominated(Context(problem, Sampled(prior, np.zeros(400, dtype=np.int64), (4, 100), (4, 100))))
+    assert check.status == "warn"  # g should have been informed
+    assert "(g)" in check.message
 
 
 def test_data_of_the_tissue_alone() -> None:

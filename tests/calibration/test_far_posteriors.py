@@ -35,7 +35,7 @@ def line(prior: uq.Prior, values: np.ndarray, noise: float | uq.Prior) -> uq.Cal
 def conjugate(distance: float) -> tuple[uq.Calibration, float, float, float]:
     """Return a problem whose posterior mean is so many prior sds away; its mean, sd and log evidence."""
     y = distance * (1.0 + NOISE**2)
-    with pytest.warns(PriorConflictWarning, match="prior-predictive standard deviations"):
+    with pytest.warns(PriorConflictWarning, match="tail of what the prior predicts"):
         problem = line(uq.Normal(0.0, 1.0), np.array([y]), NOISE)
     evidence = float(stats.norm.logpdf(y, 0.0, np.sqrt(1.0 + NOISE**2)))
     return problem, distance, NOISE / np.sqrt(1.0 + NOISE**2), evidence

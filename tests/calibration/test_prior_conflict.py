@@ -1,5 +1,6 @@
 """Prior against data: tail probabilities in closed form, the level on generated problems, errors of units."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,8 @@ import uqms as uq
 from uqms.calibration.answer import ends_of
 from uqms.calibration.checks import Check, Sampled
 from uqms.calibration.context import Context
-from uqms.calibration.prior_conflict import prior_against_data, prior_predictions, tail_probability
+from uqms.calibration.prior_conflict import prior_against_data, prior_predictions
+from uqms.calibration.tails import tail_probability, two_sided
 from uqms.errors import PriorConflictWarning
 
 X = np.array([0.5])
@@ -119,6 +121,32 @@ def test_measurements_from_the_prior_predictive_pass(law: object) -> None:
         both = np.minimum(tail_probability(draws, values), tail_probability(-draws, -values))
         alarms += bool(10 * 2 * both.min() < 1e-3)
     assert alarms <= 4  # a right level of 1e-3 gives more than 4 of 400 with a probability of 1e-4
+
+
+@pytest.mark.parametrize("prior", [uq.HalfCauchy(0.3), uq.HalfStudentT(3.0, 0.3), uq.HalfNormal(0.3)])
+def test_measurements_whose_noise_has_a_prior_with_a_long_tail_pass(prior: uq.Prior) -> None:
+    """Sds of the prior predictive do not exist under a half-Cauchy prior; tail probabilities do."""
+    rng, t, alarms = np.random.default_rng(1), np.linspace(0.0, 1.0, 10), 0
+    for _ in range(500):
+        theta, sigma = rng.standard_normal(257), np.asarray(prior.quantile(rng.random(1025)))
+        draws = np.tile(theta[:256, None] * t, (4, 1)) + sigma[:-1, None] * rng.standard_normal((1024, 10))
+        seen = theta[256] * t + sigma[-1] * rng.standard_normal(10)
+        alarms += bool(10 * two_sided(draws, seen).min() < 1e-3)
+    assert alarms <= 4  # of 500: a right level of 1e-3 gives more with a probability of 2e-4
+
+
+@pytest.mark.parametrize("prior", [uq.HalfCauchy(0.3), uq.HalfNormal(0.3)])
+def test_the_constructor_warns_by_tail_probability(prior: uq.Prior) -> None:
+    """The mean of a thousand half-Cauchy noise sds hid data 300 times too large; and a power of ten is named."""
+    surrogate, x = linear_surrogate(1.0, 1e-3), np.array([0.25, 0.75])
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        seen = rng.standard_normal() + float(prior.quantile(rng.uniform(0.02, 0.98))) * rng.standard_normal((2, 1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", PriorConflictWarning)
+            uq.Calibration(surrogate, replicates(seen, x), uq.GaussianNoise(sd=prior))
+    with pytest.warns(PriorConflictWarning, match=r"upper tail of what the prior predicts, p = .* \(limit 0.001\)"):
+        uq.Calibration(surrogate, replicates(np.full((2, 1), 3e5), x), uq.GaussianNoise(sd=prior))
 
 
 def predicted_in(unit: float, seed: int = 1) -> Check:

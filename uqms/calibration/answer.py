@@ -24,6 +24,7 @@ from uqms.calibration.checks import Check, Sampled, Status
 from uqms.calibration.rescaling import FACTORS, rescaled
 from uqms.errors import InputError
 from uqms.parameters import Prior
+from uqms.surrogates.protocol import inputs_of
 
 if TYPE_CHECKING:
     from uqms.calibration.context import Context
@@ -216,9 +217,28 @@ def discrepancy(context: "Context") -> list[Check]:
     return found
 
 
+def uninformed(problem: Problem) -> tuple[str, ...]:
+    """Return the parameters that no measured output of any part depends on."""
+    informed: set[str] = set()
+    for part in problem.named_parts.values():
+        for output in part.observations.outputs:
+            informed.update(inputs_of(part.surrogate, output))
+    return tuple(name for name in problem.parameters if name not in informed)
+
+
 def _check_contraction(problem: Problem, theta: Mapping[str, Array]) -> Check:
     contracted, distance = contraction(problem, theta)
-    least = min(problem.parameters, key=lambda name: contracted[name])
+    alone = uninformed(problem)
+    others = [name for name in problem.parameters if name not in alone]
+    if alone and (not others or min(contracted[name] for name in others) >= CONTRACTION):
+        named, value = ", ".join(alone), min(contracted[name] for name in alone)
+        message = f"no measured output depends on {named}: the posterior there is the prior"
+        remedy = (
+            f"Measure an output that depends on {named}, or hold it at a number, fixed={{name: value}}. Its interval "
+            "is that of the prior; those of the other parameters come from the data."
+        )
+        return Check("prior-dominated", "note", value, message, remedy)
+    least = min(others or problem.parameters, key=lambda name: contracted[name])
     # Two modes far apart have a large variance too, but are nowhere near the prior.
     alike = [name for name in problem.parameters if contracted[name] < CONTRACTION and distance[name] < SHIFT]
     message = f"smallest contraction {contracted[least]:.2f} ({least}), limit {CONTRACTION}"

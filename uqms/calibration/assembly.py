@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from uqms.calibration.predict import conditional_moments, own_cells
 from uqms.calibration.progress import progress
 from uqms.calibration.samplers import Sampler
 from uqms.calibration.verdict import Sampled, Verdict
-from uqms.errors import ConformanceError, InputError
+from uqms.errors import PACKAGE, ConformanceError, InputError, NumericalWarning
 from uqms.parameters.functions import NumPyFunctions
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ __all__ = [
 
 PREDICTIVE_DRAWS = 1000
 PRIOR_DRAWS = 2000
+LEAST_PRECISION = 2.0**-53  # of a cell mean, in units of that of its noise: less is rounding
 LABELS = ("part", "subject", "output", "replicate")  # columns that are no coordinate or condition
 
 
@@ -244,7 +246,7 @@ def leave_one_out(
             rows = slice(start, start := start + values.shape[1])
             joints[rows] = np.logaddexp.reduce(values, axis=0)  # over (H, s)
             pointwise[rows] = _given_the_rest(values, joints[rows], terms)
-            weights = np.exp(values - joints[rows])
+            weights = np.exp(values - np.where(np.isfinite(joints[rows]), joints[rows], 0.0))
             draws[rows] = (rng.random(weights.shape[1]) > np.cumsum(weights, axis=0)[:-1]).sum(axis=0)
             bar.update(values.shape[1])
     return joints, pointwise, draws
@@ -257,7 +259,9 @@ def _given_the_rest(values: Array, joint: Array, terms: Array) -> Array:
     if len(values) == 1 and possible.all():
         return np.asarray(terms[0])
     rest = np.where(possible, values[:, :, None] - np.where(possible, terms, 0.0), -np.inf)
-    return np.asarray(joint[:, None] - np.logaddexp.reduce(rest, axis=0))
+    with np.errstate(invalid="ignore"):
+        found = joint[:, None] - np.logaddexp.reduce(rest, axis=0)
+    return np.where(np.isfinite(joint)[:, None], found, -np.inf)  # a draw without a density: numbers cannot say more
 
 
 def _value_terms(
@@ -286,11 +290,25 @@ def _row_terms(problem: "SingleCalibration", phi: Array, alpha: Array, precision
     c = cells.row_cell
     # The noise's sd matters for rows that share a cell only, and those whose noise grows do not.
     sigma[:, list(problem.noise.growth)] = 1.0
-    cell_noise = sigma[:, cells.group] ** 2 / cells.weight
-    cell_variance = cell_noise - cell_noise**2 * precision
     w = 1.0 / (sigma[:, cells.group][:, c] ** 2 * cells.row_variance)
-    kappa = w - w**2 * cell_variance[:, c]
-    a = w * (cells.z - cells.cell_mean[c] + (cell_noise * alpha)[:, c])
+    # A row that is alone in its cell has kappa = C^-1 and a = alpha. As a difference from w that would be rounding
+    # where the surrogate's variance is 1e16 times the noise's.
+    alone = np.bincount(c, minlength=len(cells.offset))[c] == 1
+    lost = ~(precision[:, c] > LEAST_PRECISION * w)
+    if lost.any():
+        names = ", ".join(repr(str(name)) for name in dict.fromkeys(cells.output[c[lost.any(axis=0)]]))
+        warnings.warn(
+            f"The variance of the surrogate's error of {names} is 1e13 times that of the noise, or more, at "
+            f"{lost.any(axis=1).mean():.0%} of the draws: log-densities of left-out measurements there are rounding, "
+            "and so are the weights of a leave-one-out comparison. Run more points where the posterior is, uq.refine, "
+            "or fit the output without its transform.",
+            NumericalWarning,
+            skip_file_prefixes=PACKAGE,
+        )
+    part = np.where(alone, 1.0, 1.0 / (cells.row_variance * cells.weight[c]))
+    within = np.where(alone, 0.0, cells.z - cells.cell_mean[c])
+    kappa = w * (1.0 - part) + part**2 * np.where(lost, LEAST_PRECISION * w, precision[:, c])
+    a = w * within + part * alpha[:, c]
     return np.asarray(-0.5 * LOG_TWO_PI + 0.5 * np.log(kappa) - 0.5 * a**2 / kappa)
 
 

@@ -317,6 +317,10 @@ class Problem(ABC):
         """Return n draws of every inferred quantity from its prior, conditioned as in the calibration."""
         return self.conditioned_prior.draw(n, as_generator(rng))
 
+    def with_wider_noise(self, factor: float) -> "Problem":
+        """Return the problem with noise sds that are `factor` times as large; itself where that is not known."""
+        return self
+
     @property
     def limitations(self) -> dict[str, str]:
         """What this calibration cannot do, by call: why, and what to do instead."""

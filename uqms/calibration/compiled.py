@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, final
 import numpy as np
 
 from uqms._typing import Array, Ints
-from uqms.calibration.base import Problem
 from uqms.calibration.gaussian import block_of, reduced
 from uqms.parameters import Prior
 from uqms.parameters.scale import SCALES, Interval
 
 if TYPE_CHECKING:
+    from uqms.calibration.base import Problem
     from uqms.calibration.single import SingleCalibration
     from uqms.calibration.user_errors import UserErrors
 
-__all__ = ["Linear", "Map", "Movable", "Target", "evaluate", "expand", "on_the_line", "target"]
+__all__ = ["Linear", "Map", "Movable", "Target", "evaluate", "expand", "off_the_line", "on_the_line", "target"]
 
 AGREEMENT = 1e-6  # relative, between this likelihood and the calibration's own
 NUDGES, ROUNDING = (1e-9, 2e-9, 3e-9), 30.0  # of the parameters; times what rounding is seen to do
@@ -285,16 +285,25 @@ class Movable(Protocol):
         ...
 
 
-def on_the_line(problem: Problem, theta: Mapping[str, Array]) -> Array:
+def on_the_line(problem: "Problem", theta: Mapping[str, Array]) -> Array:
     """Return unconstrained points (n, P), in the order of `problem.priors`, for parameters, each (n,)."""
     return np.column_stack([interval.to_real(theta[name]) for name, interval in _intervals(problem).items()])
 
 
-def _intervals(problem: Problem) -> dict[str, Interval]:
+def off_the_line(problem: "Problem", points: Array) -> dict[str, Array]:
+    """Return parameters, each (n,), of unconstrained points (n, P), the inverse of `on_the_line`."""
+    intervals = _intervals(problem)
+    return {
+        name: np.asarray(interval.from_real(column))
+        for (name, interval), column in zip(intervals.items(), points.T, strict=True)
+    }
+
+
+def _intervals(problem: "Problem") -> dict[str, Interval]:
     return {name: Interval.of(*problem.limits(name), SCALES[p.scale]) for name, p in problem.priors.items()}
 
 
-def target(whole: Problem) -> Target | None:
+def target(whole: "Problem") -> Target | None:
     """Return the compiled log-density of a problem, None when the problem is not standard."""
     pieces = whole.pieces(dict.fromkeys(whole.priors))
     if len(pieces) > 1:  # several surrogates

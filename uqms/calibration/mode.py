@@ -20,7 +20,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from uqms._typing import Array, Bools
-from uqms.calibration.tempering import temper
+from uqms.calibration.exploration import explored
 from uqms.calibration.whitened import Whitened
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _ends(problem: "Problem", name: str) -> bool:
 
 def find_modes(space: Whitened, log_density: Callable[[Array], Array], starts: int, rng: np.random.Generator) -> Modes:
     """Return where `log_density`, from z (n, D) to (n,), ends from several starts."""
-    pilot = temper(space.log_likelihood, space.dimension, PARTICLES, rng, correlation=0.2, most_moves=10)
+    pilot = explored(space, PARTICLES, rng, correlation=0.2, most_moves=10)
     part = pilot.mixture.component(pilot.z, rng)
     # the best particle of each component first: a small mode must not be missed
     first = [rows[np.argmax(pilot.value[rows])] for k in np.unique(part) for rows in [np.flatnonzero(part == k)]]

@@ -288,6 +288,12 @@ class JointCalibration(Calibration):
         other._wholes = other._together()
         return other
 
+    def with_wider_noise(self, factor: float) -> Self:
+        """Return the problem with noise sds of all parts that are `factor` times as large."""
+        other = copy.copy(self)
+        other._wholes = tuple(whole.with_wider_noise(factor) for whole in self._wholes)
+        return other
+
     def model(self) -> "pm.Model":
         """Return the PyMC model: quantities with their priors and an observed variable "part_observations" each.
 

@@ -6,10 +6,6 @@ symbol      meaning                                                             
 s           normal score of a quantity: the standard normal quantile of its      (S,)
             level in its own prior, whole, wherever the design box ends
 m, v        mean and variance of s, of the prior (m0, v0) and of the posterior   ()
-x           draws of a measurement from the prior predictive, of positive        (S,)
-            outputs their logarithms
-u, k        threshold of a tail, and the number of draws beyond it               ()
-xi, b       shape and scale of the generalised Pareto law of what is beyond u    ()
 ==========  ===================================================================  ===========
 
 Under the prior, posterior means of s have the variance v0 - E[v]: so (m - m0) / sqrt(v0 - v) is standard normal when
@@ -17,9 +13,7 @@ problem and posterior are linear and normal on this scale, for each quantity alo
 since v depends on the data where they tell little. Where a prior ends with a density that is not zero it has no tail: a
 noise that is much smaller than its half-normal prior's scale contradicts nothing.
 
-A measurement has as its tail probability the fraction of draws beyond it, and beyond the outer k that of a
-generalised Pareto law with xi > 0 (probability-weighted moments: Hosking & Wallis 1987, doi:10.2307/1269343), drawn
-towards 1/2 as by 10 draws. The smallest of n counts n times.
+Tail probabilities of measurements see `tails`. The smallest of n counts n times.
 """
 
 import math
@@ -29,24 +23,22 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.special import ndtr
 
-from uqms._typing import Array, Bools
+from uqms._typing import Array
 from uqms.calibration.answer import ends_of
 from uqms.calibration.base import Problem
 from uqms.calibration.checks import Check, Status
 from uqms.calibration.conditioned import scores
+from uqms.calibration.tails import FAIL, WARN, power_of_ten, two_sided
 
 if TYPE_CHECKING:
     from uqms.calibration.context import Context
 
-__all__ = ["prior_against_data", "prior_predictions", "tail_probability"]
+__all__ = ["prior_against_data", "prior_predictions"]
 
-WARN, FAIL = 1e-3, 1e-6
 LEAST_CONTRACTION = 0.5
 PRIOR_DRAWS = 4000
 FARTHEST = 37.0  # normal score up to which levels are no denormal numbers
-TAIL, ROOTS, PRIOR_SHAPE, PRIOR_COUNT = 0.2, 3.0, 0.5, 10  # tail: so many of S draws, at most 3 sqrt(S)
 LEAST_DRAWS = 100
-UNIT = 0.15  # in powers of ten, from a whole one
 SURE = 2  # powers of ten: from a factor of 100 on a measurement that the prior does not predict is a failure
 
 
@@ -147,7 +139,7 @@ def prior_predictions(context: "Context") -> list[Check]:
     name, count = "prior predictions", sum(len(one.values) for one in rows)
     if not count:
         return [Check(name, "pass", float("nan"), "not judged: too few simulated measurements are finite")]
-    levels = [_levels(one) for one in rows]
+    levels = [two_sided(one.draws, one.values) for one in rows]
     at = min(range(len(rows)), key=lambda i: float(levels[i].min()))
     worst, place = rows[at], int(np.argmin(levels[at]))
     p = min(1.0, count * float(levels[at][place]))
@@ -160,7 +152,7 @@ def prior_predictions(context: "Context") -> list[Check]:
     remedy = (
         "Check units and scale, then the prior: widen it if more extreme values are possible, and run a design over it."
     )
-    factor, status = _power_of_ten(worst), _status(p)
+    factor, status = power_of_ten(worst.draws, worst.values), _status(p)
     if factor:
         times = 10.0**factor
         message += f"; measurements of {worst.label} are about {times:g} times the prediction"
@@ -195,39 +187,3 @@ def _by_output(problem: Problem, draws: Array) -> Iterator[_Rows]:
 def _place(columns: "dict[str, Array]", row: int) -> str:
     words = [f"{name} = {column[row]:g}" for name, column in columns.items() if not np.isnan(column[row])]
     return f" at ({', '.join(words)})" if words else ""
-
-
-def _levels(rows: _Rows) -> Array:
-    """Return two-sided tail probabilities (n,); of positive outputs on the scale of logarithms."""
-    draws, values = rows.draws, rows.values
-    if len(values) and (draws > 0.0).all() and (values > 0.0).all():
-        draws, values = np.log(draws), np.log(values)
-    return np.minimum(1.0, 2.0 * np.minimum(tail_probability(draws, values), tail_probability(-draws, -values)))
-
-
-def tail_probability(draws: Array, values: Array) -> Array:
-    """Return the probability (n,) of more than each value, from draws (S, n) of its law."""
-    size = len(draws)
-    count = int(min(TAIL * size, ROOTS * math.sqrt(size)))
-    tail = np.sort(draws, axis=0)[size - count - 1 :]
-    beyond, excess = tail[1:] - tail[0], np.maximum(values - tail[0], 0.0)
-    weight = 1.0 - (np.arange(count) + 0.65) / count
-    b0 = np.maximum(beyond.mean(axis=0), 1e-300)
-    b1 = (weight[:, None] * beyond).mean(axis=0)
-    with np.errstate(all="ignore"):
-        shape = np.nan_to_num(2.0 - b0 / (b0 - 2.0 * b1))
-    shape = (count * np.clip(shape, 0.0, 0.9) + PRIOR_COUNT * PRIOR_SHAPE) / (count + PRIOR_COUNT)
-    scale = b0 * (1.0 - shape)  # the mean of a generalised Pareto law is scale / (1 - shape)
-    pareto = (1.0 + shape * excess / scale) ** (-1.0 / shape)
-    ties: Bools = draws == values
-    counted = (np.sum(draws > values, axis=0) + 0.5 * np.sum(ties, axis=0) + 0.5) / (size + 1.0)
-    return np.asarray(np.where(excess > 0.0, np.minimum(count / size * pareto, counted), counted))
-
-
-def _power_of_ten(rows: _Rows) -> int:
-    """Return the power of ten between measurements and predictions, 0 where there is none."""
-    measured, foreseen = (float(np.median(np.abs(one))) for one in (rows.values, rows.draws))
-    if not (measured > 0.0 and foreseen > 0.0):
-        return 0
-    power = math.log10(measured / foreseen)
-    return round(power) if abs(power - round(power)) <= UNIT else 0

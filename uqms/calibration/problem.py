@@ -116,7 +116,7 @@ class Calibration(Problem):
         When replicates of a stochastic simulator say that its noise is not normal, or more than 1 % of what a
         condition measured with an error may be lies outside of what was simulated.
     PriorConflictWarning
-        When an observation is more than 6 prior-predictive standard deviations away.
+        When an observation lies in a tail of what the prior predicts, with a probability below 0.001.
 
     References
     ----------

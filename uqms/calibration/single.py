@@ -44,6 +44,7 @@ from uqms.calibration.samplers import Sampler
 from uqms.calibration.scales import check_links, warn_of_uninformed, with_all_conditions
 from uqms.calibration.sharing import together
 from uqms.calibration.success import read_success
+from uqms.calibration.tails import WARN, power_of_ten, two_sided
 from uqms.calibration.truncation import check_known_noise
 from uqms.errors import (
     PACKAGE,
@@ -72,7 +73,11 @@ if TYPE_CHECKING:
 __all__ = ["SingleCalibration", "named_derived", "space_of"]
 
 _logger = logging.getLogger(__name__)
-CONFLICT_SD = 6.0
+SIMULATED, REPEATS, LEAST_DRAWS = (
+    1000,
+    4,
+    100,
+)  # measurements; draws of noise for each of the output; fewer tell nothing
 IMPOSSIBLE = 0.05  # of the means of a count
 SCORE_CHUNK = 2_000_000  # numbers in one cross-covariance block
 
@@ -871,6 +876,12 @@ class SingleCalibration(Calibration):
         other.cells = self.cells.projected
         return other
 
+    def with_wider_noise(self, factor: float) -> "SingleCalibration":
+        """Return the problem with noise sds that are `factor` times as large, of any model, known or inferred."""
+        other = copy.copy(self)
+        other.cells = replace(self.cells, row_variance=factor**2 * self.cells.row_variance)
+        return other
+
     def cells_of(self, values: Array) -> Cells:
         """Return the cells with other measured values (R,), in the data's own units."""
         cells, (left, right) = self.cells, self._limited
@@ -1122,31 +1133,41 @@ class SingleCalibration(Calibration):
                 )
 
     def _warn_of_conflict(self) -> None:
-        """Compare each observation with the prior predictive mean and sd (fixed seed: a check, no result)."""
+        """Compare each observation with draws of what the prior predicts (fixed seed: a check, no result)."""
+        cells, rng = self.cells, np.random.default_rng(0)
         if not self.closed_form or self.expanded or self.noise.growth:
-            draws = self.cells.linked(self.simulate(self.prior_draws(256, 0), 0))
+            draws, values = cells.linked(self.simulate(self.prior_draws(SIMULATED, 0), 0)), cells.z
             draws = draws[np.isfinite(draws).all(axis=1)]
-            size = draws.std(axis=0) + 1e-300
-            by_row = (self.cells.z - draws.mean(axis=0)) / size
-            # A value below a limit that is far above of what is expected is no conflict.
-            by_row = np.where(self.cells.side * by_row > 0.0, 0.0, by_row)
-            order, off = np.argsort(np.abs(by_row)), np.zeros(len(self.cells.offset))
-            off[self.cells.row_cell[order]] = by_row[order]  # the worst of each cell
+            at, side = cells.row_cell, cells.side
         else:
-            theta, predicted, surrogate = self._prior_predicted()
-            sigma = self.noise.values(theta, (len(predicted),))[:, self.cells.group]
+            _, predicted, surrogate = self._prior_predicted()
+            theta = self.prior_draws(REPEATS * len(predicted), 1)  # noise has draws of its own: its tail matters most
+            sigma = self.noise.values(theta, (len(theta[next(iter(theta))]),))[:, cells.group]
             extra = sum((term_variance(self, term, theta) for term in self.noise.terms), np.zeros(1))
-            size = predicted.var(axis=0) + (surrogate + extra + sigma**2 / self.cells.weight).mean(axis=0)
-            off = (self.cells.cell_mean - predicted.mean(axis=0)) / np.sqrt(size)
-        worst = int(np.argmax(np.abs(off)))
-        if abs(off[worst]) > CONFLICT_SD:
-            place = {dim: column[worst] for dim, column in self.cells.coords.items() if not np.isnan(column[worst])}
-            place |= zip(self.condition_names, self.cells.conditions[self.cells.experiment[worst]], strict=True)
+            size = np.sqrt(np.tile(surrogate, (REPEATS, 1)) + extra + sigma**2 / cells.weight)
+            draws = np.tile(predicted, (REPEATS, 1)) + size * rng.standard_normal(size.shape)
+            values, at, side = cells.cell_mean, np.arange(len(cells.offset)), np.zeros(len(cells.offset))
+        if len(draws) < LEAST_DRAWS:
+            return
+        level, middle = two_sided(draws, values), np.median(draws, axis=0)
+        # A value below a limit that is far above of what is expected is no conflict.
+        level = np.where(side * (values - middle) > 0.0, 1.0, level)
+        worst = int(np.argmin(level))
+        p = min(1.0, len(level) * float(level[worst]))
+        if p < WARN:
+            cell = int(at[worst])
+            place = {dim: column[cell] for dim, column in cells.coords.items() if not np.isnan(column[cell])}
+            place |= zip(self.condition_names, cells.conditions[cells.experiment[cell]], strict=True)
             where = f" at ({', '.join(f'{name} = {value:g}' for name, value in place.items())})" if place else ""
+            name, end = str(cells.output[cell]), "upper" if values[worst] > middle[worst] else "lower"
+            own = np.flatnonzero((cells.output[at] == cells.output[cell]) & (side == 0.0))
+            factor = power_of_ten(draws[:, own], values[own]) if len(own) and not cells.transformed else 0
+            unit = (
+                f" Measurements of {name!r} are about {10.0**factor:g} times the prediction: a likely error of units."
+            )
             warnings.warn(
-                f"The observation of {str(self.cells.output[worst])!r}{where} lies {abs(off[worst]):.1f} "
-                f"prior-predictive standard deviations {'above' if off[worst] > 0 else 'below'} what the prior "
-                "expects. Check units and scale, or widen the prior.",
+                f"The observation of {name!r}{where} lies in the {end} tail of what the prior predicts, p = {p:.2g} "
+                f"(limit {WARN:g}).{unit if factor else ''} Check units and scale, or widen the prior.",
                 PriorConflictWarning,
                 skip_file_prefixes=PACKAGE,
             )

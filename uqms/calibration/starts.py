@@ -3,15 +3,15 @@
 With little noise the posterior is thousands of times narrower than the prior, and a gradient sampler that starts in the
 middle of the prior may stay in a corner of the box where the surrogate knows little. The likelihood of hundreds of
 points at once is cheap, so the prior's draws are brought to the posterior by raising the likelihood to powers from 0 to
-1 (`tempering`). Two modes get starts in proportion to their mass; the sampler's own draws are the result, this only
-places them.
+1 (`tempering`), and climbs find the modes that they miss (`exploration`). Two modes get starts in proportion to their
+mass; the sampler's own draws are the result, this only places them.
 """
 
 import numpy as np
 
 from uqms._typing import Array
 from uqms.calibration.base import Problem
-from uqms.calibration.tempering import temper
+from uqms.calibration.exploration import explored
 from uqms.calibration.whitened import Whitened
 
 __all__ = ["starting_points"]
@@ -30,6 +30,6 @@ def starting_points(problem: Problem, count: int, rng: np.random.Generator) -> d
         When the likelihood admits no draw of the prior.
     """
     space = Whitened(problem)
-    found = temper(space.log_likelihood, space.dimension, PARTICLES, rng, correlation=CORRELATION, most_moves=MOVES)
+    found = explored(space, PARTICLES, rng, correlation=CORRELATION, most_moves=MOVES)
     picked = rng.choice(PARTICLES, size=count, replace=count > PARTICLES)
     return {**space.theta(found.z[picked]), "latents": found.z[picked, len(space.names) :]}

@@ -20,7 +20,7 @@ doi:10.1214/20-BA1199.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import Protocol, final
 
 import numpy as np
 
@@ -57,6 +57,10 @@ class Tempered:
         stage began.
     mixture
         The law that the last moves were fitted to.
+    first
+        Draws that it began from, (n, D), and their log-likelihoods (n,).
+    passed
+        Particles at the end of each stage, (stages, n, D).
     """
 
     z: Array
@@ -68,6 +72,36 @@ class Tempered:
     acceptance: float
     correlation: float
     mixture: Mixture
+    first: tuple[Array, Array]
+    passed: Array
+
+
+class Reference(Protocol):
+    """A normalised law that particles begin from."""
+
+    def draw(self, n: int, rng: np.random.Generator) -> Array:
+        """Return n independent draws (n, D)."""
+        ...
+
+    def log_density(self, z: Array) -> Array:
+        """Return the log-density (n,) at points (n, D)."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class Prior:
+    """The standard normal law of some dimension."""
+
+    dimension: int
+
+    def draw(self, n: int, rng: np.random.Generator) -> Array:
+        """Return n independent draws (n, D)."""
+        return rng.standard_normal((n, self.dimension))
+
+    def log_density(self, z: Array) -> Array:
+        """Return the log-density (n,) at points (n, D)."""
+        return np.asarray(-0.5 * np.sum(z**2, axis=1) - 0.5 * self.dimension * np.log(2.0 * np.pi))
 
 
 def temper(
@@ -78,6 +112,7 @@ def temper(
     *,
     correlation: float = 0.1,
     most_moves: int = 100,
+    reference: Reference | None = None,
 ) -> Tempered:
     """Bring particles from N(0, 1)^dimension to the posterior.
 
@@ -93,13 +128,22 @@ def temper(
         Moves of a stage end when no coordinate is more correlated with where the stage began.
     most_moves
         Moves in a stage at most.
+    reference
+        A law that particles begin from instead, with tails at least as heavy as the posterior's; powers are then those
+        of the ratio of the posterior's density to its density. The prior and the posterior stay the same.
 
     Raises
     ------
     InitError
         When the likelihood admits no draw of the prior.
     """
-    z, value, log_evidence = _admitted(log_likelihood, dimension, particles, rng)
+    prior = Prior(dimension)
+    start: Reference = prior
+    ratio = log_likelihood
+    if reference is not None:
+        start, ratio = reference, _ratio(log_likelihood, prior, reference)
+    z, value, log_evidence = _admitted(ratio, start, particles, rng)
+    first, passed = (z, value), []
     power, length, stages, moves = 0.0, 1.0, 0, 0
     accepted, left, mixture = float("nan"), float("nan"), None
     with progress(None, "tempering", "stage") as bar:
@@ -113,24 +157,33 @@ def temper(
             chosen = systematic(weight, particles, rng)
             power = 1.0 if step >= 1.0 - power else power + step
             z, value, length, accepted, left, used = _move(
-                log_likelihood, z[chosen], value[chosen], power, mixture, length, rng, correlation, most_moves
+                ratio, start, z[chosen], value[chosen], power, mixture, length, rng, correlation, most_moves
             )
             stages, moves = stages + 1, moves + used
+            passed.append(z)
             bar.set_postfix(power=f"{power:.2g}", refresh=False)
             bar.update()
     assert mixture is not None
     order = rng.permutation(particles)  # neighbours have one ancestor; the order of draws must not say that
-    return Tempered(z[order], value[order], log_evidence, power, stages, moves, accepted, left, mixture)
+    z, value = z[order], value[order]
+    if reference is not None:
+        value = value + reference.log_density(z) - prior.log_density(z)
+    return Tempered(z, value, log_evidence, power, stages, moves, accepted, left, mixture, first, np.stack(passed))
+
+
+def _ratio(log_likelihood: Callable[[Array], Array], prior: Prior, reference: Reference) -> Callable[[Array], Array]:
+    """Return the log of the posterior's density, up to its integral, over that of the reference."""
+    return lambda z: log_likelihood(z) + prior.log_density(z) - reference.log_density(z)
 
 
 def _admitted(
-    log_likelihood: Callable[[Array], Array], dimension: int, particles: int, rng: np.random.Generator
+    log_likelihood: Callable[[Array], Array], start: Reference, particles: int, rng: np.random.Generator
 ) -> tuple[Array, Array, float]:
     """Return draws of the prior that have a likelihood, and the log of the share of the prior that has one."""
     found: list[tuple[Array, Array]] = []
     tried = count = 0
     while count < particles and tried < ROUNDS * particles:
-        z = rng.standard_normal((particles, dimension))
+        z = start.draw(particles, rng)
         value = log_likelihood(z)
         good = np.isfinite(value)
         found.append((z[good], value[good]))
@@ -147,6 +200,7 @@ def _admitted(
 
 def _move(
     log_likelihood: Callable[[Array], Array],
+    start: Reference,
     z: Array,
     value: Array,
     power: float,
@@ -161,19 +215,17 @@ def _move(
     centre = mixture.centre[mixture.component(z, rng)]
     begin = np.column_stack([z - centre, value])
     z, value = z.copy(), value.copy()
-    log_mixture = mixture.log_density(z)
+    log_mixture, log_start = mixture.log_density(z), start.log_density(z)
     accepted_share, left = 0.0, 1.0
     for move in range(1, most_moves + 1):
         jump = move % 3 == 0
         proposal = mixture.draw(n, rng) if jump else mixture.step(z, length, rng)
         proposed, log_proposed = log_likelihood(proposal), mixture.log_density(proposal)
-        log_ratio = power * (proposed - value) - 0.5 * np.sum(proposal**2 - z**2, axis=1) + log_mixture - log_proposed
+        started = start.log_density(proposal)
+        log_ratio = power * (proposed - value) + started - log_start + log_mixture - log_proposed
         accepted = np.log(rng.random(n)) < log_ratio
-        z[accepted], value[accepted], log_mixture[accepted] = (
-            proposal[accepted],
-            proposed[accepted],
-            log_proposed[accepted],
-        )
+        z[accepted], value[accepted] = proposal[accepted], proposed[accepted]
+        log_mixture[accepted], log_start[accepted] = log_proposed[accepted], started[accepted]
         if not jump:
             accepted_share = float(accepted.mean())
             length = float(np.clip(length * np.exp((accepted_share - ACCEPTANCE) / np.sqrt(move)), 1e-4, 1.0))

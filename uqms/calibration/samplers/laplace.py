@@ -8,6 +8,7 @@ import numpy as np
 from uqms import _checks as check
 from uqms._teaching import taught
 from uqms._typing import Array
+from uqms.calibration.exploration import derivatives
 from uqms.calibration.mixture import Mixture
 from uqms.calibration.mode import find_modes, same_place
 from uqms.calibration.samplers.shared import trace_of
@@ -126,7 +127,7 @@ def _law(space: Whitened, starts: int, rng: np.random.Generator) -> tuple[Mixtur
         i = int(np.argmax(np.where(left, found.value, -np.inf)))
         left &= ~same_place(found, found.z[i])
         root = found.root[i]
-        values, vectors = np.linalg.eigh(-_curvature(space, found.z[i], root))
+        values, vectors = np.linalg.eigh(-derivatives(space, found.z[i], root)[1])
         values = np.maximum(values, FLATTEST)
         covariance = root @ ((vectors / values) @ vectors.T) @ root.T
         centres.append(found.z[i])
@@ -134,16 +135,3 @@ def _law(space: Whitened, starts: int, rng: np.random.Generator) -> tuple[Mixtur
         log_mass.append(float(found.value[i]) + float(np.sum(np.log(np.diag(roots[-1])))))
     weight = np.exp(np.array(log_mass) - max(log_mass))
     return Mixture(weight / weight.sum(), np.stack(centres), np.stack(roots)), len(centres)
-
-
-def _curvature(space: Whitened, z: Array, root: Array, step: float = 0.05) -> Array:
-    """Return the Hessian (D, D) of the log-density at z, in coordinates x with z + root x, by one batched call."""
-    d = len(z)
-    i, j = np.triu_indices(d)
-    unit = step * np.eye(d)
-    moves = np.concatenate([unit[i] + unit[j], unit[i] - unit[j], unit[j] - unit[i], -unit[i] - unit[j]])
-    values = space.log_density(z + moves @ root.T).reshape(4, -1)
-    upper = (values[0] - values[1] - values[2] + values[3]) / (4.0 * step**2)
-    out = np.empty((d, d))
-    out[i, j] = out[j, i] = np.where(np.isfinite(upper), upper, -(i == j).astype(float))
-    return out

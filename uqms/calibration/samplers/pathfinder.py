@@ -23,10 +23,11 @@ import xarray as xr
 from uqms import _checks as check
 from uqms._teaching import taught
 from uqms._typing import Array
+from uqms.calibration.exploration import explored
 from uqms.calibration.mixture import Mixture
 from uqms.calibration.mode import Climb, bfgs
 from uqms.calibration.samplers.laplace import NEGLIGIBLE, resampled
-from uqms.calibration.tempering import Tempered, temper
+from uqms.calibration.tempering import Tempered
 from uqms.calibration.whitened import Whitened
 from uqms.errors import SamplingError
 
@@ -101,7 +102,7 @@ class Pathfinder:
         """
         rng = np.random.default_rng(seed)
         space = Whitened(problem)
-        pilot = temper(space.log_likelihood, space.dimension, PARTICLES, rng, correlation=0.2, most_moves=10)
+        pilot = explored(space, PARTICLES, rng, correlation=0.2, most_moves=10)
         found = _best_of_paths(space, pilot, self.paths, rng)
         kept = found.bound > found.bound.max() - NEGLIGIBLE
         if not np.isfinite(found.bound.max()):
