@@ -90,6 +90,7 @@ PUBLIC = [
     "Simulator",
     "SquaredExponential",
     "StudentTNoise",
+    "Study",
     "SubjectPosterior",
     "SuccessProbability",
     "Sum",

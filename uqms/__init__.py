@@ -118,6 +118,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.simulators import UMBridgeServer as UMBridgeServer
     from uqms.simulators import UMBridgeSimulator as UMBridgeSimulator
     from uqms.simulators import serve as serve
+    from uqms.study import Study as Study
     from uqms.surrogates import Adapted as Adapted
     from uqms.surrogates import Chain as Chain
     from uqms.surrogates import Curve as Curve
@@ -236,6 +237,7 @@ __all__ = [
     "Simulator",
     "SquaredExponential",
     "StudentTNoise",
+    "Study",
     "SubjectPosterior",
     "SuccessProbability",
     "Sum",
@@ -447,6 +449,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "verification_design",
         "verify",
     ),
+    "study": ("Study",),
 }
 _ROOMS = (
     "designs",
