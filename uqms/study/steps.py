@@ -25,7 +25,7 @@ from uqms.calibration import Posterior, load_posterior
 from uqms.ensemble.netcdf import atomic_path, checksum
 from uqms.errors import InputError, MissingFileError, StorageError, UqmsError
 from uqms.runs import RunStore
-from uqms.simulators._identity import code_hash
+from uqms.simulators import FunctionSimulator
 from uqms.study.folder import sha256_of
 from uqms.surrogates import load_surrogate
 
@@ -224,7 +224,7 @@ def _code(code: "FunctionType | type") -> str:
     """Return a hash of what a function computes; of a class, and where that cannot be said, of its module's text."""
     if not isinstance(code, type):
         with suppress(InputError):
-            return code_hash(code)
+            return str(FunctionSimulator(code, outputs={"_": ()}).identity["code"])
     return sha256_of(Path(str(sys.modules[code.__module__].__file__)))
 
 

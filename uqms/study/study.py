@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from uqms import _checks as check
+from uqms._teaching import taught
 from uqms.calibration import Calibration, Observations, Posterior
 from uqms.diagnostics import verify
 from uqms.errors import InputError, StudyError
@@ -36,6 +37,7 @@ __all__ = ["Study", "mistakes_of"]
 LARGEST = 10_000_000  # bytes of a study file
 
 
+@taught
 @final
 class Study:
     r"""A study in one file: parameters, simulator, design, data, noise, sampler, predictions and report.
