@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 from uqms.errors import StudyError
@@ -82,7 +83,11 @@ def _run(given: argparse.Namespace) -> int:
     if study is None:
         return 1
     settings = {} if given.workers is None else {"workers": given.workers}
-    results = study.run(_say, **settings)
+    try:
+        results = study.run(_say, **settings)
+    except KeyboardInterrupt:
+        print(f"interrupted; what was finished is kept. Go on with: uqms study run {given.file}", file=sys.stderr)
+        return 130
     if study.calibrates:
         print(_plain(str(results.posterior.summary())))
         print(_plain(str(results.posterior.verdict)))

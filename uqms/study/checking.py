@@ -21,7 +21,7 @@ class Output(NamedTuple):
     unit: str
 
 
-def check_together(found: Contents, document: Mapping[str, Any], reading: Reading) -> None:
+def check_together(found: Contents, reading: Reading) -> None:
     """Note mistakes that only two sections together show."""
     for name, member in found.members.items():
         path: Path = ("members", name) if name else ()
@@ -35,6 +35,12 @@ def check_together(found: Contents, document: Mapping[str, Any], reading: Readin
                     )
         if member.data:
             _observed(member.data, _outputs(member), member, (*path, "data"), reading)
+        if found.population is not None and member.over is None and member.design is not None:
+            reading.wrong(
+                (*path, "design"),
+                "subjects differ from the typical subject, so that the design has to cover more than the prior: "
+                "over = { mass = 0.99 }, which is population.box(subjects, mass=0.99).",
+            )
     if found.links is not None:
         _links(found, reading)
     whole = _all_outputs(found)
@@ -103,8 +109,9 @@ def _all_outputs(found: Contents) -> dict[str, Output]:
     """Return each output that can be measured; nothing where outputs are named anew, or parts have their own."""
     if found.parts or (found.superposition or {}).get("outputs"):
         return {}
+    more = () if found.superposition is None else ("regimen",)
     return {
-        f"{name}.{output}" if found.links is not None else output: one
+        f"{name}.{output}" if found.links is not None else output: one._replace(dims=(*one.dims, *more))
         for name, member in found.members.items()
         for output, one in _outputs(member).items()
     }

@@ -34,7 +34,7 @@ MEMBER = ("parameters", "conditions", "blocks", "simulator", "design", "runs", "
 PART = ("data", "noise", "discrepancy")  # of a member, where members are parts of one calibration
 STUDY = (
     "format", "title", "description", "results", *MEMBER, "members", "chain", "superposition", "data", "subjects",
-    "population", "noise", "discrepancy", "calibration", "sample", "verify", "predictions", "report", "next",
+    "population", "noise", "discrepancy", "calibration", "sample", "verify", "predictions", "report",
 )  # fmt: skip
 DESIGNS = ("sobol", "halton", "latin_hypercube")
 READERS = ("from_table", "from_events", "from_xarray")
@@ -159,7 +159,6 @@ class Contents:
     verify: Request | None = None
     predictions: dict[str, Request] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
-    next: Mapping[str, Any] | None = None
 
     @property
     def parts(self) -> bool:
@@ -505,10 +504,6 @@ class _Sections:
             target = _public("credibility_report") or _report
             given = reading.arguments(target, document["report"], ("report",), without=("posterior", "verification"))
             self.found.report = {} if given is LOST else given
-        if "next" in document:
-            target = _public("next_experiment")
-            if target is None:
-                reading.wrong(("next",), "this version of uqms proposes no measurements; leave the section out.")
 
     def _tables(self, key: str) -> list[tuple[str, Any]]:
         given = self.document.get(key, {})

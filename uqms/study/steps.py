@@ -257,7 +257,7 @@ def _steps(study: "Study", results: Results, record: Mapping[str, Any], settings
             _Step(
                 fitted,
                 folder / f"{fitted}.npz",
-                {"the runs": content.get(runs, ""), **dict(read.sections(("surrogate",), member))},
+                {f"the {runs}": content.get(runs, ""), **dict(read.sections(("surrogate",), member))},
                 lambda member=member: study.fitted(results.ensemble(member), member),  # type: ignore[misc]
                 _write_surrogate,
             )

@@ -326,11 +326,12 @@ class Study:
         """
         one = self._member(member)
         store: dict[str, Any] = {"store": self.store}
-        if "store" not in one.runs.settings and "store" not in settings:
-            self.store.parent.mkdir(parents=True, exist_ok=True)
         design = self.design(member)
         self._folder.enter()
-        return run(one.simulator, design, **{**store, **one.runs.settings, **settings})
+        how = {**store, **one.runs.settings, **settings}
+        if isinstance(how["store"], Path):
+            how["store"].parent.mkdir(parents=True, exist_ok=True)
+        return run(one.simulator, design, **how)
 
     @property
     def store(self) -> Path:
@@ -544,8 +545,12 @@ def _space(space: ParameterSpace, folder: Folder) -> dict[str, Any]:
 
 def _read(folder: Folder, document: Mapping[str, Any], lines: Mapping[Key, int]) -> tuple[Contents, Reading]:
     reading = Reading(folder, lines)
-    found = read_sections(document, reading)
-    check_together(found, document, reading)
+    try:
+        found = read_sections(document, reading)
+        check_together(found, reading)
+    except RecursionError:
+        found = Contents()
+        reading.wrong((), "tables or arrays are nested too deep.")
     return found, reading
 
 
