@@ -23,7 +23,7 @@ CHECKS = sorted(page for page in (DOCS / "checks").glob("*.md") if page.name != 
 LENGTHS, MOST_SHOWN = (20, 60), 1 / 3  # lines of a page of a check; fraction of them whose code is too slow to run
 STAGES = sorted(page for page in (DOCS / "stages").glob("*.md") if page.name != "index.md")
 # Stages that show all that they print; their text is compared with what the code prints.
-PRINTING = ("bridging_scales", "calibration", "many_patients", "one_patient", "propagation", "sensitivity")
+PRINTING = ("bridging_scales", "calibration", "many_patients", "one_patient", "propagation", "sensitivity", "study")
 
 
 def code_of(page: Path) -> str:

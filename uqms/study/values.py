@@ -100,7 +100,7 @@ def hints_of(target: Any) -> dict[str, Any]:
 
 
 def near(name: object, names: Sequence[str]) -> str:
-    """Return "; did you mean 'x'?" where a name is similar to one of several, or what there is."""
+    """Return "; did you mean 'x'?" where a name is similar to one of several, or all names."""
     found = difflib.get_close_matches(str(name).lower(), [one.lower() for one in names], 1, 0.6)
     if found:
         return f"; did you mean {next(one for one in names if one.lower() == found[0])!r}?"
@@ -369,6 +369,7 @@ class Reading:
         usual = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
         names = [one.name for one in usual if one.name not in (*without, "self")]
         given: dict[str, Any] = {}
+        meant = ""  # names that are suggested for keys that do not exist
         for key, value in table.items():
             closed = CLOSED.get((called, key))
             if closed:
@@ -378,8 +379,11 @@ class Reading:
             elif rest is not None and key not in without:
                 given[key] = self.value(value, hints.get(rest, Any), (*path, key))
             else:
-                given[key] = self.wrong((*path, key), renamed(called, key, names) + _listed(names))
-        lost = [one.name for one in usual if one.default is one.empty and one.name in names and one.name not in table]
+                advice = renamed(called, key, names)
+                meant += advice
+                given[key] = self.wrong((*path, key), advice + _listed(names))
+        needed = [one.name for one in usual if one.default is one.empty and one.name in names]
+        lost = [name for name in needed if name not in table and f"'{name}'" not in meant]
         if lost:
             needs = " and ".join(f"`{name}`" for name in lost)
             return self.wrong(path, f"{needs} {'is' if len(lost) == 1 else 'are'} missing.")
