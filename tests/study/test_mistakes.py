@@ -81,6 +81,7 @@ MISTAKES = [
     ('"Laplace" }\nrng = 1', '"Laplace" }', "[sample]", "`rng` is missing"),
     ("n = 20", "n = [20]", "n = [20]", "expected a whole number"),
     ("question", "questions", "questions", "it is called 'question'"),
+    ('question = "How fast?"', 'influence = "high"', "[report]", "`question` is missing"),
     ("[report]", "[report", "[report", "this is no TOML"),
 ]
 

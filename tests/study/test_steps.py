@@ -221,7 +221,9 @@ def test_the_report_gets_the_results(folder):
     path = write_report(study, report=report)
     assert path == folder / "results" / "report.html"
     assert path.read_text() == "<html></html>"
-    assert asked["question"] == "How fast?"
+    assert (asked["question"], asked["title"]) == ("How fast?", "Decay")
+    assert asked["predictions"]["peak"].mean.identical(study.run().predictions["peak"].mean)
+    assert asked["ensemble"].identical(study.run().ensemble())
     assert asked["posterior"].draws.identical(study.run().posterior.draws)
     assert repr(asked["verification"]) == repr(study.run().verification)
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, final
 
 import pandas as pd
 
-import uqms
 from uqms import designs
 from uqms.calibration import Observations, Population, Posterior
 from uqms.calibration.discrepancy import Discrepancies
@@ -166,8 +165,14 @@ class Contents:
         return len(self.members) > 1 and self.links is None
 
 
-def _report(question: str, influence: str = "", consequence: str = "") -> None:
-    """Take what the section [report] has, where there is no report yet."""
+def _report(
+    question: str = "",
+    influence: str = "",
+    consequence: str = "",
+    factors: Mapping[str, str] | None = None,
+    limitations: str | Sequence[str] = (),
+) -> None:
+    """Take what the section [report] has: the words of the report, which no other section has."""
 
 
 def read_sections(document: Mapping[str, Any], reading: Reading) -> Contents:
@@ -501,8 +506,9 @@ class _Sections:
             if reading.trying(at, partial(checked_name, name)) is not LOST and given is not LOST:
                 self.found.predictions[name] = Request(Posterior.predict, given)
         if "report" in document:
-            target = _public("credibility_report") or _report
-            given = reading.arguments(target, document["report"], ("report",), without=("posterior", "verification"))
+            given = reading.arguments(_report, document["report"], ("report",))
+            if given is not LOST and not given.get("question", "").strip():
+                given = reading.wrong(("report",), "`question` is missing: the question that the study answers.")
             self.found.report = {} if given is LOST else given
 
     def _tables(self, key: str) -> list[tuple[str, Any]]:
@@ -518,10 +524,6 @@ FILE = {"file": "", "prepare": "", "separator": "sep", "decimal": "decimal", "co
 
 def _kind(given: Any) -> str:
     return str(given.get("kind", "")) if isinstance(given, dict) else type(given).__name__
-
-
-def _public(name: str) -> Any:
-    return getattr(uqms, name) if name in uqms.__all__ else None
 
 
 def _netcdf(file: FilePath, variable: str) -> "xr.DataArray":

@@ -556,6 +556,9 @@ def write_report(study: "Study", path: str | os.PathLike[str] | None = None, *, 
     if "question" not in study.report_settings:
         raise InputError('the study has no question to report on: [report] question = "...".')
     results = Results(study)
-    target = study.results / "report.html" if path is None else Path(path)
-    made = make(results.posterior, results.verification, **study.report_settings)
+    target = study.results / "report.html" if path is None else Path(path).absolute()
+    more: dict[str, Any] = {"title": study.title, "predictions": results.predictions or None}
+    if len(study.members) == 1 and not next(iter(study.members.values())).direct:
+        more["ensemble"] = results.ensemble()
+    made = make(results.posterior, results.verification, **study.report_settings, **more)
     return Path(made.to_html(target) or target)
