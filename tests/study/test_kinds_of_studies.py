@@ -498,3 +498,68 @@ kind = "GaussianProcess"
     (mistake,) = mistakes_of(folder / "study.toml")
     assert (mistake.line, mistake.where) == (2, "parameters")
     assert "the simulator takes 'c', which has neither a prior nor a condition" in mistake.message
+
+
+def test_settings_of_a_calibration(folder):
+    study = read(
+        folder,
+        """
+[parameters]
+apd = { kind = "Uniform", low = 150.0, high = 350.0, unit = "ms" }
+coupling = { kind = "LogNormal", median = 1.0, sigma = 0.2 }
+[conditions]
+period = { low = 450.0, high = 1000.0, unit = "ms" }
+[simulator]
+kind = "FunctionSimulator"
+function = "scales_model:tissue"
+outputs = { speed = [] }
+[design]
+n = 16
+rng = 1
+over = { mass = 0.99, ranges = { coupling = [0.5, 2.0] } }
+[runs]
+workers = 0
+[surrogate]
+kind = "GaussianProcess"
+hyperparameters = "point"
+kernel = { kind = "Sum", parts = ["Matern52", { kind = "Product", parts = ["Matern32", "SquaredExponential"] }] }
+[data]
+file = "waves.csv"
+output = "speed"
+value = "speed"
+conditions = ["period"]
+[noise]
+kind = "CombinedNoise"
+additive = 0.01
+proportional = { kind = "HalfNormal", sd = 0.1 }
+[discrepancy]
+kind = "GPDiscrepancy"
+sd = { kind = "HalfNormal", sd = 0.05 }
+length = { period = 200.0 }
+[calibration]
+fixed = { coupling = 0.9 }
+outside = "extrapolate"
+[sample]
+rng = 1
+""",
+    )
+    space = uq.ParameterSpace(
+        apd=uq.Uniform(150.0, 350.0, unit="ms"),
+        coupling=uq.LogNormal(median=1.0, sigma=0.2),
+        conditions={"period": uq.Condition(450.0, 1000.0, unit="ms")},
+    )
+    simulator = uq.FunctionSimulator(model(folder, "tissue"), outputs={"speed": ()}, version="1")
+    box = space.box(mass=0.99, ranges={"coupling": (0.5, 2.0)})
+    runs = uq.run(simulator, uq.sobol(space, 16, rng=1, over=box), workers=0)
+    kernel = uq.Sum((uq.Matern52(), uq.Product((uq.Matern32(), uq.SquaredExponential()))))
+    problem = uq.Calibration(
+        uq.GaussianProcess(kernel=kernel, hyperparameters="point").fit(runs),
+        uq.Observations.from_table(
+            pd.read_csv(folder / "waves.csv"), output="speed", value="speed", conditions=["period"]
+        ),
+        noise=uq.CombinedNoise(additive=0.01, proportional=uq.HalfNormal(0.1)),
+        discrepancy=uq.GPDiscrepancy(sd=uq.HalfNormal(0.05), length={"period": 200.0}),
+        fixed={"coupling": 0.9},
+        outside="extrapolate",
+    )
+    assert_same_problem(study.calibration(study.surrogate(study.ensemble(store=None))), problem)

@@ -2,13 +2,15 @@
 
 import json
 import re
+import tomllib
+from pathlib import Path
 
 import pytest
 from example_studies import GOOD, MODEL, check
 
 import uqms as uq
 from uqms.errors import MissingFileError, StudyError
-from uqms.study import mistakes_of
+from uqms.study import mistakes_of, new_study
 
 
 @pytest.fixture
@@ -170,3 +172,30 @@ def test_python_and_file_give_the_same_text(folder):
     assert repr(uq.Study.from_toml(third).space) == repr(study.space)
     assert uq.Study.from_toml(third).noise == study.noise
     assert uq.Study.from_toml(third).design().identical(study.design())
+
+
+def test_the_tables_on_the_page_are_read():
+    page = (Path(uq.__file__).parents[1] / "docs" / "stages" / "study.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S)
+    assert len(blocks) == 4
+
+    def kinds(value):
+        if isinstance(value, dict):
+            yield from (value["kind"],) if "kind" in value else ()
+        for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            yield from kinds(one)
+
+    for block in blocks:
+        for kind in kinds(tomllib.loads(block)):
+            name, _, method = kind.partition(".")
+            found = getattr(uq, name, None) or getattr(uq.Observations, name, None)
+            assert callable(getattr(found, method) if method else found), kind
+
+
+def test_the_first_study_on_the_page_has_no_mistakes(tmp_path):
+    page = (Path(uq.__file__).parents[1] / "docs" / "stages" / "study.md").read_text(encoding="utf-8")
+    block = re.search(r"^```toml\n(.*?)^```", page, re.M | re.S)
+    assert block is not None
+    new_study(tmp_path / "drug")
+    (tmp_path / "drug" / "study.toml").write_text(block[1], encoding="utf-8")
+    assert mistakes_of(tmp_path / "drug" / "study.toml") == []

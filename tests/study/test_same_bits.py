@@ -57,3 +57,12 @@ def test_circulation(tmp_path, monkeypatch, sampler):
 @pytest.mark.parametrize("name", ["influenza", "circulation"])
 def test_the_studies_beside_the_scripts_have_no_mistakes(name):
     assert mistakes_of(EXAMPLES / "studies" / name / "study.toml") == []
+
+
+@pytest.mark.slow
+def test_the_whole_influenza_study(tmp_path, monkeypatch):
+    monkeypatch.setenv("UQMS_RESULTS", str(tmp_path))
+    names = script("influenza", {}, "Can it be believed?")
+    same = study("influenza")
+    ensemble = same.ensemble(store=tmp_path / "study.db")
+    assert_same(same.posterior(same.calibration(same.surrogate(ensemble))), names["posterior"])
