@@ -34,6 +34,7 @@ PRINTING = (
     "propagation",
     "report",
     "sensitivity",
+    "study",
 )
 
 

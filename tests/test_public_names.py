@@ -93,6 +93,7 @@ PUBLIC = [
     "Simulator",
     "SquaredExponential",
     "StudentTNoise",
+    "Study",
     "SubjectPosterior",
     "SuccessProbability",
     "Sum",

@@ -130,6 +130,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.simulators import UMBridgeServer as UMBridgeServer
     from uqms.simulators import UMBridgeSimulator as UMBridgeSimulator
     from uqms.simulators import serve as serve
+    from uqms.study import Study as Study
     from uqms.surrogates import Adapted as Adapted
     from uqms.surrogates import Chain as Chain
     from uqms.surrogates import Curve as Curve
@@ -251,6 +252,7 @@ __all__ = [
     "Simulator",
     "SquaredExponential",
     "StudentTNoise",
+    "Study",
     "SubjectPosterior",
     "SuccessProbability",
     "Sum",
@@ -487,6 +489,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "check_report",
         "credibility_report",
     ),
+    "study": ("Study",),
 }
 _ROOMS = (
     "designs",

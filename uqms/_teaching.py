@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from uqms.errors import InputError, UnknownNameError
 
-__all__ = ["missing", "taught", "taught_construction", "unknown_name"]
+__all__ = ["missing", "renamed", "taught", "taught_construction", "unknown_name"]
 
 # What users of PyMC, SciPy, scikit-learn and NumPy write, and what it may be called here: the first that a call has.
 WORDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
@@ -222,7 +222,7 @@ def _wrong(
     names = [one.name for one in every if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
     wrong = [name for name in settings if name not in names]
     if wrong and not any(one.kind == one.VAR_KEYWORD for one in every):
-        return f"{called}: {'; '.join(_renamed(called, name, names) for name in wrong)}. {_how(called, every)}"
+        return f"{called}: {'; '.join(renamed(called, name, names) for name in wrong)}. {_how(called, every)}"
     filled = {one.name for one in places[: len(arguments)]}
     twice = [name for name in settings if name in filled]
     if twice:
@@ -241,7 +241,7 @@ def _on_class(name: str, first: object) -> bool:
     return all(name not in (cls.__name__, *SHOWN.get(cls.__name__, ())) for cls in type(first).__mro__)
 
 
-def _renamed(called: str, name: str, names: Sequence[str]) -> str:
+def renamed(called: str, name: str, names: Sequence[str]) -> str:
     """Return what an unknown argument is called here."""
     elsewhere = ELSEWHERE.get((called.rpartition(".")[2], name))
     if elsewhere is not None:

@@ -8,7 +8,8 @@ nothing of uqms still catches it::
     │   ├── UnknownNameError, UnknownKeyError   an attribute or key that does not exist
     │   ├── UnitError                      units that are missing or do not agree
     │   ├── ConformanceError               a part of the user's own that does not do what its protocol says
-    │   └── TemplateError                  an input template that does not fit the inputs
+    │   ├── TemplateError                  an input template that does not fit the inputs
+    │   └── StudyError                     a study file with mistakes
     ├── DataError (ValueError)             numbers that were handed over: training data, observations, draws
     ├── DesignError (ValueError)           too few or unusable design points
     ├── ExtrapolationError (ValueError)    asked for outside of what was simulated
@@ -29,7 +30,7 @@ nothing of uqms still catches it::
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ __all__ = [
     "SimulatorNotFound",
     "SimulatorTimeout",
     "StorageError",
+    "StudyError",
     "TemplateError",
     "UnitError",
     "UnknownKeyError",
@@ -110,6 +112,14 @@ class ConformanceError(InputError):
 
 class TemplateError(InputError):
     """An input template with a name without a value, an input that no template uses, or a syntax error."""
+
+
+class StudyError(InputError):
+    """A study file with mistakes; `mistakes` has each with its line, its key and a message."""
+
+    def __init__(self, message: str, mistakes: "Sequence[object]" = ()) -> None:
+        super().__init__(message)
+        self.mistakes = tuple(mistakes)
 
 
 class DataError(UqmsError, ValueError):

@@ -1,4 +1,4 @@
-"""The command ``uqms``: list, check and export the runs of a run store, and remove runs.
+"""The command ``uqms``: studies in one file, from a template to the report; and the runs of a run store.
 
 The exit status is 0 on success, 1 when a check failed, and 2 when something cannot be done. In the last case one line
 on standard error states the reason.
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from uqms import __version__
-from uqms.cli import _runs
+from uqms.cli import _runs, _study
 from uqms.errors import UqmsError
 
 __all__ = ["main"]
@@ -34,9 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["runs", "list", "/nowhere/flu.db"])
     2
     """
-    parser = argparse.ArgumentParser(prog="uqms", description="Inspect, check and export stored runs.")
+    parser = argparse.ArgumentParser(prog="uqms", description="Studies in one file, and stored runs.")
     parser.add_argument("--version", action="version", version=f"uqms {__version__}")
     rooms = parser.add_subparsers(metavar="COMMAND", required=True)
+    _study.add(rooms)
     _runs.add(rooms)
     given = parser.parse_args(argv)
     try:
