@@ -79,6 +79,11 @@ def test_a_line_is_where_the_key_is():
         assert rows[lines[path] - 1].startswith(start), path
 
 
+@pytest.mark.parametrize("text", ["a = [}", "a = ", "[", "a = 'x", "a = {]", 'a = """x', "[[a", "a", "=", "a.= [,"])
+def test_what_is_no_toml_ends(text):
+    assert len(lines_of(text)) <= 2
+
+
 def random_value(rng, depth):
     kind = rng.integers(8 if depth else 5)
     if kind == 0:

@@ -2,6 +2,7 @@
 
 import bisect
 import tomllib
+from contextlib import suppress
 from typing import final
 
 __all__ = ["Path", "lines_of"]
@@ -19,7 +20,8 @@ def lines_of(text: str) -> dict[Path, int]:
     what `tomllib.loads` returns.
     """
     scanner = _Scanner(text)
-    scanner.document()
+    with suppress(ValueError, IndexError):  # a text that `tomllib` would refuse: what comes later has no line
+        scanner.document()
     return scanner.lines
 
 
@@ -117,8 +119,11 @@ class _Scanner:
         elif first == "{":
             self._table(path)
         else:
+            start = self.at
             while self.at < len(self.text) and self.text[self.at] not in ENDS:
                 self.at += 1
+            if self.at == start:
+                raise ValueError("there is no value")
 
     def _string(self) -> None:
         quote = self.text[self.at]
