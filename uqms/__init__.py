@@ -92,15 +92,15 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.parameters import Regimen as Regimen
     from uqms.parameters import TruncatedNormal as TruncatedNormal
     from uqms.parameters import Uniform as Uniform
+    from uqms.planning import HistoryMatching as HistoryMatching
     from uqms.planning import PredictedOutput as PredictedOutput
     from uqms.planning import candidates as candidates
+    from uqms.planning import level_set as level_set
     from uqms.planning import next_experiment as next_experiment
+    from uqms.planning import next_runs as next_runs
     from uqms.planning import next_trial as next_trial
     from uqms.planning import prior_of as prior_of
     from uqms.planning import trial_information as trial_information
-    from uqms.planning import next_runs as next_runs
-    from uqms.planning import HistoryMatching as HistoryMatching
-    from uqms.planning import level_set as level_set
     from uqms.propagation import Decision as Decision
     from uqms.propagation import Propagation as Propagation
     from uqms.propagation import RareEvent as RareEvent

@@ -176,3 +176,23 @@ def test_a_condition_off_by_rounding_is_the_observed_input(rng: np.random.Genera
     posterior = fabricated(problem, {"theta": 0.5 + 0.1 * rng.standard_normal((4, 250))})
     found = [posterior.predict(conditions={"x": x}).sd["y"].item() for x in (0.3, 0.1 + 0.2)]
     assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("discrepancy", [None, uq.OffsetDiscrepancy(sd=0.5)], ids=["noise alone", "discrepancy"])
+def test_without_errors_the_surrogate_is_the_simulator(
+    discrepancy: uq.OffsetDiscrepancy | None, rng: np.random.Generator
+) -> None:
+    """Data far from the mean say nothing of errors that are not there; only a discrepancy follows them."""
+    values = 3.0 + NOISE_SD * rng.standard_normal((2, 3))
+    surrogate = linear_surrogate(SLOPE, ERROR_SD, ell_x=ELL, truncation=np.full((1, 1), TRUNCATION))
+    noise = uq.GaussianNoise(sd=NOISE_SD)
+    problem = uq.Calibration(surrogate, replicates(values, np.array([0.3, 0.6])), noise, discrepancy=discrepancy)
+    theta, targets = rng.standard_normal(5), own_cells(problem.cells)
+    h = np.zeros(5, dtype=np.int64)
+    for errors in (False, True):
+        found = conditional_moments(
+            problem, {"theta": theta}, h, targets, np.empty((5, 0)), discrepancy=False, errors=errors
+        )
+        mean = np.concatenate([moments.mean for _, moments in found])
+        away = np.abs(mean - SLOPE * theta[:, None]).max()
+        assert away > 0.1 if errors else away < 1e-12

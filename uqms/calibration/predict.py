@@ -410,7 +410,7 @@ def conditional_moments(
     n, total, inputs = len(cells.offset), len(joint.index), len(joint.conditions)
     holds = np.concatenate([np.ones(n, dtype=np.bool_), np.broadcast_to(np.asarray(discrepancy), total - n)])
     any_holds = bool(holds[n:].any())
-    used = _used(problem, joint)
+    used = _used(problem, joint) if errors else np.zeros(0, dtype=np.int64)
     if normal and joint.by_input is None:
         errors_of = Errors.of(joint.basis, joint.truncation, joint.index, len(joint.conditions), used)
         if errors_of.size <= total:
