@@ -430,7 +430,8 @@ def test_it_stops_and_says_why(posterior):
     assert np.min(steps[-1]) <= 0.97
     none = uq.next_runs(posterior, 30, rng=2, stop=0.9)
     assert not none
-    assert "does not limit the precision" in none.stopped
+    assert "the surrogate's error still makes an sd" in none.stopped
+    assert runs._reason(1e-4, 0.005, 0, np.ones(1), 0.99).endswith("does not limit the precision")
     with pytest.raises(InputError, match="no run is proposed"):
         _ = none.design
     bought = uq.next_runs(posterior, 30, cost=2.0, budget=7.0, rng=2, stop=0.0)
@@ -488,3 +489,16 @@ def test_several_simulators_are_parts():
 def test_what_cannot_be_right_is_said_before_work(posterior, settings, match):
     with pytest.raises(InputError, match=match):
         uq.next_runs(posterior, **({"n": 5, "rng": 1} | settings))
+
+
+def test_the_figure_shows_what_the_plan_says(chain_posterior):
+    plan = uq.next_runs(chain_posterior, 10, cost={"cell": 0.3, "cable": 1.8}, about=["g", "r"], rng=2, stop=0.0)
+    figure = uq.plots.next_runs(plan)
+    (ax,) = figure.axes
+    lines = {line.get_label(): line for line in ax.get_lines()}
+    np.testing.assert_allclose(lines["g"].get_xdata()[1:], plan.table["total_cost"])
+    np.testing.assert_allclose(lines["g"].get_ydata()[1:] * plan.now["g"], plan.table["sd_g"])
+    marked = sum(len(line.get_xdata()) for name, line in lines.items() if name.startswith("run of"))
+    assert marked == len(plan)
+    with pytest.raises(InputError, match="no run is proposed"):
+        uq.plots.next_runs(replace(plan, table=plan.table.iloc[:0]))

@@ -583,7 +583,8 @@ def _reason(best: float, stop: float, count: int, price: Array, floor: float) ->
         return words
     if floor > 1.0 - LIMITED:
         return f"{words}; the surrogate's error does not limit the precision"
-    return f"{words}; only many runs together would: uq.refine(posterior, n)"
+    more = "a lower stop, or many runs at once, uq.refine(posterior, n)"
+    return f"{words}; the surrogate's error still makes an sd {1.0 / floor - 1.0:.0%} larger: {more}"
 
 
 def _ran(one: Candidates) -> Bools:
