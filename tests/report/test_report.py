@@ -200,7 +200,7 @@ def test_results_of_the_whole_library_are_shown(tmp_path: Path) -> None:
     assert len(interval) == 2
     for action in ("0.9", "1.0", "1.1"):
         loss = evidence["decisions"].table.loc[float(action), "loss"]
-        assert float(page.data[f"decisions.table:{action}:loss"]) == loss
+        assert float(page.data[f"decisions:table:{action}:loss"]) == loss
     assert len(page.of("img")) >= 9
     assert uq.check_report(tmp_path / "report.html", posterior, correction, **evidence)
 
