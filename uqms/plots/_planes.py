@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -105,7 +106,8 @@ def history_matching(
     cell = np.clip(((v - ends[0]) / (ends[1] - ends[0]) * CELLS).astype(int), 0, CELLS - 1)
     edges = [_edges(box, ends, column) for column in range(box.d)]
     columns = [box.names.index(name) for name in shown]
-    depth = least = None
+    depth: Any = None
+    least: Any = None
     for row, column in combinations(range(d), 2):
         i, j = columns[row], columns[column]
         flat = cell[:, i] * CELLS + cell[:, j]
