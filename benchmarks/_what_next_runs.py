@@ -23,10 +23,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
+from _report import Aim, aim
 
 import uqms as uq
 
 TARGET = 1.05
+MOST_OF_COST = 0.7  # of an equal split
 ROUNDS = 8
 DRAWS = 500
 WAYS = ("equal", "proposed")
@@ -325,6 +327,36 @@ def compared(kind: str, seed: int, ways: tuple[str, ...] = WAYS) -> dict[str, An
     return out
 
 
+def ratios(some: list[dict[str, Any]]) -> np.ndarray:
+    """Return the cost of proposed runs over that of an equal split, where the first runs were not enough.
+
+    Where an equal split never came there, all that it spent counts; where neither came there the ratio is 1.
+    """
+    out = []
+    for one in some:
+        equal, proposed = one["equal"]["cost"], one["proposed"]["cost"]
+        if equal <= 0.0:
+            continue
+        if np.isinf(proposed):
+            out.append(np.inf if np.isfinite(equal) else 1.0)
+        else:
+            out.append(proposed / (equal if np.isfinite(equal) else max(row["spent"] for row in one["equal"]["rows"])))
+    return np.array(out)
+
+
+def runs(half: str, quick: bool) -> list[Aim]:
+    """Return the median costs of proposed runs over those of an equal split."""
+    logging.disable(logging.WARNING)
+    first, count, out = (0 if half == "seen" else 100), 2 if quick else 20, []
+    for kind in KINDS:
+        some = [compared(kind, seed) for seed in range(first, first + count)]
+        print(report(some), flush=True)
+        found = ratios(some)
+        name = f"{kind}: cost of proposed runs over an equal split, median"
+        out.append(aim(name, float(np.median(found)), None, MOST_OF_COST, n=len(found)))
+    return out
+
+
 def report(found: list[dict[str, Any]]) -> str:
     """Return the table of medians by kind."""
     lines = []
@@ -332,12 +364,7 @@ def report(found: list[dict[str, Any]]) -> str:
         some = [one for one in found if one["kind"] == kind]
         costs = np.array([[one[way]["cost"] for way in ("equal", "proposed")] for one in some])
         needed = costs[:, 0] > 0.0  # the first runs were not enough
-        most = [max(row["spent"] for row in one["equal"]["rows"]) for one in some]
-        ratio = np.array([
-            np.inf if np.isinf(p) and np.isfinite(e) else np.nan if np.isinf(p) else p / (m if np.isinf(e) else e)
-            for (e, p), m in zip(costs, most, strict=True)
-        ])[needed]  # fmt: skip
-        ratio = np.where(np.isnan(ratio), 1.0, ratio)  # neither came there
+        ratio = ratios(some)
         ends = {way: np.median([one[way]["rows"][-1]["error"] for one in some]) for way in ("equal", "proposed")}
         steps = [
             (row["predicted"][name] / before["sd"][name], row["sd"][name] / before["sd"][name])

@@ -9,6 +9,10 @@ Parts:
 - `trial`: the Fisher information of the standard one-compartment oral example of the optimal-design literature.
 - `theophylline`: three sampling times of each of 12 real patients, chosen from the posterior of the 11 others and then
   carried out.
+- `runs`: the cost of the next runs until a posterior is as narrow as with the simulator itself, against an equal split:
+  two fidelities, a chain, failing runs.
+- `waves`: history matching on problems with known answers; with `--cases` the epidemic of `hmer`.
+- `level_sets`: runs until a boundary is known, against a space-filling design; coverage of its bands.
 
 Every part prints its aims, and the script ends with one JSON list of all.
 """
@@ -17,11 +21,15 @@ import argparse
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 from _report import Aim, finish
+from _what_next_level_sets import level_sets
 from _what_next_measurement import measurement
+from _what_next_runs import runs
 from _what_next_theophylline import theophylline
 from _what_next_trial import trial
+from _what_next_waves import waves
 
 import uqms as uq
 
@@ -30,6 +38,9 @@ PARTS: dict[str, Callable[[str, bool], list[Aim]]] = {
     "measurement": measurement,
     "trial": trial,
     "theophylline": theophylline,
+    "runs": runs,
+    "waves": waves,
+    "level_sets": level_sets,
 }
 
 
@@ -44,7 +55,8 @@ def main() -> int:
     warnings.simplefilter("ignore", uq.errors.UqmsWarning)
     aims: list[Aim] = []
     for part in given.only:
-        aims += PARTS[part](given.half, given.quick)
+        with_cases = partial(waves, cases=given.cases) if part == "waves" else PARTS[part]
+        aims += with_cases(given.half, given.quick)
     return finish(aims)
 
 

@@ -228,7 +228,6 @@ def test_the_report_gets_the_results(folder):
     assert repr(asked["verification"]) == repr(study.run().verification)
 
 
-@pytest.mark.skipif("credibility_report" not in uq.__all__, reason="uqms.credibility_report is not merged yet")
 def test_the_report_is_written(folder):
     assert main(["study", "report", str(folder / "study.toml")]) == 0
     assert "How fast?" in (folder / "results" / "report.html").read_text()

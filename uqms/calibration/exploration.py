@@ -20,7 +20,7 @@ Starts of climbs as in multi level single linkage: Rinnooy Kan & Timmer (1987), 
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, Self, final
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, final
 
 import numpy as np
 from scipy.optimize import minimize
@@ -169,7 +169,8 @@ class _Way:
         ends, widths = np.empty_like(begin), np.empty_like(begin)
         for i, point in enumerate(begin):
             found = minimize(self._falling, point, jac=True, method="L-BFGS-B", options={"maxiter": iterations})
-            ends[i], widths[i] = found.x, np.sqrt(np.maximum(np.diag(found.hess_inv.todense()), 0.0))
+            inverse: Any = found.hess_inv
+            ends[i], widths[i] = found.x, np.sqrt(np.maximum(np.diag(inverse.todense()), 0.0))
         if self.target is None:
             return ends, widths
         with np.errstate(all="ignore"):

@@ -1138,7 +1138,7 @@ class SingleCalibration(Calibration):
         if not self.closed_form or self.expanded or self.noise.growth:
             draws, values = cells.linked(self.simulate(self.prior_draws(SIMULATED, 0), 0)), cells.z
             draws = draws[np.isfinite(draws).all(axis=1)]
-            at, side = cells.row_cell, cells.side
+            at, side = cells.row_cell, np.asarray(cells.side, dtype=np.float64)
         else:
             _, predicted, surrogate = self._prior_predicted()
             theta = self.prior_draws(REPEATS * len(predicted), 1)  # noise has draws of its own: its tail matters most

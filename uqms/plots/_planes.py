@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -106,8 +106,7 @@ def history_matching(
     cell = np.clip(((v - ends[0]) / (ends[1] - ends[0]) * CELLS).astype(int), 0, CELLS - 1)
     edges = [_edges(box, ends, column) for column in range(box.d)]
     columns = [box.names.index(name) for name in shown]
-    depth: Any = None
-    least: Any = None
+    depth, least = cast(Any, None), cast(Any, None)  # of the last pair; there are at least two parameters
     for row, column in combinations(range(d), 2):
         i, j = columns[row], columns[column]
         flat = cell[:, i] * CELLS + cell[:, j]

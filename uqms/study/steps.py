@@ -24,6 +24,7 @@ from uqms import ensemble as tables
 from uqms.calibration import Posterior, load_posterior
 from uqms.ensemble.netcdf import atomic_path, checksum
 from uqms.errors import InputError, MissingFileError, StorageError, UqmsError
+from uqms.report import credibility_report
 from uqms.runs import RunStore
 from uqms.simulators import FunctionSimulator
 from uqms.study.folder import sha256_of
@@ -538,7 +539,7 @@ def write_report(study: "Study", path: str | os.PathLike[str] | None = None, *, 
     Raises
     ------
     InputError
-        When a result is missing or stale, or this version of uqms has no report.
+        When a result is missing or stale, or there is no question.
     """
     late = [one for one in status_of(study) if not one.current]
     if late:
@@ -548,11 +549,7 @@ def write_report(study: "Study", path: str | os.PathLike[str] | None = None, *, 
         )
     if not study.calibrates:
         raise InputError("a report needs a posterior: the sections [data], [noise] and [sample].")
-    make = (
-        getattr(uqms, "credibility_report", None) if report is None and "credibility_report" in uqms.__all__ else report
-    )
-    if make is None:
-        raise InputError("this version of uqms has no uqms.credibility_report; update uqms (pip install -U uqms).")
+    make = credibility_report if report is None else report
     if "question" not in study.report_settings:
         raise InputError('the study has no question to report on: [report] question = "...".')
     results = Results(study)
