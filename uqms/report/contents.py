@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
-from uqms.report.values import Number, Words
+from uqms.report.numbers import Number, Words
 
 __all__ = ["Block", "Cell", "Heading", "Link", "Listing", "Paragraph", "Picture", "Section", "Table", "values_of"]
 

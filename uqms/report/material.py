@@ -14,7 +14,7 @@ from uqms.ensemble import failures, input_names
 from uqms.errors import UqmsError
 from uqms.report.contents import Block, Cell, Paragraph, Picture, Table
 from uqms.report.hashes import hash_of_code, hash_of_data, hash_of_model, hash_of_runs
-from uqms.report.values import Number, Sources, Words, row_keys
+from uqms.report.numbers import Number, Sources, Words, row_keys
 from uqms.surrogates import leave_one_out
 
 __all__ = ["MOST_ROWS", "Material", "conjoined", "heading_of"]

@@ -7,7 +7,7 @@ from uqms.errors import UqmsError
 from uqms.report.contents import Block, Heading, Link, Paragraph, Section, Table
 from uqms.report.material import Material
 from uqms.report.names import by_name
-from uqms.report.values import Words, source_of
+from uqms.report.numbers import Words, source_of
 
 __all__ = ["further_checks", "question", "verdict", "verification"]
 

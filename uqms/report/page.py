@@ -9,8 +9,8 @@ from typing import Any
 
 from uqms.errors import InputError
 from uqms.report.contents import Block, Cell, Heading, Link, Listing, Paragraph, Picture, Section, Table
+from uqms.report.numbers import Number, Words
 from uqms.report.style import STYLE
-from uqms.report.values import Number, Words
 
 __all__ = ["LARGEST", "OPENING", "POLICY", "UNKNOWN", "framed", "hashed", "page_of", "png_of"]
 

@@ -19,8 +19,8 @@ from uqms.report import answers, closing, opening, study_inputs
 from uqms.report.contents import Picture, Section, values_of
 from uqms.report.factors import FACTORS
 from uqms.report.material import Material
+from uqms.report.numbers import Number
 from uqms.report.page import page_of
-from uqms.report.values import Number
 
 __all__ = ["CredibilityReport", "credibility_report"]
 
