@@ -230,6 +230,28 @@ def test_nuts_finds_the_closed_form_too() -> None:
     assert found.verdict.status != "fail"
 
 
+@pytest.mark.slow
+def test_parts_with_normal_and_other_noise_have_the_posterior_of_quadrature() -> None:
+    """The second part's latents meet inputs that are a part of an array, which compiled code reads as such."""
+    surrogates = [linear_surrogate(slope, 1e-4) for slope in SLOPES]
+    parts = dict(zip(("clamp", "beat"), zip(surrogates, map(replicates, VALUES, (X, X)), strict=True), strict=True))
+    noise = {"clamp": uq.GaussianNoise(sd=SD), "beat": uq.StudentTNoise(scale=uq.HalfNormal(1.0), df=4.0)}
+    found = uq.Calibration(parts, noise=noise).sample(uq.NUTS(draws=500, tune=500), rng=2)
+    theta, scale = np.linspace(-2.0, 4.0, 301)[:, None], np.linspace(1e-3, 5.0, 400)[None, :]
+    density = stats.norm.logpdf(theta) + stats.norm.logpdf(scale)
+    for z in VALUES[0].ravel():
+        density = density + stats.norm.logpdf(z, SLOPES[0] * theta, SD)
+    for z in VALUES[1].ravel():
+        density = density + stats.t.logpdf(z, 4.0, SLOPES[1] * theta, scale)
+    weight = np.exp(density - density.max())
+    weight /= weight.sum()
+    for values, name in ((theta, "theta"), (scale, "beat_sigma")):
+        mean = np.sum(weight * values)
+        sd = np.sqrt(np.sum(weight * (values - mean) ** 2))
+        ess = float(found.summary().loc[name, "ess_bulk"])
+        assert found.draws[name].values.mean() == pytest.approx(mean, abs=4 * sd / np.sqrt(ess))
+
+
 def test_calibration_is_the_base_of_what_it_makes() -> None:
     surrogate, noise = linear_surrogate(1.0, 0.1), uq.GaussianNoise(sd=SD)
     one = uq.Calibration(surrogate, observations=replicates(VALUES[0], X), noise=noise)

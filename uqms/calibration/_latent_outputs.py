@@ -400,6 +400,7 @@ def _scores_reverse(
 @compiled
 def fused_outputs(block: Array, u: Array, phi: Array, eta: Array) -> Array:
     """Return y (H, N) at u (K, d), hyperparameters phi and latents eta."""
+    u, phi, eta = np.ascontiguousarray(u), np.ascontiguousarray(phi), np.ascontiguousarray(eta)
     data = block[block_size(block) :]
     means, covariances, _, _, _ = _scores(block, u)
     J, _ = _jacobian(block, data, u)
@@ -414,6 +415,7 @@ def fused_outputs(block: Array, u: Array, phi: Array, eta: Array) -> Array:
 @compiled
 def fused_outputs_reverse(block: Array, u: Array, phi: Array, eta: Array, y_bar: Array) -> tuple[Array, Array, Array]:
     """Return the derivatives of y : y_bar by u, phi and eta."""
+    u, phi, eta = np.ascontiguousarray(u), np.ascontiguousarray(phi), np.ascontiguousarray(eta)
     data = block[block_size(block) :]
     means, covariances, kg, t, v = _scores(block, u)
     J, kept = _jacobian(block, data, u)
