@@ -1,5 +1,6 @@
 """Chains of surrogates: closed forms, brute force, members of any kind, draws, what is refused, files, push-forward."""
 
+import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -656,6 +657,18 @@ def test_a_design_over_what_is_passed_on_holds_it() -> None:
     assert mended.push_forward().outside["tissue.apd"] < 0.01
     with pytest.raises(InputError, match="'cell' takes no links; those that do are tissue"):
         found.design("cell", 8)
+
+
+@pytest.mark.parametrize("where", [0.0, 1.0])
+def test_a_single_point_has_the_box_of_the_runs_and_itself(where: float) -> None:
+    chain = uq.Chain(cell=cell(), tissue=tissue(upper=2.5), links={"tissue.apd": "cell.apd"})
+    whole = uq.sobol(uq.ParameterSpace.from_json(chain.attrs["space"]), 64, rng=1)
+    at = int(np.argmin(np.abs(chain.predict(whole).mean["cell.apd"].values - (1.5 if where else 4.0))))
+    design = chain.design_of(whole.isel(run=[at]), "tissue", rng=1)
+    box, former = uq.Box.from_dict(json.loads(design.attrs["box"])), chain.members["tissue"].domain
+    point, j, k = float(design["apd"].values[0]), box.names.index("apd"), former.names.index("apd")
+    assert (box.lower[j], box.upper[j]) == (min(point, former.lower[k]), max(point, former.upper[k]))
+    assert box.upper[j] > box.lower[j]
 
 
 def test_the_push_forward_of_two_links_and_of_a_transform() -> None:

@@ -444,7 +444,7 @@ class Chain(NamedSurrogate):
         """Return the points of a design of the chain's inputs as points at which to run one member.
 
         Linked inputs are draws of what is passed on there, the error of the surrogates included; the box reaches as far
-        as they do, and may leave that of the member's former runs.
+        as they do, and may leave that of the member's former runs; of a single point it is theirs and the point.
 
         Raises
         ------
@@ -462,6 +462,8 @@ class Chain(NamedSurrogate):
             low, high, hard, scale = box.lower[j], box.upper[j], box.hard[j], box.scale[j]
             if (values := links.get(f"{member}.{name}")) is not None:
                 low, high, hard = float(values.min()), float(values.max()), (False, False)
+                if not low < high:  # one point has no range: that of the former runs, as far as the point
+                    low, high = min(low, box.lower[j]), max(high, box.upper[j])
                 first, last = SCALES[scale].domain
                 scale = scale if first < low and high < last else "identity"  # errors may pass the scale's end
             else:
