@@ -82,7 +82,7 @@ def test_a_limit_far_above_what_is_expected_is_no_conflict() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         uq.Calibration(curve(), observed(np.full(T, 1e4), censored=["left"] * T), uq.GaussianNoise(1.0))
-    with pytest.warns(uq.errors.PriorConflictWarning, match="above"):
+    with pytest.warns(uq.errors.PriorConflictWarning, match="upper tail"):
         uq.Calibration(curve(), observed(np.full(T, 1e4), censored=["right"] * T), uq.GaussianNoise(1.0))
 
 

@@ -68,7 +68,7 @@ def test_a_bent_ridge_is_covered_by_several_paths() -> None:
 
 
 def test_a_narrow_bent_ridge_has_a_k_hat_that_says_so() -> None:
-    trace = uq.Pathfinder().run(FakeProblem(banana(1.0, 0.05), 2), 1)  # type: ignore[arg-type]
+    trace = uq.Pathfinder().run(FakeProblem(banana(1.0, 0.01), 2), 1)  # type: ignore[arg-type]
     check = sampler_checks(trace["sample_stats"].dataset)[0]
     assert check.value > 0.7
     assert check.status == "fail"

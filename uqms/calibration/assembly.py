@@ -56,6 +56,7 @@ __all__ = [
 
 PREDICTIVE_DRAWS = 1000
 PRIOR_DRAWS = 2000
+MOST_LOST = 0.05  # of the draws, above which it is told
 LEAST_PRECISION = 2.0**-53  # of a cell mean, in units of that of its noise: less is rounding
 LABELS = ("part", "subject", "output", "replicate")  # columns that are no coordinate or condition
 
@@ -295,7 +296,7 @@ def _row_terms(problem: "SingleCalibration", phi: Array, alpha: Array, precision
     # where the surrogate's variance is 1e16 times the noise's.
     alone = np.bincount(c, minlength=len(cells.offset))[c] == 1
     lost = ~(precision[:, c] > LEAST_PRECISION * w)
-    if lost.any():
+    if lost.any(axis=1).mean() > MOST_LOST:
         names = ", ".join(repr(str(name)) for name in dict.fromkeys(cells.output[c[lost.any(axis=0)]]))
         warnings.warn(
             f"The variance of the surrogate's error of {names} is 1e13 times that of the noise, or more, at "

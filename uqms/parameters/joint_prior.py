@@ -393,9 +393,9 @@ class MultivariateNormal:
         e = np.empty_like(u)
         for j, row in enumerate(self.factor):
             centre = e[..., :j] @ row[:j]
-            e[..., j] = _between(
-                u[..., j], (a[j] - centre) / row[j], (b[j] - centre) / row[j], None if rest is None else rest[..., j]
-            )
+            with np.errstate(invalid="ignore"):  # beyond all numbers there is no next one: NaN
+                low, high = (a[j] - centre) / row[j], (b[j] - centre) / row[j]
+            e[..., j] = _between(u[..., j], low, high, None if rest is None else rest[..., j])
             w[..., j] = centre + row[j] * e[..., j]
         return self._own(w)
 
