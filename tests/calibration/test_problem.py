@@ -304,7 +304,9 @@ def test_a_derived_quantity_that_is_no_function() -> None:
 
 
 def test_an_observation_that_the_prior_says_is_next_to_impossible() -> None:
-    with pytest.warns(PriorConflictWarning, match=r"'y' lies in the upper tail of what the prior predicts.*Check units"):
+    with pytest.warns(
+        PriorConflictWarning, match=r"'y' lies in the upper tail of what the prior predicts.*Check units"
+    ):
         uq.Calibration(scalar(), number(100.0), NOISE)
     with pytest.warns(PriorConflictWarning, match="lower tail"):
         uq.Calibration(scalar(), number(-100.0), NOISE)

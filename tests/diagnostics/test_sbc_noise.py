@@ -197,7 +197,19 @@ def test_runs_that_disagree_and_few_particles_are_doubts() -> None:
 
     def run(centre: float, correlation: float = 0.1) -> Tempered:
         z = centre + 0.1 * rng.standard_normal((200, 2))
-        return Tempered(z, z[:, 0], 0.0, 1.0, 3, 9, 0.4, correlation, fit_mixture(z, np.full(200, 1.0 / 200), rng), (z, z[:, 0]), z[None])
+        return Tempered(
+            z,
+            z[:, 0],
+            0.0,
+            1.0,
+            3,
+            9,
+            0.4,
+            correlation,
+            fit_mixture(z, np.full(200, 1.0 / 200), rng),
+            (z, z[:, 0]),
+            z[None],
+        )
 
     assert _doubts(space, [run(0.0), run(0.0)], 0.1, 0.25, 300.0, 99) == ""
     assert "'a' of two runs are" in _doubts(space, [run(-1.0), run(1.0)], 0.1, 0.25, 300.0, 99)
