@@ -7,6 +7,8 @@ from example_studies import EXAMPLES, script, study
 import uqms as uq
 from uqms.study import mistakes_of
 
+pytestmark = pytest.mark.slow
+
 
 def assert_same(first: uq.Posterior, second: uq.Posterior) -> None:
     """Compare everything that leaves inference, bit by bit."""

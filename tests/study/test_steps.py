@@ -14,6 +14,8 @@ from uqms.cli import main
 from uqms.errors import InputError, StorageError
 from uqms.study import write_report
 
+pytestmark = pytest.mark.slow
+
 MODEL = """
 import os
 import numpy as np
