@@ -114,6 +114,7 @@ def test_drifting_errors_are_seen_with_independent_noise_alone() -> None:
     assert alarms["discrepancy"] <= 1, alarms
 
 
+@pytest.mark.filterwarnings("ignore::uqms.errors.PriorConflictWarning")  # the data lie in the prior's tail
 def test_known_noise_that_is_too_small_is_a_misfit() -> None:
     """Noise said to be a third of what it is, with a discrepancy that is too small to make up for it."""
     discrepancy = uq.GPDiscrepancy(sd=0.05, length=3.0)

@@ -254,6 +254,7 @@ def test_three_labels_under_the_same_conditions_are_an_error_for_three_values() 
     assert [variable.name for variable in model.observed_RVs] == ["observations"]
 
 
+@pytest.mark.filterwarnings("ignore::uqms.errors.PriorConflictWarning")  # the data lie in the prior's tail
 def test_a_potential_of_ones_own_averages_over_hyperparameters_as_observe_does() -> None:
     """The recipe of *In your own model*."""
     problem = uq.Calibration(two_draws(), observed(REALS), uq.GaussianNoise(sd=0.1))

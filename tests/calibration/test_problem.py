@@ -1,6 +1,7 @@
 """The calibration problem: what does not fit together is refused by name, before anything is sampled."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -342,13 +343,21 @@ def test_warnings_point_at_the_users_line(tmp_path: Path) -> None:
     ]
 
 
-def test_an_observation_twenty_prior_predictive_sds_away_is_told() -> None:
+def test_an_observation_in_the_tail_of_the_prior_predictive_is_told() -> None:
     # y = 2 theta + error of sd 1.5, theta ~ N(0, 1), noise sd 2: prior predictive N(0, 4 + 2.25 + 4)
     sd = np.sqrt(4.0 + 2.25 + 4.0)
     problem = linear_surrogate(2.0, 1.5)
-    uq.Calibration(problem, number(5.3 * sd, x=0.5), uq.GaussianNoise(sd=2.0))
-    with pytest.warns(PriorConflictWarning, match=r"'y' at \(x = 0.5\) lies in the upper tail"):
-        uq.Calibration(problem, number(20.0 * sd, x=0.5), uq.GaussianNoise(sd=2.0))
+    uq.Calibration(problem, number(2.8 * sd, x=0.5), uq.GaussianNoise(sd=2.0))  # p = 0.005
+    for away, least in (
+        (4.2, 2.7e-5),
+        (5.3, 1.2e-7),
+        (7.0, 2.6e-12),
+    ):  # and the two-sided tail of a normal distribution
+        with pytest.warns(PriorConflictWarning, match=r"'y' at \(x = 0.5\) lies in the upper tail") as told:
+            uq.Calibration(problem, number(away * sd, x=0.5), uq.GaussianNoise(sd=2.0))
+        found = re.search(r"p = (\S+) \(limit 0.001\)", str(told[0].message))
+        assert found is not None
+        assert least < float(found[1]) < 1e-3  # a tail that may be heavier than a normal one is never understated
 
 
 def test_log_likelihood_wants_every_quantity() -> None:

@@ -100,6 +100,7 @@ def test_likelihood_is_that_of_the_dense_normal(mode: str, runs: int) -> None:
         np.testing.assert_allclose(found, wanted, rtol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore::uqms.errors.PriorConflictWarning")  # the data lie in the prior's tail
 def test_none_is_the_likelihood_of_a_surrogate_without_noise() -> None:
     frame, surrogate = table(), stochastic()
     settings = {"noise": uq.GaussianNoise(sd=0.3)}
@@ -377,6 +378,7 @@ def test_laplace_and_prediction_hold_the_realisation() -> None:
         posterior.predict(realisation="mean")  # type: ignore[arg-type]
 
 
+@pytest.mark.filterwarnings("ignore::uqms.errors.PriorConflictWarning")  # the data lie in the prior's tail
 def test_noise_that_is_not_normal_is_warned_of() -> None:
     attrs = {"output": "y", "skewness": 1.1, "kurtosis": 2.0, "p": 1e-9}
     surrogate = stochastic()
@@ -389,6 +391,7 @@ def test_noise_that_is_not_normal_is_warned_of() -> None:
     uq.Calibration(small, observed(table()), **settings)
 
 
+@pytest.mark.filterwarnings("ignore::uqms.errors.PriorConflictWarning")  # the data lie in the prior's tail
 def test_noise_whose_correlation_changes_over_the_box_is_warned_of() -> None:
     found = {"outputs": ["y", "y"], "low": -0.4, "high": 0.7, "p": 1e-9}
     surrogate = stochastic()

@@ -118,6 +118,7 @@ POSITIVE = np.array([0.3, 1.2, 2.2, 0.7])
 PROPORTIONS = SUCCESSES[[0, 2, 3]] / 9.0
 
 
+@pytest.mark.filterwarnings("ignore::uqms.errors.PriorConflictWarning")  # the data lie in the prior's tail
 @pytest.mark.parametrize(
     ("transform", "values", "noise", "expected"),
     [
@@ -136,6 +137,7 @@ def test_the_spread_of_measurements_is_on_the_surrogates_scale(
     assert one.cells.spread(0, noise) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore::uqms.errors.PriorConflictWarning")  # the data lie in the prior's tail
 def test_a_detection_limit_is_no_measurement() -> None:
     noise = uq.GaussianNoise(0.3)
     one = uq.Calibration(curve(), observed(REALS, censored=LEFT), noise)

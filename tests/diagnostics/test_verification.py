@@ -71,6 +71,7 @@ def test_a_surrogate_whose_error_is_said_to_be_half_as_large_is_caught() -> None
     assert np.mean([one.errors.table.loc["y", "mahalanobis"] for one in small]) == pytest.approx(4.0, abs=1.5)
 
 
+@pytest.mark.filterwarnings("ignore::uqms.errors.PriorConflictWarning")  # the data lie in the prior's tail
 def test_a_shifted_surrogate_is_caught_and_fails() -> None:
     shifted = [drawn(seed, surrogate(), shift=0.5) for seed in range(1, 11)]
     statuses = [one.verdict["errors of y"].status for one in shifted]

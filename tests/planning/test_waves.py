@@ -130,6 +130,7 @@ def test_the_truth_is_ruled_out_as_often_as_the_level_says():
     assert out[1] <= binom.ppf(0.999, problems, level)
 
 
+@pytest.mark.filterwarnings("ignore::uqms.errors.PriorConflictWarning")  # the data lie in the prior's tail
 def test_nothing_remains(of_linear):
     targets = {f"y{j}": (float(slope @ CENTRE), SD) for j, slope in enumerate(SLOPES)} | {"y1": (4.0, SD)}
     waves = uq.HistoryMatching(of_linear.problem.surrogate, targets)

@@ -44,7 +44,7 @@ from uqms.calibration.samplers import Sampler
 from uqms.calibration.scales import check_links, warn_of_uninformed, with_all_conditions
 from uqms.calibration.sharing import together
 from uqms.calibration.success import read_success
-from uqms.calibration.tails import FAIL, power_of_ten, two_sided
+from uqms.calibration.tails import WARN, power_of_ten, two_sided
 from uqms.calibration.truncation import check_known_noise
 from uqms.errors import (
     PACKAGE,
@@ -1154,7 +1154,7 @@ class SingleCalibration(Calibration):
         level = np.where(side * (values - middle) > 0.0, 1.0, level)
         worst = int(np.argmin(level))
         p = min(1.0, len(level) * float(level[worst]))
-        if p < FAIL:
+        if p < WARN:
             cell = int(at[worst])
             place = {dim: column[cell] for dim, column in cells.coords.items() if not np.isnan(column[cell])}
             place |= zip(self.condition_names, cells.conditions[cells.experiment[cell]], strict=True)
@@ -1167,7 +1167,7 @@ class SingleCalibration(Calibration):
             )
             warnings.warn(
                 f"The observation of {name!r}{where} lies in the {end} tail of what the prior predicts, p = {p:.2g} "
-                f"(limit {FAIL:g}).{unit if factor else ''} Check units and scale, or widen the prior.",
+                f"(limit {WARN:g}).{unit if factor else ''} Check units and scale, or widen the prior.",
                 PriorConflictWarning,
                 skip_file_prefixes=PACKAGE,
             )
