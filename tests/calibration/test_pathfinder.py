@@ -67,8 +67,10 @@ def test_a_bent_ridge_is_covered_by_several_paths() -> None:
     np.testing.assert_allclose(found.std(axis=1), sd, rtol=0.1)
 
 
-def test_a_narrow_bent_ridge_has_a_k_hat_that_says_so() -> None:
-    trace = uq.Pathfinder().run(FakeProblem(banana(1.0, 0.01), 2), 1)  # type: ignore[arg-type]
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_narrow_bent_ridge_has_a_k_hat_that_says_so(seed: int) -> None:
+    """Draws have a sd of a between 0.5 and 0.7 there, where it is 0.80."""
+    trace = uq.Pathfinder(draws=4000).run(FakeProblem(banana(1.0, 0.02), 2), seed)  # type: ignore[arg-type]
     check = sampler_checks(trace["sample_stats"].dataset)[0]
     assert check.value > 0.7
     assert check.status == "fail"
