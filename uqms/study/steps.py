@@ -24,7 +24,6 @@ from uqms import ensemble as tables
 from uqms.calibration import Posterior, load_posterior
 from uqms.ensemble.netcdf import atomic_path, checksum
 from uqms.errors import InputError, MissingFileError, StorageError, UqmsError
-from uqms.report import credibility_report
 from uqms.runs import RunStore
 from uqms.simulators import FunctionSimulator
 from uqms.study.folder import sha256_of
@@ -549,7 +548,8 @@ def write_report(study: "Study", path: str | os.PathLike[str] | None = None, *, 
         )
     if not study.calibrates:
         raise InputError("a report needs a posterior: the sections [data], [noise] and [sample].")
-    make = credibility_report if report is None else report
+    if report is None:  # figures take a second to import, and other steps have none
+        from uqms.report import credibility_report as report
     if "question" not in study.report_settings:
         raise InputError('the study has no question to report on: [report] question = "...".')
     results = Results(study)
@@ -557,5 +557,5 @@ def write_report(study: "Study", path: str | os.PathLike[str] | None = None, *, 
     more: dict[str, Any] = {"title": study.title, "predictions": results.predictions or None}
     if len(study.members) == 1 and not next(iter(study.members.values())).direct:
         more["ensemble"] = results.ensemble()
-    made = make(results.posterior, results.verification, **study.report_settings, **more)
+    made = report(results.posterior, results.verification, **study.report_settings, **more)
     return Path(made.to_html(target) or target)
