@@ -179,7 +179,7 @@ def _ratio(log_likelihood: Callable[[Array], Array], prior: Prior, reference: Re
 def _admitted(
     log_likelihood: Callable[[Array], Array], start: Reference, particles: int, rng: np.random.Generator
 ) -> tuple[Array, Array, float]:
-    """Return draws of the prior that have a likelihood, and the log of the share of the prior that has one."""
+    """Return draws of the law to begin from that have a likelihood, and the log of the share that has one."""
     found: list[tuple[Array, Array]] = []
     tried = count = 0
     while count < particles and tried < ROUNDS * particles:
