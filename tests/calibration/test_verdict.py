@@ -1,6 +1,7 @@
 """The verdict: every pathology raises its own flag, a clean problem none, and shares have closed forms."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from calibration.problems import given_surrogate, linear_surrogate, replicates
 
 import uqms as uq
 from uqms.calibration import verdict as module
+from uqms.calibration.checks import ABOUT, PAGES, Status, about, page_of
 from uqms.calibration.computation import check_divergences
 from uqms.calibration.judging import judge
 from uqms.calibration.verdict import Check, Sampled, Verdict
@@ -94,7 +96,10 @@ def test_a_clean_problem_raises_no_flag(clean: uq.Calibration) -> None:
     assert tuple(check.name for check in got.checks) == NAMES
     assert flags(got) == []
     assert got.status == "pass"
-    assert str(got).startswith("Verdict: PASS. All checks passed.\nPASS  R-hat: largest 1.001 (theta)")
+    first, second, *_ = str(got).splitlines()
+    usable = "Verdict: PASS. Use the intervals of the parameters, and predictions like the data. To narrow them, measure more"
+    assert first == f"{usable}; runs would hardly help."
+    assert second.startswith("PASS  R-hat: largest 1.001 (theta)")
     assert "→" not in str(got)
 
 
@@ -390,7 +395,7 @@ def test_the_worst_comes_first_with_its_remedy() -> None:
     got = Verdict(checks)
     assert got.status == "fail"
     assert str(got).splitlines() == [
-        "Verdict: FAIL. Do not use these intervals:",
+        "Verdict: FAIL. Do not use these intervals: model and data contradict each other. First: mend it.",
         "FAIL  c: broken",
         "      → mend it",
         "WARN  b: not so well",
@@ -402,10 +407,47 @@ def test_the_worst_comes_first_with_its_remedy() -> None:
     assert (note.status, note.warnings, [check.name for check in note.notes]) == ("pass", (), ["d"])
     assert str(note).splitlines()[1:] == ["NOTE  d: by the way", "      → say so", "PASS  a: all well"]
     assert Verdict(checks[:2]).status == "warn"
-    assert str(Verdict(checks[:2])).startswith("Verdict: WARN. Read these warnings before you use the intervals:")
+    words = "Verdict: WARN. Use the intervals as those of this model only: it does not describe the data well."
+    assert str(Verdict(checks[:2])).startswith(f"{words} First: try harder.\n")
     assert got["b"].value == 1.0
     with pytest.raises(KeyError, match="no check is named 'd'; the checks are"):
         got["d"]
+
+
+def test_every_check_is_about_one_thing() -> None:
+    names = [name for names in ABOUT.values() for name in names]
+    assert len(names) == len(set(names))
+    pages = {path.name for path in (Path(__file__).parents[2] / PAGES).glob("*.md")} - {"index.md"}
+    assert {page_of(name).removeprefix(f"{PAGES}/") for name in names} == pages
+    assert about("errors of pressure") == about("surrogate validation (left)") == "surrogate"
+    assert about("a check of one's own") == "model"
+
+
+def test_the_conclusion_names_the_cheapest_step_of_the_worst_checks() -> None:
+    def check(name: str, status: Status, remedy: str) -> Check:
+        return Check(name, status, 1.0, "", remedy)
+
+    few = check("ESS", "warn", "Use more draws, NUTS(draws=...): too few.")
+    far = check("edge of the design box", "fail", "Refine again, uq.refine(posterior, n), and so on. More words.")
+    units = check("prior predictions", "fail", "Check units.")
+    ridge = check("confounded", "warn", "Report a combination. Or measure.")
+    rough = check("surrogate validation", "warn", "Run more points.")
+    assert Verdict((far, few)).conclusion == (
+        "Do not use these intervals: the surrogate does not hold where the posterior is. "
+        "First: Refine again, uq.refine(posterior, n), and so on."
+    )
+    # another prior costs less than runs
+    assert Verdict((far, units)).conclusion.endswith("model and data contradict each other. First: Check units.")
+    # the warning that limits the use most, and the step that costs least
+    assert Verdict((ridge, rough, few)).conclusion == (
+        "Use the intervals for a first look: the surrogate's error at the posterior is large, or not as stated. "
+        "First: Use more draws, NUTS(draws=...)."
+    )
+    assert Verdict((ridge,)).conclusion.startswith("Use predictions like the data; ")
+    for share, told in ((0.0, "measure more."), (0.09, "measure more; runs would hardly help.")):
+        assert Verdict((Check("surrogate error", "pass", share, ""),)).conclusion.endswith(f"To narrow them, {told}")
+    of_parts = Check("surrogate error", "pass", 0.01, ""), Check("surrogate error (b)", "pass", 0.3, "")
+    assert "run more points near the posterior: 30% of a variance" in Verdict(of_parts).conclusion
 
 
 def scalars_over_a_condition(misfit: float, rng: np.random.Generator) -> uq.Calibration:

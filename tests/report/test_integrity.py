@@ -57,7 +57,7 @@ def test_a_page_as_it_was_written_passes(tmp_path: Path) -> None:
 
 # Edits of an honest page; the hashes are made to fit afterwards.
 def _status(text: str) -> str:
-    return text.replace("FAIL</data>. Do not use these intervals.", "PASS</data>. All checks passed.", 1)
+    return re.sub(r"FAIL</data>\. (<span[^>]*>)[^<]*", r"PASS</data>. \1Use the intervals.", text, count=1)
 
 
 def _value(text: str) -> str:

@@ -1,7 +1,7 @@
 """Checks with a status, the number behind it and a remedy; the verdict that they form; and the draws that they use."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, final
 
@@ -14,15 +14,57 @@ __all__ = ["PAGES", "Check", "Sampled", "Status", "Verdict", "page_of"]
 
 Status = Literal["pass", "note", "warn", "fail"]
 ORDER: tuple[Status, ...] = ("fail", "warn", "note", "pass")
+About = Literal["draws", "model", "surrogate", "parameters"]
 PAGES = "docs/checks"  # a page with a worked example for every name of a check; test_docs compares the two
+
+# What a check is about, in the order of what a remedy costs: sampling again, stating noise or prior anew, runs of the
+# simulator, measurements. The first two also come first because the others are judged with these draws and this model.
+ABOUT: dict[About, tuple[str, ...]] = {
+    "draws": (
+        "finite draws", "R-hat", "ESS", "divergences", "energy", "tree depth", "other modes", "moves", "approximation",
+        "log evidence of runs", "Monte Carlo error", "sampler", "joint error", "first-order expansion",
+    ),
+    "model": (
+        "prior predictions", "prior against data", "predictive misfit", "autocorrelated residuals", "end of a prior",
+        "discrepancy",
+    ),
+    "surrogate": (
+        "prior mass cut", "edge of the design box", "failed runs", "truncation", "surrogate validation",
+        "surrogate error", "size of the surrogate's error", "runs", "errors of an output", "effect on the posterior",
+        "weights",
+    ),
+    "parameters": ("prior-dominated", "confounded", "prior sensitivity", "subjects"),
+}  # fmt: skip
+FAILS: dict[About, str] = {
+    "draws": "these draws are not the posterior's",
+    "model": "model and data contradict each other",
+    "surrogate": "the surrogate does not hold where the posterior is",
+    "parameters": "the data do not determine the parameters",
+}
+WARNS: dict[About, str] = {
+    "draws": "Use the intervals as approximate ones: the draws are too few, or do not agree yet.",
+    "model": "Use the intervals as those of this model only: it does not describe the data well.",
+    "surrogate": "Use the intervals for a first look: the surrogate's error at the posterior is large, or not as stated.",
+    "parameters": "Use predictions like the data; intervals of single parameters depend on more than the data.",
+}
+SEVEREST: tuple[About, ...] = ("model", "surrogate", "draws", "parameters")  # what a warning limits the use by most
+NARROWED = 0.1  # of a parameter's variance, by the surrogate's error: above it, runs are what narrows intervals
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of a check by the name that the verdict prints, which may name a part or an output."""
+    kind = re.sub(r" \(.*\)$", "", name)  # checks of one of several parts have the name of the part in brackets
+    return "errors of an output" if kind.startswith("errors of ") else kind
+
+
+def about(name: str) -> About:
+    """Return what a check is about, by the name that the verdict prints; one of a user's own judges the model."""
+    return next((one for one, names in ABOUT.items() if kind_of(name) in names), "model")
 
 
 def page_of(name: str) -> str:
     """Return the page of a check, by the name that the verdict prints: "docs/checks/r_hat.md" for "R-hat"."""
-    kind = re.sub(r" \(.*\)$", "", name)  # checks of one of several parts have the name of the part in brackets
-    if kind.startswith("errors of "):  # the name ends with that of an output
-        kind = "errors of an output"
-    return f"{PAGES}/{re.sub('[ -]', '_', kind.lower().replace("'", ''))}.md"
+    return f"{PAGES}/{re.sub('[ -]', '_', kind_of(name).lower().replace("'", ''))}.md"
 
 
 @final
@@ -46,6 +88,15 @@ class Check:
 
 def _rank(check: Check) -> int:
     return ORDER.index(check.status)
+
+
+def _narrowed(checks: Sequence[Check]) -> str:
+    """Return what would narrow intervals that may be used."""
+    shares = [check.value for check in checks if kind_of(check.name) == "surrogate error"]
+    share = max((one for one in shares if np.isfinite(one)), default=0.0)
+    if share < NARROWED:
+        return f"To narrow them, measure more{'; runs would hardly help' if share > 0.0 else ''}."
+    return f"To narrow them, run more points near the posterior: {share:.0%} of a variance is the surrogate's error."
 
 
 @final
@@ -84,12 +135,25 @@ class Verdict:
             f"verdict: no check is named {name!r}; the checks are {[check.name for check in self.checks]}."
         )
 
+    @property
+    def conclusion(self) -> str:
+        """May the intervals be used, for what, and what improves them at the least cost.
+
+        The worst checks decide. Of these, those whose remedies cost least come first: sampling again, another noise or
+        prior, runs of the simulator, measurements.
+        """
+        worst = [check for check in self.checks if check.status == self.status]
+        if self.status == "pass":
+            return f"Use the intervals of the parameters, and predictions like the data. {_narrowed(self.checks)}"
+        order = list(ABOUT)
+        first = min(worst, key=lambda check: order.index(about(check.name)))
+        step = f"First: {re.split(r'(?<=[.:]) ', first.remedy)[0].rstrip(':.')}."
+        if self.status == "fail":
+            return f"Do not use these intervals: {FAILS[about(first.name)]}. {step}"
+        return f"{WARNS[min((about(check.name) for check in worst), key=SEVEREST.index)]} {step}"
+
     def __str__(self) -> str:
-        head = {
-            "pass": "Verdict: PASS. All checks passed.",
-            "warn": "Verdict: WARN. Read these warnings before you use the intervals:",
-            "fail": "Verdict: FAIL. Do not use these intervals:",
-        }[self.status]
+        head = f"Verdict: {self.status.upper()}. {self.conclusion}"
         pages = (f"Pages: {', '.join(self.pages)}",) if self.pages else ()
         return "\n".join([head, *(str(check) for check in sorted(self.checks, key=_rank)), *pages])
 

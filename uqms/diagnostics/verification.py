@@ -233,12 +233,14 @@ class Verification:
     failed: int
     posterior: Posterior
 
+    @property
+    def conclusion(self) -> str:
+        """Whether the surrogate agrees with the simulator; where not, what that means for the intervals."""
+        passed = self.verdict.status == "pass"
+        return "The surrogate agrees with the simulator near the posterior." if passed else self.verdict.conclusion
+
     def __str__(self) -> str:
-        head = {
-            "pass": "Verified: PASS. The surrogate agrees with the simulator near the posterior.",
-            "warn": "Verified: WARN. Read these warnings before you rely on the surrogate:",
-            "fail": "Verified: FAIL. The surrogate is wrong near the posterior:",
-        }[self.verdict.status]
+        head = f"Verified: {self.verdict.status.upper()}. {self.conclusion}"
         return "\n".join([head, *str(self.verdict).split("\n")[1:]])
 
     def summary(self) -> pd.DataFrame:

@@ -11,22 +11,11 @@ from uqms.report.numbers import Words, source_of
 
 __all__ = ["further_checks", "question", "verdict", "verification"]
 
-HEADS = {
-    "pass": "All checks passed.",
-    "warn": "Read these warnings before you use the intervals.",
-    "fail": "Do not use these intervals.",
-}
-OF_RUNS = {
-    "pass": "The surrogate agrees with the simulator near the posterior.",
-    "warn": "Read these warnings before you rely on the surrogate.",
-    "fail": "The surrogate is wrong near the posterior. Do not use the intervals of this report.",
-}
-
 
 def verdict(study: Material) -> Section:
     """Return the verdict on the posterior: what fails, what warns, what was noted, what passed."""
     found = study.posterior.verdict
-    return Section("verdict", "Verdict", _judged(study, found, "posterior.verdict", "Verdict", HEADS))
+    return Section("verdict", "Verdict", _judged(study, found, "posterior.verdict", "Verdict", "posterior.verdict"))
 
 
 def verification(study: Material) -> Section | None:
@@ -35,7 +24,7 @@ def verification(study: Material) -> Section | None:
     if found is None:
         return None
     path = "verification.verification" if study.given["verification"] is not found else "verification"
-    blocks = _judged(study, found.verdict, f"{path}.verdict", "Verification on the simulator", OF_RUNS)
+    blocks = _judged(study, found.verdict, f"{path}.verdict", "Verification on the simulator", path)
     blocks += tuple(
         study.table("Errors of the surrogate at the new runs", f"{path}.errors.table", columns=VALIDATED, head="output")
     )
@@ -82,10 +71,10 @@ VALIDATED = {
 }
 
 
-def _judged(study: Material, found: Verdict, path: str, name: str, heads: dict[str, str]) -> tuple[Block, ...]:
+def _judged(study: Material, found: Verdict, path: str, name: str, concluded: str) -> tuple[Block, ...]:
     status = Words(found.status, source_of(f"{path}.status"), found.status.upper())
     kind = found.status
-    blocks: list[Block] = [Paragraph((f"{name}: ", status, f". {heads[found.status]}"), kind)]
+    blocks: list[Block] = [Paragraph((f"{name}: ", status, ". ", study.words(f"{concluded}.conclusion")), kind)]
     failing = [check for check in found.checks if check.status == "fail"]
     warning = [check for check in found.checks if check.status == "warn"]
     noted = [check for check in found.checks if check.status == "note"]
