@@ -97,8 +97,8 @@ def test_a_clean_problem_raises_no_flag(clean: uq.Calibration) -> None:
     assert flags(got) == []
     assert got.status == "pass"
     first, second, *_ = str(got).splitlines()
-    usable = "Verdict: PASS. Use the intervals of the parameters, and predictions like the data. To narrow them, measure more"
-    assert first == f"{usable}; runs would hardly help."
+    usable = "Verdict: PASS. Use the intervals of the parameters, and predictions like the data."
+    assert first == f"{usable} To narrow them, measure more; runs would hardly help."
     assert second.startswith("PASS  R-hat: largest 1.001 (theta)")
     assert "→" not in str(got)
 
@@ -440,7 +440,7 @@ def test_the_conclusion_names_the_cheapest_step_of_the_worst_checks() -> None:
     assert Verdict((far, units)).conclusion.endswith("model and data contradict each other. First: Check units.")
     # the warning that limits the use most, and the step that costs least
     assert Verdict((ridge, rough, few)).conclusion == (
-        "Use the intervals for a first look: the surrogate's error at the posterior is large, or not as stated. "
+        "Use the intervals for a first look: the surrogate's error is large there, or not as stated. "
         "First: Use more draws, NUTS(draws=...)."
     )
     assert Verdict((ridge,)).conclusion.startswith("Use predictions like the data; ")

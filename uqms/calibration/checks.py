@@ -44,7 +44,7 @@ FAILS: dict[About, str] = {
 WARNS: dict[About, str] = {
     "draws": "Use the intervals as approximate ones: the draws are too few, or do not agree yet.",
     "model": "Use the intervals as those of this model only: it does not describe the data well.",
-    "surrogate": "Use the intervals for a first look: the surrogate's error at the posterior is large, or not as stated.",
+    "surrogate": "Use the intervals for a first look: the surrogate's error is large there, or not as stated.",
     "parameters": "Use predictions like the data; intervals of single parameters depend on more than the data.",
 }
 SEVEREST: tuple[About, ...] = ("model", "surrogate", "draws", "parameters")  # what a warning limits the use by most
