@@ -275,6 +275,7 @@ def test_independent_noise_raises_few_false_alarms(runs: int, sd: float) -> None
     assert alarms <= 5
 
 
+@pytest.mark.slow
 def test_truncation_that_runs_along_the_curve_is_no_autocorrelation() -> None:
     rng = np.random.default_rng(4)
     bump = 0.3 * np.exp(-0.5 * ((TIMES[:, None] - np.arange(0.0, 40.0, 4.0)) / 4.0) ** 2)
