@@ -445,6 +445,10 @@ def test_the_conclusion_names_the_cheapest_step_of_the_worst_checks() -> None:
         "First: Use more draws, NUTS(draws=...)."
     )
     assert Verdict((ridge,)).conclusion.startswith("Use predictions like the data; ")
+    over = check("errors of y", "warn", "Call uq.correct(posterior, runs).")
+    held = Verdict((over, Check("effect on the posterior", "pass", 0.0, ""))).conclusion
+    assert held.startswith("Use the intervals, which hold on the simulator; ")
+    assert Verdict((over,)).conclusion.startswith("Use the intervals for a first look: ")
     for share, told in ((0.0, "measure more."), (0.09, "measure more; runs would hardly help.")):
         assert Verdict((Check("surrogate error", "pass", share, ""),)).conclusion.endswith(f"To narrow them, {told}")
     of_parts = Check("surrogate error", "pass", 0.01, ""), Check("surrogate error (b)", "pass", 0.3, "")
