@@ -42,7 +42,7 @@ FAILS: dict[About, str] = {
     "parameters": "the data do not determine the parameters",
 }
 WARNS: dict[About, str] = {
-    "draws": "Use the intervals as approximate ones: the draws are too few, or do not agree yet.",
+    "draws": "Use the intervals as approximate ones: draws are too few, do not agree, or are not the posterior's own.",
     "model": "Use the intervals as those of this model only: it does not describe the data well.",
     "surrogate": "Use the intervals for a first look: the surrogate's error is large there, or not as stated.",
     "parameters": "Use predictions like the data; intervals of single parameters depend on more than the data.",
