@@ -493,6 +493,8 @@ def right_factor(factor: Array) -> Array:
     """
     if factor.size == 0:
         return np.zeros((factor.shape[1], 0))
+    if len(factor) == 1 and factor.any():  # the points of one input each: the same in a tenth of the time
+        return np.asarray(factor.T / np.sqrt(factor @ factor.T))
     left, singular, right = np.linalg.svd(factor, full_matrices=False)
     keep = singular > 1e-10 * max(float(singular[0]), 1e-300)
     return np.asarray(right[keep].T * _signs(left[:, keep]))

@@ -28,7 +28,7 @@ from uqms.calibration.by_input import rows_by_input
 from uqms.calibration.context import evenly
 from uqms.calibration.dense_gaussian import given_data
 from uqms.calibration.direct import is_exact
-from uqms.calibration.joint_error import means_apart
+from uqms.calibration.joint_error import means_given
 from uqms.calibration.likelihood import check_conditions, decoded_at, dense, merge_close, stacked
 from uqms.calibration.noise import NoiseModel
 from uqms.calibration.predict import Targets, along_of, conditional_moments
@@ -471,7 +471,7 @@ class OneSubject:
             sites |= {name: own.conditions[own.experiment, i] for i, name in enumerate(problem.condition_names)}
             by_input = rows_by_input(problem.surrogate, own.output, sites, own.experiment)
             rowed = _Rows(own.offset, own.basis, own.truncation, by_input)
-            out[:, rows] = means_apart(problem.surrogate, rowed, own.experiment, u)[h, at]
+            out[:, rows] = means_given(problem.surrogate, rowed, own.experiment, u, h)
         groups = {str(name): problem.noise.group_of(str(name)) for name in np.unique(targets.output)}
         group = np.array([groups[str(name)] for name in targets.output], dtype=np.int64)
         return out * problem.noise.scales(group, problem.noise.phi(theta, (len(h),)))

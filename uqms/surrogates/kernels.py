@@ -68,6 +68,7 @@ __all__ = [
 # Sums may be re-ordered for speed; NaN and infinity keep their meaning.
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 TILE = 16  # columns that are mirrored together, so that both sides stay in the processor's cache
+LOOPED = 32  # inputs of each member of a batch, from which members are treated one by one
 SINGLE = 4  # codes below are kernels with loops of their own; compiled code calls all others by their address
 LARGEST_ADDRESS = 2**53  # codes stand among float64 numbers
 MAX_PARTS = 8  # of a sum or product
@@ -286,8 +287,8 @@ class Stationary(RadialParts):
 
     def correlation_within(self, u: Array, ell: Array) -> Array:
         """Return the correlation (s, k, k) between the rows of each member of a batch."""
-        if len(u) == 1:
-            return self.correlation(u[0], u[0], ell)[None]
+        if len(u) == 1 or u.shape[1] >= LOOPED:
+            return np.stack([self.correlation(one, one, ell) for one in u])
         parts, shares = split(self, u.shape[2], ell)
         each = iter(parts)
         total = np.zeros((len(u), u.shape[1], u.shape[1]))
