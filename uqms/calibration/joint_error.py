@@ -26,7 +26,7 @@ from uqms._typing import Array, Ints
 from uqms.calibration.by_input import RowsByInput
 from uqms.calibration.likelihood import compress, dense, times_basis
 from uqms.surrogates.outputs import Decoder
-from uqms.surrogates.process import Scores, ScoreProcess, means_at
+from uqms.surrogates.process import ScoreProcess, Scores, means_at
 from uqms.surrogates.protocol import Surrogate
 
 __all__ = ["JointError", "OutputLaw", "Points", "averaged_marginals", "joint_root", "means_given", "outputs_of_scores"]

@@ -460,7 +460,7 @@ class OneSubject:
     def _means(self, points: Points, theta: Mapping[str, Array], h: Ints) -> Array:
         """Return means (S, P) of the latent output if the surrogate's mean were the simulator itself."""
         problem, targets = self.problem, points.targets
-        out, at = np.empty((len(h), len(points))), np.arange(len(h))
+        out = np.empty((len(h), len(points)))
         order = np.argsort(targets.experiment, kind="stable")
         size = max(1, NUMBERS // (len(h) * len(self._hyperparameter_weights)))
         for start in range(0, len(points), size):

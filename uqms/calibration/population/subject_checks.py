@@ -265,7 +265,7 @@ def _jacobian(
 ) -> tuple[Array, Array, Ints]:
     """Return J: quantities of the population (s, N, .), and what belongs to a cell's own effects, at columns (N, .)."""
     data, population, layout = problem.data, problem.population, problem.layout
-    cells, draws = data.cells, np.arange(len(z))
+    cells = data.cells
     effects = z[:, : layout.size]
     _, units = layout.natural(theta, effects)
     shared = {name: np.asarray(theta[name]) for name in population.shared}
