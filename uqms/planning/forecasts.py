@@ -16,8 +16,8 @@ Replicates divide the noise alone: error and discrepancy are those of the experi
 added on, where outputs with a transform are expanded to first order, as in the likelihood.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, final
 
@@ -34,6 +34,7 @@ from uqms.calibration.noise import NoiseModel
 from uqms.calibration.predict import Targets, along_of, conditional_moments
 from uqms.errors import InputError
 from uqms.planning.candidate_table import OUTPUT, PART, REPLICATES, Candidates
+from uqms.planning.densities import Density, equivalent_variance, together
 from uqms.surrogates.transforms import Identity, Log, Transform
 
 if TYPE_CHECKING:
@@ -54,12 +55,25 @@ NUMBERS = 2_000_000
 
 
 class Joint(NamedTuple):
-    """What measurements would show at each draw; see the table of this module."""
+    """What measurements would show at each draw; see the table of this module.
+
+    Where the noise of a measurement is not Gaussian, its mean is that of the latent output, noise is Gaussian noise of
+    equal information, and `densities` has its density. `noise` and `exact_noise` are the variances (S, J, P) of noise.
+    """
 
     mean: Array
     covariance: Array
     exact_mean: Array
     exact_covariance: Array
+    noise: Array
+    exact_noise: Array
+    densities: tuple[Density | None, ...]
+
+    @classmethod
+    def empty(cls, S: int, J: int, P: int) -> "Joint":
+        """Return arrays to fill, in which different points have nothing in common."""
+        vectors, matrices = np.zeros((4, S, J, P)), np.zeros((2, S, J, P, P))
+        return cls(vectors[0], matrices[0], vectors[1], matrices[1], vectors[2], vectors[3], (None,) * P)
 
 
 @final
@@ -89,6 +103,7 @@ class Points:
             t.basis[rows],
             t.truncation[rows],
             observed=None if t.observed is None else t.observed[used],
+            group=None if t.group is None else t.group[rows],
         )
         return Points(targets, self.replicates[rows], self.measured[rows], self.noise, self.part[rows])
 
@@ -104,6 +119,11 @@ class Forecaster(Protocol):
     @property
     def parameters(self) -> tuple[str, ...]:
         """Which of the quantities are parameters."""
+        ...
+
+    @property
+    def sampled_errors(self) -> bool:
+        """Whether errors of the surrogate are sampled beside the parameters, so that draws hold more than these."""
         ...
 
     def points(self, ideas: Candidates, measured: bool = True) -> Points:
@@ -128,7 +148,7 @@ def joined(points: Sequence[Points]) -> Points:
         name: np.concatenate([one.coords.get(name, np.full(len(one.offset), np.nan)) for one in every])
         for name in names
     }
-    known = all(one.observed is not None for one in every)
+    known, grouped = (all(getattr(one, name) is not None for one in every) for name in ("observed", "group"))
     targets = Targets(
         np.vstack([one.conditions for one in every]),
         np.concatenate([one.experiment + start for one, start in zip(every, starts[:-1], strict=True)]),
@@ -138,6 +158,7 @@ def joined(points: Sequence[Points]) -> Points:
         stacked([one.basis for one in every]),
         np.vstack([one.truncation for one in every]),
         observed=np.concatenate([np.asarray(one.observed) for one in every]) if known else None,
+        group=np.concatenate([np.asarray(one.group) for one in every]) if grouped else None,
     )
     return Points(
         targets,
@@ -228,48 +249,55 @@ def points_of(
 @final
 @dataclass(frozen=True, eq=False)
 class _Noise:
-    """Noise of one output: normal on the scale of `response`'s inverse."""
+    """Noise of one output: normal on the scale of `response`'s inverse, or of another `model`."""
 
     response: Transform
     sd: Array  # (S,)
     factor: Array  # (S,)
     power: Array  # (S,)
     process: tuple[str, Array, Array] | None  # coordinate, sd and length (S,)
+    model: NoiseModel | None = None  # that is not Gaussian
+    parameters: Mapping[str, Array] = field(default_factory=dict)  # by role, (S,)
+
+    def density(self, replicates: float) -> Density:
+        """Return the density of a measurement, where noise is not Gaussian."""
+        return Density(cast(NoiseModel, self.model), self.response, self.parameters, int(replicates))
 
 
-def _noise_of(problem: "SingleCalibration", output: str, model: NoiseModel | None, phi: Array) -> _Noise:
-    """Return the noise of a new measurement of an output, for hyperparameters phi (S, P).
+def _noise_of(problem: "SingleCalibration", output: str, group: int, model: NoiseModel | None, phi: Array) -> _Noise:
+    """Return the noise of a new measurement of an output, for hyperparameters phi (S, P) of a noise group.
 
     Raises
     ------
     InputError
-        When it is not known, or not normal.
+        When it is not known.
     """
     S, transform = len(phi), problem.surrogate.layouts[output].transform
     if model is not None:
         known = {role: np.full(S, float(cast(float, value))) for role, value in model.parameters.items()}
         own = np.ones(S)
     else:
-        g = problem.noise.group_of(output)
-        if g < 0:
+        if group < 0:
             raise InputError(
                 f"next_experiment: output {output!r} was not observed, so its noise is not known; give it: "
                 f"uq.candidates(..., noise={{{output!r}: sd}})."
             )
-        model, rows = problem.noise.models[g], problem.cells.rows(g)
-        if not model.gaussian:
+        model, rows = problem.noise.models[group], problem.cells.rows(group)
+        known = {role: phi[:, place] for role, place in problem.noise.roles[group].items()}
+        if not model.gaussian and "trials" in model.columns:
             raise InputError(
-                f"next_experiment: the noise of {output!r} is {type(model).__name__}, whose density has no closed form "
-                "with the surrogate's error. Give the standard deviation of Gaussian noise of about the same size: "
-                f"uq.candidates(..., noise={{{output!r}: sd}})."
+                f"next_experiment: of how many trials would {output!r} be counted? Give it: uq.candidates(..., "
+                f"noise={{{output!r}: uq.BinomialNoise(trials=100)}})."
             )
-        if not np.allclose(rows.sd, rows.sd[0], atol=0.0):
+        if model.gaussian and not np.allclose(rows.sd, rows.sd[0], atol=0.0):
             raise InputError(
                 f"next_experiment: the noise of {output!r} was given row by row, so that of a new measurement is not "
                 f"known; give it: uq.candidates(..., noise={{{output!r}: sd}})."
             )
-        known = {role: phi[:, place] for role, place in problem.noise.roles[g].items()}
         own = np.full(S, rows.sd[0])
+    if not model.gaussian:
+        nothing = np.zeros(S)
+        return _Noise(transform, nothing, nothing, nothing, None, model, known)
     if model.link == "log":
         if not isinstance(transform, Log):
             raise InputError(
@@ -288,23 +316,54 @@ def _noise_of(problem: "SingleCalibration", output: str, model: NoiseModel | Non
     )
 
 
-def _measured(
-    problem: "SingleCalibration", points: Points, phi: Array, latent: Array, error: Array
-) -> tuple[Array, Array, Array]:
-    """Return means (S, P), the covariance of errors and that of noise (S, P, P) on the scale that noise is added on."""
+class _Shown(NamedTuple):
+    """What points show, on the scale that noise is added on; of noise that is not Gaussian the latent output."""
+
+    mean: Array  # (S, P)
+    error: Array  # (S, P, P)
+    noise: Array  # (S, P, P)
+    densities: tuple[Density | None, ...]  # (P,), with parameters (S,)
+
+    @property
+    def variances(self) -> Array:
+        """Variances (S, P) of the noise."""
+        return np.diagonal(self.noise, axis1=1, axis2=2)
+
+
+def _groups_of(problem: "SingleCalibration", targets: Targets) -> Ints:
+    """Return the noise group of each point (P,), -1 of outputs that were not observed."""
+    if targets.group is not None:
+        return targets.group
+    groups = {str(name): problem.noise.group_of(str(name)) for name in np.unique(targets.output)}
+    return np.array([groups[str(name)] for name in targets.output], dtype=np.int64)
+
+
+def _by_noise(problem: "SingleCalibration", points: Points) -> Iterator[tuple[str, int, Ints]]:
+    """Yield output, noise group and places of the measurements that have the same."""
+    group = _groups_of(problem, points.targets)
+    for output in np.unique(points.targets.output):
+        here = (points.targets.output == output) & points.measured
+        for g in np.unique(group[here]):
+            yield str(output), int(g), np.flatnonzero(here & (group == g))
+
+
+def _measured(problem: "SingleCalibration", points: Points, phi: Array, latent: Array, error: Array) -> _Shown:
+    """Return what points show, from means (S, P) and the covariance of errors (S, P, P) of the latent output."""
     S, P = latent.shape
     value, slope = latent.copy(), np.ones((S, P))
     variance, noise = np.zeros((S, P)), np.zeros((S, P, P))
-    targets = points.targets
+    targets, densities = points.targets, cast("list[Density | None]", [None] * P)
     for output in np.unique(targets.output):
-        at = np.flatnonzero((targets.output == output) & points.measured)
         only = np.flatnonzero((targets.output == output) & ~points.measured)
-        if len(only):
-            of = problem.surrogate.layouts[str(output)].transform
-            value[:, only], slope[:, only] = of.inverse(latent[:, only]), of.inverse_slope(latent[:, only])
-        if not len(at):
+        of = problem.surrogate.layouts[str(output)].transform
+        value[:, only], slope[:, only] = of.inverse(latent[:, only]), of.inverse_slope(latent[:, only])
+    for output, group, at in _by_noise(problem, points):
+        own = _noise_of(problem, output, group, points.noise.get(output), phi)
+        if own.model is not None:
+            for p in at:
+                densities[p] = own.density(points.replicates[p])
+            variance[:, at] = equivalent_variance(own.density(1), latent[:, at]) / points.replicates[at]
             continue
-        own = _noise_of(problem, str(output), points.noise.get(str(output)), phi)
         value[:, at], slope[:, at] = own.response.inverse(latent[:, at]), own.response.inverse_slope(latent[:, at])
         grown = own.factor[:, None] * np.abs(value[:, at]) ** own.power[:, None]
         variance[:, at] = (own.sd[:, None] ** 2 + grown**2) / points.replicates[at]
@@ -317,8 +376,13 @@ def _measured(
             noise[:, at[:, None], at] += (
                 series * shared / np.maximum(points.replicates[at, None], points.replicates[at])
             )
+    if any(densities) and noise.any():
+        raise InputError(
+            "next_experiment: candidates with AutocorrelatedNoise beside others whose noise is not Gaussian have no "
+            "density in closed form. Compare them in calls of their own."
+        )
     noise[:, np.arange(P), np.arange(P)] += variance
-    return value, slope[:, :, None] * slope[:, None, :] * error, noise
+    return _Shown(value, slope[:, :, None] * slope[:, None, :] * error, noise, tuple(densities))
 
 
 # --------------------------------------------------------------------------------------------------- one set of draws
@@ -356,6 +420,11 @@ class OneSubject:
         """Parameters of the simulator."""
         return self.problem.parameters
 
+    @property
+    def sampled_errors(self) -> bool:
+        """Whether there are latents, which hold the surrogate's error at the data."""
+        return self.given_data and self.latents.shape[1] > 0
+
     def points(self, ideas: Candidates, measured: bool = True) -> Points:
         """Return the candidates as points; conditions that are left out are those of the only experiment."""
         own = self.problem.experiments
@@ -387,7 +456,8 @@ class OneSubject:
             for name, values in self.theta.items()
         }
         found = self._joint(points, theta, h.ravel(), np.repeat(self.latents, J, axis=0))
-        return Joint(*(one.reshape(S, J, *one.shape[1:]) for one in found))
+        arrays = [one.reshape(S, J, *one.shape[1:]) for one in found[:-1]]
+        return Joint._make([*arrays, tuple(one and one.shaped(S, J) for one in found[-1])])
 
     @cached_property
     def _hyperparameter_weights(self) -> Array:
@@ -404,13 +474,14 @@ class OneSubject:
             logs = np.concatenate([one for _, one in problem.latent_terms(self.theta, self.latents)], axis=1)
         return np.asarray(np.exp(logs - np.logaddexp.reduce(logs, axis=0)))
 
-    def _joint(self, points: Points, theta: Mapping[str, Array], h: Ints, latents: Array) -> tuple[Array, ...]:
+    def _joint(self, points: Points, theta: Mapping[str, Array], h: Ints, latents: Array) -> tuple[Any, ...]:
         phi = self.problem.noise.phi(theta, (len(h),))
-        out: list[Array] = []
-        for errors in (True, False):
-            mean, error, noise = _measured(self.problem, points, phi, *self._latent(points, theta, h, latents, errors))
-            out += [mean, error + noise]
-        return tuple(out)
+        found = [
+            _measured(self.problem, points, phi, *self._latent(points, theta, h, latents, errors))
+            for errors in (True, False)
+        ]
+        moments = [moment for one in found for moment in (one.mean, one.error + one.noise)]
+        return *moments, *(one.variances for one in found), found[0].densities
 
     @property
     def _more(self) -> bool:
@@ -449,11 +520,11 @@ class OneSubject:
         for start in range(0, P, size):
             rows = order[start : start + size]
             part, at = points.at(rows), np.arange(len(rows))
-            _, error, noise = _measured(problem, part, phi[few], *self._latent(part, its, h[few], eta, True))
-            own = noise[:, at, at].mean(axis=0)
-            variance[rows], exact[rows] = own + error[:, at, at].mean(axis=0), own
+            shown = _measured(problem, part, phi[few], *self._latent(part, its, h[few], eta, True))
+            own = shown.variances.mean(axis=0)
+            variance[rows], exact[rows] = own + shown.error[:, at, at].mean(axis=0), own
             if self._more:
-                left = _measured(problem, part, phi[few], *self._latent(part, its, h[few], eta, False))[1]
+                left = _measured(problem, part, phi[few], *self._latent(part, its, h[few], eta, False)).error
                 exact[rows] += left[:, at, at].mean(axis=0)
         return some, mean, variance, exact
 
@@ -472,9 +543,7 @@ class OneSubject:
             by_input = rows_by_input(problem.surrogate, own.output, sites, own.experiment)
             rowed = _Rows(own.offset, own.basis, own.truncation, by_input)
             out[:, rows] = means_given(problem.surrogate, rowed, own.experiment, u, h)
-        groups = {str(name): problem.noise.group_of(str(name)) for name in np.unique(targets.output)}
-        group = np.array([groups[str(name)] for name in targets.output], dtype=np.int64)
-        return out * problem.noise.scales(group, problem.noise.phi(theta, (len(h),)))
+        return out * problem.noise.scales(_groups_of(problem, targets), problem.noise.phi(theta, (len(h),)))
 
 
 class _Rows(NamedTuple):
@@ -485,13 +554,12 @@ class _Rows(NamedTuple):
 
 
 def _values(problem: "SingleCalibration", points: Points, phi: Array, latent: Array) -> Array:
-    """Return means (S, P) on the scale that noise is added on."""
+    """Return means (S, P) of measurements as `_measured` does."""
     value = latent.copy()
-    for output in np.unique(points.targets.output):
-        at = np.flatnonzero(points.targets.output == output)
-        value[:, at] = _noise_of(problem, str(output), points.noise.get(str(output)), phi).response.inverse(
-            latent[:, at]
-        )
+    for output, group, at in _by_noise(problem, points):
+        own = _noise_of(problem, output, group, points.noise.get(output), phi)
+        if own.model is None:
+            value[:, at] = own.response.inverse(latent[:, at])
     return value
 
 
@@ -512,6 +580,11 @@ class OfParts:
     parts: Mapping[str, OneSubject]
     quantities: Mapping[str, Array]
     parameters: tuple[str, ...]
+
+    @property
+    def sampled_errors(self) -> bool:
+        """Whether any part has latents."""
+        return any(one.sampled_errors for one in self.parts.values())
 
     def points(self, ideas: Candidates, measured: bool = True) -> Points:
         """Return candidates of one part as points.
@@ -550,15 +623,16 @@ class OfParts:
         found = [self.parts[str(one.part[0])].joint(one, alternatives, rng) for one in pieces]
         J = max(one.mean.shape[1] for one in found)
         S, P = found[0].mean.shape[0], sum(one.mean.shape[2] for one in found)
-        out = Joint(*(np.zeros((S, J, *(P,) * k)) for k in (1, 2, 1, 2)))
-        start = 0
+        out, start = Joint.empty(S, J, P), 0
         for one in found:
             at = slice(start, start + one.mean.shape[2])
-            for whole, part in zip(out, one, strict=True):
+            for whole, part in zip(out[:-1], one[:-1], strict=True):
                 pick: Any = (..., *(at,) * (whole.ndim - 2))
                 whole[pick] = part
             start = at.stop
-        return out
+        # Parameters of a part without alternatives are the same in all of them.
+        shaped = [d and d.spread(J) for one in found for d in one.densities]
+        return out._replace(densities=tuple(shaped))
 
     def screen(self, points: Any) -> tuple[Ints, Array, Array, Array]:
         """Return means at some draws, and variances of each point alone."""
@@ -617,6 +691,11 @@ class OfSubject:
         return tuple(self.quantities)
 
     @property
+    def sampled_errors(self) -> bool:
+        """Whether errors of the surrogate are sampled: the shared ones are nuisance draws of their own."""
+        return False
+
+    @property
     def _problem(self) -> "SingleCalibration":
         return self.subject.population.hierarchy.problem.data
 
@@ -632,15 +711,21 @@ class OfSubject:
         shared = self.subject.shared
         S, P = len(shared.h), len(points)
         u = self.subject.inputs_at(points.targets.conditions)
-        out = Joint(*(np.empty((S, alternatives, *(P,) * k)) for k in (1, 2, 1, 2)))
+        out, densities = Joint.empty(S, alternatives, P), []
         for j in range(alternatives):
             other = shared.some(rng.permutation(S)) if j else shared
             phi = self._problem.noise.phi(other.own, (S,))
             latent, error, without = self._latent(points, other, u)
-            out.mean[:, j], covariance, noise = _measured(self._problem, points, phi, latent, error)
-            out.covariance[:, j] = covariance + noise
-            out.exact_mean[:, j], _, out.exact_covariance[:, j] = _measured(self._problem, points, phi, without, error)
-        return out
+            shown, exact = (_measured(self._problem, points, phi, mean, error) for mean in (latent, without))
+            out.mean[:, j], out.covariance[:, j], out.noise[:, j] = (
+                shown.mean,
+                shown.error + shown.noise,
+                shown.variances,
+            )
+            out.exact_mean[:, j], out.exact_covariance[:, j] = exact.mean, exact.noise
+            out.exact_noise[:, j] = exact.variances
+            densities.append(shown.densities)
+        return out._replace(densities=tuple(together(every) for every in zip(*densities, strict=True)))
 
     def screen(self, points: Points) -> tuple[Ints, Array, Array, Array]:
         """Return means at some draws, and variances of each point alone."""

@@ -16,6 +16,7 @@ from uqms.calibration.context import evenly
 from uqms.errors import InputError
 from uqms.planning.before_data import PriorDraws
 from uqms.planning.candidate_table import COST, OUTPUT, PART, REPLICATES, Candidates, PredictedOutput, candidates
+from uqms.planning.densities import Density, Sampled
 from uqms.planning.forecasts import Forecaster, OfParts, OfSubject, OneSubject, Points, joined
 from uqms.planning.gain import Gain, State, gain_of_each, spread_out
 
@@ -302,6 +303,32 @@ def _with_predictions(
     return moved, left, moved[:, None], left[:, None], np.column_stack([psi, drawn])
 
 
+def _state(
+    means: Array,
+    covariances: Array,
+    noise: Array,
+    densities: Sequence[Density | None],
+    psi: Array,
+    everything: bool,
+    losses: Array,
+    normals: Array,
+    known: Array | None,
+    seed: int,
+) -> State:
+    """Return what gains are computed from; arguments as attributes of `Joint` and `State`."""
+    count = len(densities)
+    mean, C, others, other_C, psi = _with_predictions(means, covariances, psi, count, normals)
+    sampled = None
+    if any(densities):
+        # What is Gaussian has its error among the draws too, and its noise at the mean of the output.
+        variances, at = noise[:, : others.shape[1], :count], np.arange(count)
+        error = other_C.copy()
+        error[..., at, at] -= variances
+        every = [one or Density.gaussian(np.sqrt(variances[..., p])) for p, one in enumerate(densities)]
+        sampled = Sampled.of(every, others, error, everything, np.random.default_rng(seed))
+    return State(mean, C, others, other_C, psi, everything, losses, normals[:, :count], known, sampled)
+
+
 # ---------------------------------------------------------------------------------------------------------- the search
 @final
 @dataclass(frozen=True, eq=False)
@@ -341,12 +368,20 @@ class _Search:
             short = np.sort(spread_out(mean, variance, asked, everything, cost, SHORT))
         listed = points.at(short) if P > FEW else points
         both = joined([listed, *predictions]) if predictions else listed
-        joint = source.joint(both, ALTERNATIVES if everything else 1, rng)
+        # Errors that were sampled with the parameters are no nuisance draws of their own: what the surrogate's mean
+        # says belongs to the parameters, the rest follows by regression.
+        apart = everything and not source.sampled_errors
+        joint = source.joint(both, ALTERNATIVES if apart else 1, rng)
         normals = rng.standard_normal((S, len(both)))
-        states = []
-        for means, covariance in (joint[:2], joint[2:]):
-            found = _with_predictions(means, covariance, psi, len(short), normals)
-            states.append(State(*found, everything, losses, normals[:, : len(short)]))
+        known = joint.exact_mean[:, 0] if everything and not apart else None
+        seed = int(rng.integers(2**31))  # that of both: what has no error has the same gain
+        states = [
+            _state(means, covariance, noise, joint.densities[: len(short)], psi, apart, losses, normals, known, seed)
+            for means, covariance, noise in (
+                (joint.mean, joint.covariance, joint.noise),
+                (joint.exact_mean, joint.exact_covariance, joint.exact_noise),
+            )
+        ]
         state, exact = states
         at = np.arange(len(short))
         total, rest = (one.covariance[:, at, at].mean(axis=0) for one in states)
