@@ -38,6 +38,7 @@ from uqms.planning.densities import Density, equivalent_variance, together
 from uqms.surrogates.transforms import Identity, Log, Transform
 
 if TYPE_CHECKING:
+    from uqms.calibration.parts import JointCalibration
     from uqms.calibration.population.subject import SubjectPosterior
     from uqms.calibration.population.subject_outputs import Simulated
     from uqms.calibration.population.subject_prediction import Shared
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["Forecaster", "Joint", "OfParts", "OfSubject", "OneSubject", "Points", "points_of"]
 
 SCREENED, FEWEST, ERRORS = 200, 12, (8, 3)  # draws at which means and errors of many candidates are computed
+MOVED = 0.01  # of the variance of a candidate, by which what the data say of its error may change between draws
 INPUTS = 120_000  # draws times different conditions at which the means of many candidates are computed
 BLOCK, FEW_INPUTS = (
     64,
@@ -134,8 +136,11 @@ class Forecaster(Protocol):
         """Return what the points would show, all jointly."""
         ...
 
-    def screen(self, points: Points) -> tuple[Ints, Array, Array, Array]:
-        """Return some draws (s,), means there (s, P), and variances (P,) with and without the surrogate's error."""
+    def screen(self, points: Points, count: int | None = None) -> tuple[Ints, Array, Array, Array]:
+        """Return some draws (s,), means there (s, P), and variances (P,) with and without the surrogate's error.
+
+        How many draws may be given.
+        """
         ...
 
 
@@ -427,7 +432,7 @@ class OneSubject:
 
     def points(self, ideas: Candidates, measured: bool = True) -> Points:
         """Return the candidates as points; conditions that are left out are those of the only experiment."""
-        own = self.problem.experiments
+        own = self.problem.members.get(self.problem.seen_from, self.problem).experiments
         default = {str(name): float(own[name].iloc[0]) for name in own} if len(own) == 1 else None
         found = points_of(self.problem, ideas, measured, default)
         if len(own) == 1 and self.problem.uncertain and not set(self.problem.condition_names) & set(ideas.places):
@@ -503,30 +508,45 @@ class OneSubject:
             mean[rows], covariance[rows] = moments.mean, moments.covariance
         return mean, covariance
 
-    def screen(self, points: Points) -> tuple[Ints, Array, Array, Array]:
-        """Return means at some draws, and variances of each point alone."""
+    def screen(self, points: Points, count: int | None = None) -> tuple[Ints, Array, Array, Array]:
+        """Return means at some draws, and variances of each point alone.
+
+        Means are those of the surrogate unless what the data say of its error changes from draw to draw by more than a
+        little of the variance.
+        """
         problem, P = self.problem, len(points)
         inputs = len(points.targets.conditions)
-        count = max(FEWEST, 4 * len(self.parameters), min(SCREENED, INPUTS // inputs))
-        some = evenly(len(self.h), count)
+        least = max(FEWEST, 4 * len(self.parameters))
+        some = evenly(len(self.h), count or max(least, min(SCREENED, INPUTS // inputs)))
         theta, h = {name: values[some] for name, values in self.theta.items()}, self.h[some]
-        phi = problem.noise.phi(theta, (len(some),))
-        mean = _values(problem, points, phi, self._means(points, theta, h))
+        mean = _values(problem, points, problem.noise.phi(theta, (len(some),)), self._means(points, theta, h))
         few = evenly(len(some), ERRORS[inputs > BLOCK])
-        its, eta = {name: values[few] for name, values in theta.items()}, self.latents[some][few]
-        variance, exact = np.empty(P), np.empty(P)
+        given, variance, exact = self._shown_alone(points, some[few])
+        moved = (given - mean[few]).var(axis=0)
+        if self.given_data and (moved > MOVED * variance).any():
+            kept = evenly(len(some), count or least)
+            some, mean = some[kept], self._shown_alone(points, some[kept])[0]
+        return some, mean, variance, exact
+
+    def _shown_alone(self, points: Points, draws: Ints) -> tuple[Array, Array, Array]:
+        """Return means (s, P) at draws, and variances (P,) with and without the surrogate's error, block by block."""
+        problem, P = self.problem, len(points)
+        theta, h, eta = {name: values[draws] for name, values in self.theta.items()}, self.h[draws], self.latents[draws]
+        phi = problem.noise.phi(theta, (len(draws),))
+        mean, variance, exact = np.empty((len(draws), P)), np.empty(P), np.empty(P)
         order = np.argsort(points.targets.experiment, kind="stable")
-        size = 4 * BLOCK if inputs * FEW_INPUTS <= P else BLOCK
+        size = 4 * BLOCK if len(points.targets.conditions) * FEW_INPUTS <= P else BLOCK
         for start in range(0, P, size):
             rows = order[start : start + size]
             part, at = points.at(rows), np.arange(len(rows))
-            shown = _measured(problem, part, phi[few], *self._latent(part, its, h[few], eta, True))
+            shown = _measured(problem, part, phi, *self._latent(part, theta, h, eta, True))
             own = shown.variances.mean(axis=0)
+            mean[:, rows] = shown.mean
             variance[rows], exact[rows] = own + shown.error[:, at, at].mean(axis=0), own
             if self._more:
-                left = _measured(problem, part, phi[few], *self._latent(part, its, h[few], eta, False)).error
+                left = _measured(problem, part, phi, *self._latent(part, theta, h, eta, False)).error
                 exact[rows] += left[:, at, at].mean(axis=0)
-        return some, mean, variance, exact
+        return mean, variance, exact
 
     def _means(self, points: Points, theta: Mapping[str, Array], h: Ints) -> Array:
         """Return means (S, P) of the latent output if the surrogate's mean were the simulator itself."""
@@ -567,103 +587,150 @@ def _values(problem: "SingleCalibration", points: Points, phi: Array, latent: Ar
 @final
 @dataclass(frozen=True, eq=False)
 class OfParts:
-    """Draws of a calibration of several parts, whose surrogates have errors of their own.
+    """Draws of a calibration of several parts.
+
+    Parts with one surrogate share its error: their points stand side by side, each with the noise group of its part.
 
     Attributes
     ----------
     parts
-        By name.
+        By name: the calibration that the points of a part are of.
+    wholes
+        By name: draws of the calibration of all parts with the same surrogate.
     quantities, parameters
         Of the whole.
     """
 
-    parts: Mapping[str, OneSubject]
+    parts: Mapping[str, "SingleCalibration"]
+    wholes: Mapping[str, OneSubject]
     quantities: Mapping[str, Array]
     parameters: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        problem: "JointCalibration",
+        theta: Mapping[str, Array],
+        h: Ints,
+        latents: Array,
+        known: Mapping[str, Array],
+        given_data: bool = True,
+    ) -> "OfParts":
+        """Return draws of a calibration: quantities (S,), hyperparameter draws (S, parts), latents (S, L)."""
+        wholes = {}
+        for piece in problem.pieces(theta, latents, h):
+            own = cast(Any, OneSubject)(piece.problem, piece.theta, piece.h, piece.latents, known, given_data)
+            wholes |= dict.fromkeys(piece.parts, own)
+        parts = {
+            name: one.problem if list(wholes.values()).count(one) == 1 else problem.seen_from(name)
+            for name, one in wholes.items()
+        }
+        return cls(parts, wholes, known, problem.parameters)
 
     @property
     def sampled_errors(self) -> bool:
         """Whether any part has latents."""
-        return any(one.sampled_errors for one in self.parts.values())
+        return any(one.sampled_errors for one in self.wholes.values())
 
     def points(self, ideas: Candidates, measured: bool = True) -> Points:
-        """Return candidates of one part as points.
+        """Return candidates of one or several parts as points.
 
         Raises
         ------
         InputError
             When parts are missing or unknown.
         """
-        named = sorted(set(ideas.table[PART].astype(str))) if PART in ideas.table else [""]
-        if any(name not in self.parts for name in named):
+        labels = ideas.table[PART].astype(str).to_numpy() if PART in ideas.table else np.full(len(ideas), "")
+        if any(name not in self.parts for name in labels):
             raise InputError(f"candidates: of which part? There are {list(self.parts)}; pass part=.")
-        found = []
-        surrogates = {id(self.parts[name].problem.surrogate) for name in named}
-        if len(surrogates) < len(named):
-            raise InputError(
-                "next_experiment: several parts have one surrogate, whose error they share; choose among the "
-                "candidates of one part at a time."
-            )
-        self._check_order(ideas)
-        for name in named:
-            own = replace(ideas, table=ideas.table[ideas.table[PART].astype(str) == name].reset_index(drop=True))
-            own = replace(own, table=own.table.dropna(axis=1, how="all"))
-            found.append(self.parts[name].points(own, measured))
-        return found[0] if len(found) == 1 else _Several(tuple(found))  # type: ignore[return-value]
+        found: dict[int, list[tuple[Points, Ints]]] = {}
+        for name in dict.fromkeys(labels.tolist()):
+            rows, problem = np.flatnonzero(labels == name), self.parts[name]
+            own = replace(ideas, table=ideas.table.iloc[rows].dropna(axis=1, how="all").reset_index(drop=True))
+            points = replace(self.wholes[name], problem=problem).points(own, measured)
+            if problem is not self.wholes[name].problem:
+                points = self._of_whole(points, problem)
+            found.setdefault(id(self.wholes[name]), []).append((points, rows))
+        pieces = [joined([points for points, _ in same]) if len(same) > 1 else same[0][0] for same in found.values()]
+        places = [np.concatenate([rows for _, rows in same]) for same in found.values()]
+        if len(pieces) == 1 and (np.diff(places[0]) > 0).all():
+            return pieces[0]
+        return _Several(tuple(pieces), tuple(places))  # type: ignore[return-value]
 
     @staticmethod
-    def _check_order(ideas: Candidates) -> None:
-        labels = ideas.table[PART].astype(str).tolist()
-        if labels != sorted(labels):
-            raise InputError("candidates: list the parts one after the other, in the order of their names.")
+    def _of_whole(points: Points, problem: "SingleCalibration") -> Points:
+        """Return the points of a part with its noise groups, which are those of all parts with its surrogate.
+
+        Raises
+        ------
+        InputError
+            When they are under a condition that is inferred.
+        """
+        if points.targets.observed is not None:
+            raise InputError(
+                "next_experiment: the condition of this part was measured with an error, and another part has its "
+                "surrogate. Give conditions= for which values of it the candidates are."
+            )
+        return replace(points, targets=replace(points.targets, group=_groups_of(problem, points.targets)))
 
     def joint(self, points: Any, alternatives: int, rng: np.random.Generator) -> Joint:
-        """Return what the points would show; points of different parts are independent given a draw."""
-        pieces = points.of if hasattr(points, "of") else (points,)
-        found = [self.parts[str(one.part[0])].joint(one, alternatives, rng) for one in pieces]
+        """Return what the points would show; points of different surrogates are independent given a draw."""
+        pieces, places = _Several.pieces_of(points)
+        found = [self.wholes[str(one.part[0])].joint(one, alternatives, rng) for one in pieces]
         J = max(one.mean.shape[1] for one in found)
         S, P = found[0].mean.shape[0], sum(one.mean.shape[2] for one in found)
-        out, start = Joint.empty(S, J, P), 0
-        for one in found:
-            at = slice(start, start + one.mean.shape[2])
+        out, densities = Joint.empty(S, J, P), cast("list[Density | None]", [None] * P)
+        for one, at in zip(found, places, strict=True):
             for whole, part in zip(out[:-1], one[:-1], strict=True):
-                pick: Any = (..., *(at,) * (whole.ndim - 2))
+                pick: Any = (..., at) if whole.ndim == 3 else (..., at[:, None], at)
                 whole[pick] = part
-            start = at.stop
-        # Parameters of a part without alternatives are the same in all of them.
-        shaped = [d and d.spread(J) for one in found for d in one.densities]
-        return out._replace(densities=tuple(shaped))
+            for p, density in zip(at, one.densities, strict=True):
+                densities[p] = density and density.spread(J)  # a part without alternatives has the same in all
+        return out._replace(densities=tuple(densities))
 
-    def screen(self, points: Any) -> tuple[Ints, Array, Array, Array]:
+    def screen(self, points: Any, count: int | None = None) -> tuple[Ints, Array, Array, Array]:
         """Return means at some draws, and variances of each point alone."""
-        pieces = points.of if hasattr(points, "of") else (points,)
-        found = [self.parts[str(one.part[0])].screen(one) for one in pieces]
-        return found[0][0], *(np.concatenate([one[i] for one in found], axis=-1) for i in (1, 2, 3))  # type: ignore[return-value]
+        pieces, places = _Several.pieces_of(points)
+        found = [self.wholes[str(one.part[0])].screen(one, count) for one in pieces]
+        least = min(len(some) for some, *_ in found)
+        if any(len(some) > least for some, *_ in found):
+            return self.screen(points, least)
+        back = np.argsort(np.concatenate(places))
+        mean, variance, exact = (np.concatenate([one[i] for one in found], axis=-1)[..., back] for i in (1, 2, 3))
+        return found[0][0], mean, variance, exact
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class _Several:
-    """Points of several parts, one part after the other."""
+    """Points of several surrogates, with the place of each among all."""
 
     of: tuple[Points, ...]
+    places: tuple[Ints, ...]
 
     def __len__(self) -> int:
         return sum(map(len, self.of))
 
     @property
     def measured(self) -> Bools:
-        return np.concatenate([one.measured for one in self.of])
+        """Which of all points are measured."""
+        return np.concatenate([one.measured for one in self.of])[np.argsort(np.concatenate(self.places))]
+
+    @classmethod
+    def pieces_of(cls, points: "Points | _Several") -> tuple[tuple[Points, ...], tuple[Ints, ...]]:
+        """Return the points of each surrogate, and their places."""
+        return (points.of, points.places) if isinstance(points, _Several) else ((points,), (np.arange(len(points)),))
 
     def at(self, rows: Ints) -> "_Several":
-        """Return some of the points, which stay in their order."""
-        starts = np.cumsum([0, *map(len, self.of)])
-        kept = []
-        for one, low, high in zip(self.of, starts[:-1], starts[1:], strict=True):
-            own = rows[(rows >= low) & (rows < high)] - low
-            if len(own):
-                kept.append(one.at(own))
-        return _Several(tuple(kept))
+        """Return some of the points, in the order of `rows`."""
+        kept, places = [], []
+        for one, place in zip(self.of, self.places, strict=True):
+            within = {int(p): i for i, p in enumerate(place)}
+            here = np.array([k for k, row in enumerate(rows) if int(row) in within], dtype=np.int64)
+            if len(here):
+                kept.append(one.at(np.array([within[int(row)] for row in rows[here]], dtype=np.int64)))
+                places.append(here)
+        return _Several(tuple(kept), tuple(places))
 
 
 # ------------------------------------------------------------------------------------------------------ a new subject
@@ -727,8 +794,8 @@ class OfSubject:
             densities.append(shown.densities)
         return out._replace(densities=tuple(together(every) for every in zip(*densities, strict=True)))
 
-    def screen(self, points: Points) -> tuple[Ints, Array, Array, Array]:
-        """Return means at some draws, and variances of each point alone."""
+    def screen(self, points: Points, count: int | None = None) -> tuple[Ints, Array, Array, Array]:
+        """Return means at all draws, and variances of each point alone."""
         S, P = len(self.subject.shared.h), len(points)
         some = np.arange(S)
         mean, variance, exact = np.empty((S, P)), np.empty(P), np.empty(P)

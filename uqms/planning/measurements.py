@@ -216,8 +216,11 @@ def _of_posterior(posterior: "Posterior", draws: int) -> Forecaster:
     known = {name: values[some] for name, values in flat.items() if values.shape[0] > some.max()}
     if problem.kind == "one":
         return _one(posterior, some, known)
-    parts = {name: _one(posterior.part(name), some, known) for name in sorted(problem.named_parts)}
-    return OfParts(parts, known, cast("JointCalibration", problem).parameters)
+    joint = cast("JointCalibration", problem)
+    h = posterior.tree["sample_stats"]["hyperparameter_draw"]
+    h = h.stack(sample=("chain", "draw")).transpose("sample", "part").values[some].astype(np.int64)
+    theta = {name: values[some] for name, values in posterior.flat().items()}
+    return OfParts.of(joint, theta, h, posterior.latents[some], known)
 
 
 def _one(posterior: "Posterior", some: Ints, known: Mapping[str, Array]) -> OneSubject:
