@@ -139,7 +139,7 @@ def _rows(z: Array) -> Rows:
 
 
 def equivalent_variance(density: Density, y: Array) -> Array:
-    """Return variances (P,) of Gaussian noise with the Fisher information of one measurement of latent outputs (S, P)."""
+    """Return variances (P,) of Gaussian noise with the information of one measurement of latent outputs (S, P)."""
     S, P = y.shape
     flat = y.ravel()
     possible = density.possible(flat)

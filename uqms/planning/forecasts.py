@@ -31,6 +31,7 @@ from uqms.calibration.direct import is_exact
 from uqms.calibration.joint_error import means_given
 from uqms.calibration.likelihood import check_conditions, decoded_at, dense, merge_close, stacked
 from uqms.calibration.noise import NoiseModel
+from uqms.calibration.population.layout import from_natural
 from uqms.calibration.predict import Targets, along_of, conditional_moments
 from uqms.errors import InputError
 from uqms.planning.candidate_table import OUTPUT, PART, REPLICATES, Candidates
@@ -39,15 +40,17 @@ from uqms.surrogates.transforms import Identity, Log, Transform
 
 if TYPE_CHECKING:
     from uqms.calibration.parts import JointCalibration
+    from uqms.calibration.population.calibration import Individuals
     from uqms.calibration.population.subject import SubjectPosterior
     from uqms.calibration.population.subject_outputs import Simulated
     from uqms.calibration.population.subject_prediction import Shared
+    from uqms.calibration.posterior import Posterior
     from uqms.calibration.single import SingleCalibration
 
-__all__ = ["Forecaster", "Joint", "OfParts", "OfSubject", "OneSubject", "Points", "points_of"]
+__all__ = ["Forecaster", "Joint", "MeasuredSubject", "OfParts", "OfSubject", "OneSubject", "Points", "points_of"]
 
 SCREENED, FEWEST, ERRORS = 200, 12, (8, 3)  # draws at which means and errors of many candidates are computed
-MOVED = 0.01  # of the variance of a candidate, by which what the data say of its error may change between draws
+MOVED = 0.01  # of the variance of a candidate, by which the mean of its error given the data may vary between draws
 INPUTS = 120_000  # draws times different conditions at which the means of many candidates are computed
 BLOCK, FEW_INPUTS = (
     64,
@@ -511,11 +514,10 @@ class OneSubject:
     def screen(self, points: Points, count: int | None = None) -> tuple[Ints, Array, Array, Array]:
         """Return means at some draws, and variances of each point alone.
 
-        Means are those of the surrogate unless what the data say of its error changes from draw to draw by more than a
-        little of the variance.
+        Means are those of the surrogate unless its error given the data changes from draw to draw by more than a little
+        of the variance.
         """
-        problem, P = self.problem, len(points)
-        inputs = len(points.targets.conditions)
+        problem, inputs = self.problem, len(points.targets.conditions)
         least = max(FEWEST, 4 * len(self.parameters))
         some = evenly(len(self.h), count or max(least, min(SCREENED, INPUTS // inputs)))
         theta, h = {name: values[some] for name, values in self.theta.items()}, self.h[some]
@@ -617,7 +619,7 @@ class OfParts:
         given_data: bool = True,
     ) -> "OfParts":
         """Return draws of a calibration: quantities (S,), hyperparameter draws (S, parts), latents (S, L)."""
-        wholes = {}
+        wholes: dict[str, OneSubject] = {}
         for piece in problem.pieces(theta, latents, h):
             own = cast(Any, OneSubject)(piece.problem, piece.theta, piece.h, piece.latents, known, given_data)
             wholes |= dict.fromkeys(piece.parts, own)
@@ -733,19 +735,102 @@ class _Several:
         return _Several(tuple(kept), tuple(places))
 
 
-# ------------------------------------------------------------------------------------------------------ a new subject
+# ---------------------------------------------------------------------------------------------------------- a subject
+@final
+@dataclass(frozen=True, eq=False)
+class MeasuredSubject:
+    """A subject whose measurements are among those of the population.
+
+    Attributes
+    ----------
+    population
+        Its posterior.
+    shared
+        Draws with the surrogate's error given all data.
+    place
+        Of the subject.
+    """
+
+    population: "Posterior"
+    shared: "Shared | Simulated"
+    place: int
+
+    @classmethod
+    def of(cls, posterior: "Posterior", label: object, draws: int) -> "MeasuredSubject":
+        """Return a subject by its label.
+
+        Raises
+        ------
+        InputError
+            When there is none of that name, or its outputs given the data have no closed form.
+        """
+        hierarchy = posterior.hierarchy
+        labels = list(hierarchy.problem.subject_labels)
+        if str(label) not in labels:
+            raise InputError(
+                f"next_experiment: there is no subject {str(label)!r}; there are {labels[:6]}"
+                f"{' ...' * (len(labels) > 6)}. For one who is not among them give posterior.new_subject(...)."
+            )
+        if hierarchy.problem.population.occasions:
+            raise InputError(
+                "next_experiment: parameters of this population differ between occasions, so that it is not known on "
+                "which occasion a further measurement would be. Give posterior.new_subject(observations)."
+            )
+        shared = hierarchy.with_error(draws, np.random.default_rng(0))
+        if not hasattr(shared, "w"):
+            raise InputError(
+                "next_experiment: the surrogate's error is sampled in this population (a discrepancy, counts, "
+                "detection limits), so that a subject's outputs have no closed form. Calibrate the subject alone, with "
+                "priors from posterior.summary(), and give that posterior."
+            )
+        return cls(posterior, cast(Any, shared), labels.index(str(label)))
+
+    @property
+    def data(self) -> "Individuals":
+        """The data of all subjects."""
+        return self.population.hierarchy.problem.data
+
+    @property
+    def experiments(self) -> Ints:
+        """The inputs that the subject was measured at."""
+        return np.flatnonzero(self.population.hierarchy.problem.layout.subject[self.data.cells.unit] == self.place)
+
+    @cached_property
+    def natural(self) -> Array:
+        """Draws of its parameters on the natural scale, (S, 1, P)."""
+        layout = self.population.hierarchy.problem.layout
+        return layout.natural(self.shared.theta, self.shared.z[:, : layout.size])[0][:, [self.place]]
+
+    def predicting_draws(self) -> dict[str, Array]:
+        """Return draws (S,) of its parameters, and of those that all subjects share."""
+        population = self.population.hierarchy.problem.population
+        scales = zip(population.individual, population.scales, strict=True)
+        own = {name: from_natural(self.natural[:, 0, i], scale) for i, (name, scale) in enumerate(scales)}
+        return own | {name: self.shared.theta[name] for name in population.shared}
+
+    def inputs_at(self, conditions: Array) -> Array:
+        """Return the surrogate's inputs (S, n, d) at conditions (n, c)."""
+        own = {name: values for name, values in self.shared.own.items() if np.ndim(values) == 1}
+        own |= {
+            name: np.repeat(values[:, None], len(conditions), axis=1)
+            for name, values in self.predicting_draws().items()
+            if name not in own
+        }
+        return self.data.unit_inputs(own, conditions, units=np.zeros(len(conditions), dtype=np.int64))
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class OfSubject:
-    """Draws of a subject who was not in the calibration, with those of its population.
+    """Draws of a subject, with those of its population.
 
     Attributes
     ----------
     subject
-        Its posterior.
+        Its posterior: of one who was not in the calibration, or of one who was.
     """
 
-    subject: "SubjectPosterior"
+    subject: "SubjectPosterior | MeasuredSubject"
 
     @cached_property
     def quantities(self) -> Mapping[str, Array]:
@@ -759,8 +844,11 @@ class OfSubject:
 
     @property
     def sampled_errors(self) -> bool:
-        """Whether errors of the surrogate are sampled: the shared ones are nuisance draws of their own."""
-        return False
+        """Whether its parameters and the error that subjects share were inferred from the same measurements.
+
+        The error is a nuisance draw of its own for a subject without measurements.
+        """
+        return self.subject.data is not None
 
     @property
     def _problem(self) -> "SingleCalibration":
@@ -769,8 +857,8 @@ class OfSubject:
     def points(self, ideas: Candidates, measured: bool = True) -> Points:
         """Return the candidates as points; conditions that are left out are those of its measurements."""
         data, names = self.subject.data, self._problem.condition_names
-        one = data is not None and len(data.cells.conditions) == 1
-        default = dict(zip(names, data.cells.conditions[0], strict=True)) if one and data is not None else None
+        known = np.zeros((0, len(names))) if data is None else data.cells.conditions[self._experiments]
+        default = dict(zip(names, known[0], strict=True)) if len(known) == 1 else None
         return points_of(self._problem, ideas, measured, default)
 
     def joint(self, points: Points, alternatives: int, rng: np.random.Generator) -> Joint:
@@ -811,7 +899,7 @@ class OfSubject:
     def _latent(self, points: Points, shared: "Shared | Simulated", u: Array) -> tuple[Array, Array, Array]:
         """Return mean (S, P) and covariance (S, P, P) of the latent output given the subject's own measurements.
 
-        Last the mean (S, P) without what they say of the error.
+        Last the mean (S, P) if the surrogate's mean were the simulator itself.
         """
         targets, S, P = points.targets, len(shared.h), len(points)
         mean, covariance, before = np.empty((S, P)), np.zeros((S, P, P)), np.empty((S, P))
@@ -835,17 +923,23 @@ class OfSubject:
             mean[:] = targets.offset + np.einsum("spq,pq->sp", scores[:, targets.experiment], basis)
             return mean, covariance, mean
         scores, own = cast("Shared", shared).scores(u)
+        alone = scores
+        if self.sampled_errors:  # what the surrogate's mean says, which belongs to the parameters
+            alone = error.at(u)[0][shared.h, np.arange(S)]
         data = self.subject.data
         for i in range(len(targets.conditions)):
             at = np.flatnonzero(targets.experiment == i)
             B, E = basis[at], targets.truncation[at]
             weighted = _times(own[:, i], B, error.joint)  # (S, q, p)
-            before[:, at] = value = targets.offset[at] + scores[:, i] @ B.T
+            value = targets.offset[at] + scores[:, i] @ B.T
+            before[:, at] = targets.offset[at] + alone[:, i] @ B.T
             inner = B @ weighted + E @ E.T
             same = None if data is None else self._same(targets.conditions[i], data.cells.conditions)
             if data is not None and same is not None:
                 cells = np.flatnonzero(data.cells.experiment == same)
                 measured = cast("Shared", shared).measured(data.cells, np.array([same]), u[:, [i]])
+                few = [one[:, : len(cells)] for one in measured]  # other inputs have more cells
+                measured = cast(Any, type(measured))(*few)
                 G, F = dense(data.cells.basis)[cells], data.cells.truncation[cells]
                 centre = data.cells.offset[cells] + scores[:, i] @ G.T
                 noise = cast("Shared", shared).noise_variance(measured, centre[:, None])[:, 0]
@@ -861,10 +955,15 @@ class OfSubject:
         both = np.vstack([known, asked[None]])
         if both.shape[1]:
             both = merge_close(self._problem.surrogate, self._problem.condition_names, both)
-        found = np.flatnonzero((both[:-1] == both[-1]).all(axis=1))
-        return (
-            int(found[0]) if len(found) and not self.subject.population.hierarchy.problem.population.occasions else None
-        )
+        found = [k for k in self._experiments if (both[k] == both[-1]).all()]
+        return int(found[0]) if found and not self.subject.population.hierarchy.problem.population.occasions else None
+
+    @property
+    def _experiments(self) -> Ints:
+        """The inputs of `data` that the subject was measured at."""
+        if isinstance(self.subject, MeasuredSubject):
+            return self.subject.experiments
+        return np.arange(0 if self.subject.data is None else len(self.subject.data.cells.conditions))
 
 
 def _times(own: Array, rows: Array, correlated: bool) -> Array:

@@ -17,7 +17,7 @@ from uqms.errors import InputError
 from uqms.planning.before_data import PriorDraws
 from uqms.planning.candidate_table import COST, OUTPUT, PART, REPLICATES, Candidates, PredictedOutput, candidates
 from uqms.planning.densities import Density, Sampled
-from uqms.planning.forecasts import Forecaster, OfParts, OfSubject, OneSubject, Points, joined
+from uqms.planning.forecasts import Forecaster, MeasuredSubject, OfParts, OfSubject, OneSubject, Points, joined
 from uqms.planning.gain import Gain, State, gain_of_each, spread_out
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def next_experiment(
     ideas: Candidates,
     size: int = 3,
     *,
+    subject: str | None = None,
     about: About | None = None,
     losses: Mapping[str, Callable[[Mapping[str, Array]], Any]] | None = None,
     budget: float | None = None,
@@ -113,6 +114,8 @@ def next_experiment(
         Of `uqms.candidates`. Each is taken at most once.
     size
         How many measurements to choose together.
+    subject
+        With the posterior of a population: the label of the subject who is measured next.
     about
         What the measurements should make known: names of parameters or derived quantities, a `PredictedOutput`, several
         of them, or functions of the draws by name. By default all parameters of the simulator. Noise and discrepancy
@@ -135,7 +138,7 @@ def next_experiment(
     Raises
     ------
     InputError
-        Unknown outputs, places or quantities; noise that is not Gaussian or not known; the posterior of a population;
+        Unknown outputs, places, quantities or subjects; noise that is not known; a population without `subject`;
         a `size` or `budget` that no candidate fits; losses where the gain is beyond nested Monte Carlo.
     ExtrapolationError
         Places outside of what was simulated.
@@ -145,7 +148,8 @@ def next_experiment(
     Candidates are compared one step at a time (greedy), and then exchanged one by one: measurements that share the
     surrogate's error may be worth more together than apart, so that greedy choice alone has no guarantee. Costs count:
     a step takes the largest gain per cost. More than 64 candidates are screened in the linear form first. About some of
-    the parameters, the others follow by regression, which is exact where all are jointly normal.
+    the parameters, the others follow by regression, which is exact where all are jointly normal. Of noise that is not
+    Gaussian the density is the mean over draws of the outputs with the surrogate's error.
 
     References
     ----------
@@ -172,7 +176,7 @@ def next_experiment(
     if budget is not None:
         check.positive("next_experiment", "budget", budget)
     generator = as_generator(rng)
-    source = forecaster(posterior, draws)
+    source = forecaster(posterior, draws, subject)
     names, psi, predictions, everything = _asked(source, about)
     points = source.points(ideas)
     S = len(psi)
@@ -183,14 +187,17 @@ def next_experiment(
 
 
 # ------------------------------------------------------------------------------------------------------- what is given
-def forecaster(given: Any, draws: int) -> Forecaster:
+def forecaster(given: Any, draws: int, subject: str | None = None) -> Forecaster:
     """Return draws and what measurements would show at each, of a posterior, a subject or a prior.
 
     Raises
     ------
     InputError
-        When it is none of these, or a population.
+        When it is none of these, or a population without the label of a subject.
     """
+    kind = getattr(getattr(given, "problem", None), "kind", "")
+    if subject is not None and (kind != "population" or isinstance(given, PriorDraws)):
+        raise InputError("next_experiment: subject= is one of a population's posterior; leave it out here.")
     if isinstance(given, PriorDraws):
         return given.forecaster(draws)
     if hasattr(given, "shared") and hasattr(given, "population"):
@@ -201,10 +208,13 @@ def forecaster(given: Any, draws: int) -> Forecaster:
             f"next_experiment: got a {type(given).__name__}; give a posterior, what posterior.new_subject(...) "
             "returns, or before any data uq.prior_of(calibration)."
         )
+    if problem.kind == "population" and subject is not None:
+        return OfSubject(MeasuredSubject.of(given, subject, draws))
     if problem.kind == "population":
         raise InputError(
-            "next_experiment: this is a population. For the next sample of a patient give "
-            "posterior.new_subject(...); for the sampling times of a trial use uq.next_trial(posterior, ...)."
+            "next_experiment: this is a population. For the next sample of one of its subjects give subject=, for "
+            "that of a new one posterior.new_subject(...); for the sampling times of a trial use "
+            "uq.next_trial(posterior, ...)."
         )
     return _of_posterior(given, draws)
 
