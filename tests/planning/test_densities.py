@@ -129,6 +129,7 @@ def posterior_on_grid(value: float) -> tuple[Array, Array, Array]:
     return theta, error, posterior / posterior.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x", [0.0, 0.2, 1.0])
 def test_errors_that_are_sampled_with_the_parameters_are_not_known_with_them(
     x: float, monkeypatch: pytest.MonkeyPatch
@@ -174,6 +175,7 @@ def test_equivalent_gaussian_noise(model: Any, response: Any, information: Any) 
     np.testing.assert_allclose(equivalent_variance(binomial, p), 0.3 * 0.7 / 50.0, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_many_counts_have_the_linear_form_of_the_fisher_information() -> None:
     """Counts of 3e4 are nearly normal with the variance of their mean; the gain is beyond nested Monte Carlo."""
     space = uq.ParameterSpace(theta=uq.Normal(3e4, 6e3), conditions={"x": uq.Condition(0.0, 1.0)})

@@ -142,6 +142,7 @@ def linear_people(draws: int) -> tuple[Any, Array]:
     return Posterior(xr.DataTree.from_dict(groups), made, None, None), C  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::uqms.errors.UqmsWarning")
 def test_the_gain_of_a_measured_subject_is_that_of_the_closed_form() -> None:
     """The error that subjects share is a nuisance which depends on the parameters, given the data."""
