@@ -12,9 +12,19 @@ of the signal. Kinds:
 - elimination: concentrations by time, under two doses;
 - eliminations: concentrations of ten doses at three times each.
 
+Two further kinds have missing physics in the place of a random function, as the case ball_drop_1 does: the simulator's
+drag is linear, (C / R) v, and that of reality is (C / R) v (1 + a (v / V)^q) with another power, more or less of it
+than linear at high speed (a of either sign, q of 0.3 to 1.5, V of 5 to 20 m/s). There the tuning parameter has no true
+value but the one whose noise-free curves are nearest to reality where it was measured (least squares), which is what
+the aims are about. Coverage of the drag at low speed is printed for information: the missing term always resembles a
+larger or smaller C, and no discrepancy whose shape is not known can give that C back (Brynjarsdottir & O'Hagan 2014).
+
+- drag: three radii, all four heights; drags: twelve radii, two heights each.
+
 Even numbers of a kind are ``seen``: a default may be chosen on them; odd ones are ``unseen``, and both halves are
-printed. The simulator is exact, so that nothing but the discrepancy is judged. Aims, pooled over the problems, widened
-by two standard errors: the 95 % interval holds the true value in at least .92, the 50 % interval in at least .44.
+printed. The simulator is exact, so that nothing but the discrepancy is judged. Aims, pooled over the problems of random
+functions, and over those of missing physics, widened by two standard errors: the 95 % interval holds the true value in
+at least .92, the 50 % interval in at least .44.
 Printed for information: the width of the 95 % interval in units of the prior's, and both figures without a
 discrepancy, with its scale known, and with a half-normal scale of a tenth of the prior-predictive standard deviation,
 which does not know the data.
@@ -56,16 +66,18 @@ class Kind(NamedTuple):
     measured: int  # places of a condition that are measured
     conditional: str
     along: str
+    reality: Callable[[float, Array, np.random.Generator], Array] | None = None  # (theta, condition) to (n, m)
 
 
 class Problem(NamedTuple):
-    """A kind, the true tuning parameter, and the data."""
+    """A kind, the true tuning parameter, the data, and the parameter that reality was made with."""
 
     kind: Kind
     truth: float
     data: pd.DataFrame
     noise: float
     discrepancy: float
+    physical: float
 
 
 def drop(theta: Array, radius: Array) -> Array:
@@ -77,6 +89,29 @@ def drop(theta: Array, radius: Array) -> Array:
         fallen = GRAVITY * (t / k - (1.0 - np.exp(-k * t)) / k**2)
         t = t - (fallen - heights) / (GRAVITY / k * (1.0 - np.exp(-k * t)))
     return t
+
+
+def air(theta: float, radius: Array, rng: np.random.Generator) -> Array:
+    """Return the time of fall (n, m) under a drag of another power than the simulator's, by Runge-Kutta."""
+    extra = float(np.exp(rng.uniform(np.log(0.05), 0.0)))
+    extra = max(-0.5, extra * float(rng.choice([-1.0, 1.0])))
+    power, speed = float(rng.uniform(0.3, 1.5)), float(rng.uniform(5.0, 20.0))
+
+    def slope(state: Array) -> Array:
+        v = np.maximum(state[1], 0.0)
+        drag = theta / radius * v * np.maximum(1.0 + extra * (v / speed) ** power, 0.2)
+        return np.stack([state[1], GRAVITY - drag])
+
+    step, states = 0.005, [np.zeros((2, len(radius)))]
+    while states[-1][0].min() < DROP_HEIGHTS[-1]:
+        y = states[-1]
+        k1 = slope(y)
+        k2 = slope(y + 0.5 * step * k1)
+        k3 = slope(y + 0.5 * step * k2)
+        k4 = slope(y + step * k3)
+        states.append(y + step / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4))
+    fallen, time = np.stack(states)[:, 0], step * np.arange(len(states))
+    return np.stack([np.interp(DROP_HEIGHTS, column, time) for column in fallen.T])
 
 
 def elimination(theta: Array, dose: Array) -> Array:
@@ -103,6 +138,7 @@ KINDS = {
         elimination, (0.1, 1.0), TIMES, lambda rng: rng.uniform(0.7, 4.0, 10), (0.5, 5.0), 3, "dose", "time"
     ),
 }
+KINDS |= {"drag": KINDS["drop"]._replace(reality=air), "drags": KINDS["drops"]._replace(reality=air)}
 
 
 def smooth(points: Array, rng: np.random.Generator) -> Array:
@@ -117,25 +153,44 @@ def problem(kind: Kind, seed: int, noise: float | None = None, discrepancy: floa
     """Return a problem of a kind; noise and discrepancy in units of the signal's standard deviation."""
     rng = np.random.default_rng(seed)
     low, high = kind.range
-    truth = float(rng.uniform(low + 0.1 * (high - low), high - 0.1 * (high - low)))
+    truth = physical = float(rng.uniform(low + 0.1 * (high - low), high - 0.1 * (high - low)))
     conditions = kind.conditions(rng)
-    right = kind.curve(np.full(len(conditions), truth), conditions)
     chosen = np.stack([np.sort(rng.choice(len(kind.places), kind.measured, replace=False)) for _ in conditions])
     rows = np.repeat(np.arange(len(conditions)), kind.measured)
     columns = chosen.ravel()
-    signal = right[rows, columns]
+    signal = kind.curve(np.full(len(conditions), truth), conditions)[rows, columns]
     size = float(np.std(signal))
     noise = float(np.exp(rng.uniform(np.log(0.02), np.log(0.2)))) if noise is None else noise
     discrepancy = float(np.exp(rng.uniform(np.log(0.03), np.log(0.5)))) if discrepancy is None else discrepancy
-    at = np.column_stack(
-        [
-            (kind.places[columns] - kind.places[0]) / np.ptp(kind.places),
-            (conditions[rows] - conditions.min()) / np.ptp(conditions),
-        ]
-    )
-    values = signal + size * (discrepancy * smooth(at, rng) + noise * rng.standard_normal(len(rows)))
+    if kind.reality is None:
+        at = np.column_stack(
+            [
+                (kind.places[columns] - kind.places[0]) / np.ptp(kind.places),
+                (conditions[rows] - conditions.min()) / np.ptp(conditions),
+            ]
+        )
+        real = signal + size * discrepancy * smooth(at, rng)
+    else:
+        real = kind.reality(physical, conditions, rng)[rows, columns]
+        truth = nearest(kind, conditions, rows, columns, real)
+        while not low + 0.05 * (high - low) < truth < high - 0.05 * (high - low):  # the prior admits the truth
+            physical = float(rng.uniform(low + 0.1 * (high - low), high - 0.1 * (high - low)))
+            real = kind.reality(physical, conditions, rng)[rows, columns]
+            truth = nearest(kind, conditions, rows, columns, real)
+        discrepancy = (
+            float(np.std(real - kind.curve(np.full(len(conditions), truth), conditions)[rows, columns])) / size
+        )
+    values = real + size * noise * rng.standard_normal(len(rows))
     data = pd.DataFrame({kind.along: kind.places[columns], kind.conditional: conditions[rows], "y": values})
-    return Problem(kind, truth, data, noise * size, discrepancy * size)
+    return Problem(kind, truth, data, noise * size, discrepancy * size, physical)
+
+
+def nearest(kind: Kind, conditions: Array, rows: Array, columns: Array, reality: Array) -> float:
+    """Return the tuning parameter whose curves are nearest to reality, in least squares."""
+    grid = np.linspace(*kind.range, GRID)
+    curves = np.stack([kind.curve(grid, np.full(GRID, condition)) for condition in conditions])
+    distance = np.sum((curves[rows, :, columns] - reality[:, None]) ** 2, axis=0)
+    return float(grid[np.argmin(distance)])
 
 
 def calibration(one: Problem, discrepancy: uq.GPDiscrepancy | None) -> uq.Calibration:
@@ -211,12 +266,13 @@ def marginal(one: Problem, priors: Mapping[str, uq.Uniform]) -> tuple[Array, Arr
     return rule.grid, probability / probability.sum()
 
 
-def judged(one: Problem, priors: Mapping[str, uq.Uniform]) -> tuple[float, float]:
-    """Return the probability below the true value, and the 95 % interval's width in units of the prior's range."""
+def judged(one: Problem, priors: Mapping[str, uq.Uniform]) -> tuple[float, float, float]:
+    """Return the probability below the truth, the 95 % interval's width in the prior's range, and that below C."""
     grid, probability = marginal(one, priors)
     below = np.cumsum(probability)
     low, high = np.interp([0.025, 0.975], below, grid)
-    return float(np.interp(one.truth, grid, below)), float((high - low) / np.ptp(grid))
+    at = np.interp([one.truth, one.physical], grid, below)
+    return float(at[0]), float((high - low) / np.ptp(grid)), float(at[1])
 
 
 def check_likelihood(one: Problem, problem: uq.Calibration) -> None:
@@ -230,7 +286,7 @@ def check_likelihood(one: Problem, problem: uq.Calibration) -> None:
 
 def intervals(name: str, half: str, count: int) -> tuple[list[Aim], dict[str, Array]]:
     """Return coverage and width by discrepancy, and the probabilities below the truth (count,) of each."""
-    found: dict[str, list[tuple[float, float]]] = {
+    found: dict[str, list[tuple[float, float, float]]] = {
         kind: [] for kind in ("default", "none", "known scale", "tenth of the prior predictive")
     }
     seeds = [seed for seed in range(1, 2 * count + 1) if (seed % 2 == 0) == (half == "seen")]
@@ -249,10 +305,15 @@ def intervals(name: str, half: str, count: int) -> tuple[list[Aim], dict[str, Ar
         found["tenth of the prior predictive"].append(judged(one, {**default.priors, "delta_sd": small}))
     aims = []
     for kind, figures in found.items():
-        below, width = np.array(figures).T
+        below, width, physical = np.array(figures).T
         for level in (0.95, 0.5):
             inside = np.abs(below - 0.5) < 0.5 * level
             aims.append(_covered(f"{name}, {half}, {kind}: {level:.0%} intervals cover", inside, None))
+            if KINDS[name].reality is not None:
+                inside = np.abs(physical - 0.5) < 0.5 * level
+                aims.append(
+                    _covered(f"{name}, {half}, {kind}: {level:.0%} intervals cover C at low speed", inside, None)
+                )
         aims.append(aim(f"{name}, {half}, {kind}: mean width of the 95 % interval", float(width.mean()), n=len(width)))
     return aims, {kind: np.array(figures)[:, 0] for kind, figures in found.items()}
 
@@ -307,21 +368,24 @@ def main() -> int:
     aims: list[Aim] = []
     names = [name for name in KINDS if not given.only or name in given.only]
     for half in (given.half,) if given.half else ("seen", "unseen"):
-        pooled = []
+        found = {}
         for name in names:
-            new, below = intervals(name, half, count)
+            new, found[name] = intervals(name, half, count)
             print("\n".join(map(line, new)), flush=True)
             aims += new
-            pooled.append(below)
-        for kind in pooled[0] if pooled else ():
-            off = np.abs(np.concatenate([below[kind] for below in pooled]) - 0.5)
-            aims += [
-                _covered(f"all, {half}, {kind}: {level:.0%} intervals cover", off < 0.5 * level, low)
-                for level, low in (
-                    (0.95, 0.92 if kind == "default" else None),
-                    (0.5, 0.44 if kind == "default" else None),
-                )
-            ]
+        for source, physical in (("random functions", False), ("missing physics", True)):
+            pooled = [below for name, below in found.items() if (KINDS[name].reality is not None) == physical]
+            for kind in pooled[0] if pooled else ():
+                off = np.abs(np.concatenate([below[kind] for below in pooled]) - 0.5)
+                new = [
+                    _covered(f"{source}, {half}, {kind}: {level:.0%} intervals cover", off < 0.5 * level, low)
+                    for level, low in (
+                        (0.95, 0.92 if kind == "default" else None),
+                        (0.5, 0.44 if kind == "default" else None),
+                    )
+                ]
+                print("\n".join(map(line, new)), flush=True)
+                aims += new
     if not given.only or "flagged" in given.only:
         aims += flagged(max(20, 2 * count))
     return finish(aims)

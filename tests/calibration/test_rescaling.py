@@ -7,7 +7,8 @@ from calibration.test_noise_models import LEFT, REALS, curve, observed
 
 import uqms as uq
 from uqms.calibration.discrepancy import default_length
-from uqms.calibration.rescaling import rescaled, sampled_again, with_scaled_discrepancy
+from uqms.calibration.refits import sampled_again
+from uqms.calibration.rescaling import rescaled, with_scaled_discrepancy
 from uqms.surrogates.transforms import Identity, Log, Logit, Transform
 
 DATA = np.array([[1.9, 2.3, 1.6, 2.1]])
@@ -34,7 +35,7 @@ def test_a_known_scale_is_part_of_the_likelihood(factor: float) -> None:
     found = rescaled(one, theta, np.zeros((20_000, 0)), one.log_likelihood(theta), factor)
     other_mean, other_sd = exact(0.4 * factor)
     assert found.shift["theta"] == pytest.approx((other_mean - mean) / sd, abs=0.03)
-    assert found.ratio["theta"] == pytest.approx(other_sd / sd, rel=0.05)
+    assert found.width["theta"] == pytest.approx(other_sd / sd, rel=0.05)
     assert found.k_hat < 0.7
 
 
@@ -55,7 +56,7 @@ def test_a_priors_scale_is_that_of_its_draws() -> None:
     draws = {name: values[rows] for name, values in theta.items()}
     found = rescaled(one, draws, np.zeros((40_000, 0)), one.log_likelihood(draws), 2.0)
     assert found.shift["theta"] == pytest.approx((moments[1][0] - moments[0][0]) / moments[0][1], abs=0.03)
-    assert found.ratio["theta"] == pytest.approx(moments[1][1] / moments[0][1], rel=0.05)
+    assert found.width["theta"] == pytest.approx(moments[1][1] / moments[0][1], rel=0.05)
 
 
 def test_every_kind_can_be_scaled() -> None:
@@ -84,12 +85,13 @@ def test_where_weights_fail_the_other_posterior_is_sampled(factor: float) -> Non
     one = problem(uq.OffsetDiscrepancy(sd=0.4))
     mean, sd = exact(0.4)
     draws = {"theta": mean + sd * np.random.default_rng(1).standard_normal(2000)}
-    found = sampled_again(one, draws, factor, uq.NUTS(draws=2000, chains=2, tune=500), rng=3)
+    found = sampled_again(one, ("",), draws, factor, uq.NUTS(draws=2000, chains=2, tune=500), 3)
     other_mean, other_sd = exact(0.4 * factor)
     assert found.trusted
+    assert found.sampler == "2 x 2000 draws of NUTS"
     assert np.isnan(found.k_hat)
     assert found.shift["theta"] == pytest.approx((other_mean - mean) / sd, abs=0.15)
-    assert found.ratio["theta"] == pytest.approx(other_sd / sd, rel=0.1)
+    assert found.width["theta"] == pytest.approx(other_sd / sd, rel=0.1)
     assert one.discrepancy == uq.OffsetDiscrepancy(sd=0.4)
 
 
