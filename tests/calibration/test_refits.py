@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from calibration.problems import linear_surrogate, matern52, replicates
+from scipy.stats import multivariate_normal
 
 import uqms as uq
 from uqms.calibration import refits
@@ -32,20 +33,24 @@ def closed_form(offset_sd: float) -> tuple[float, float]:
     return float(slope @ np.linalg.solve(covariance, DATA[0]) / precision), float(precision**-0.5)
 
 
-def two_parts(shared: bool) -> Any:
+def two_parts(shared: bool, sd: float | uq.HalfNormal = KNOWN) -> Any:
     first = linear_surrogate(2.0, 0.1)
-    second = first if shared else linear_surrogate(2.0, 0.1)
-    if not shared:
-        second = linear_surrogate(2.0, 0.1001)
+    second = first if shared else linear_surrogate(2.0, 0.1000001)  # equal ones would be one surrogate
     other = replicates(OTHER, np.array([0.2, 0.9]))
     return uq.Calibration(
         {"a": (first, other), "b": (second, replicates(DATA, X))},
         noise={"a": uq.GaussianNoise(sd=0.4), "b": uq.GaussianNoise(sd=NOISE)},
-        discrepancy={"b": uq.OffsetDiscrepancy(sd=KNOWN)},
+        discrepancy={"b": uq.OffsetDiscrepancy(sd=sd)},
     )
 
 
 def of_two_parts(shared: bool, offset_sd: float) -> tuple[float, float]:
+    """Return mean and sd of theta ~ N(0, 1) from both parts."""
+    return _normal(shared, offset_sd)[:2]
+
+
+def _normal(shared: bool, offset_sd: float) -> tuple[float, float, float]:
+    """Return mean and sd of theta, and the log evidence."""
     x = np.array([0.2] * 3 + [0.9] * 3 + [0.5] * 4)
     values = np.concatenate([OTHER.ravel(), DATA.ravel()])
     covariance = np.diag([0.4**2] * 6 + [NOISE**2] * 4)
@@ -56,7 +61,19 @@ def of_two_parts(shared: bool, offset_sd: float) -> tuple[float, float]:
     covariance[6:, 6:] += offset_sd**2
     weight = np.linalg.solve(covariance, np.full(10, 2.0))
     variance = 1.0 / (1.0 + 2.0 * weight.sum())
-    return float(variance * (weight @ values)), float(np.sqrt(variance))
+    evidence = float(multivariate_normal(np.zeros(10), covariance + 4.0).logpdf(values))
+    return float(variance * (weight @ values)), float(np.sqrt(variance)), evidence
+
+
+def mixed(shared: bool, scale: float) -> tuple[float, float]:
+    """Return mean and sd of theta when the offset's sd is half-normal, by quadrature over it."""
+    grid = np.linspace(0.0005, 5.0, 2000) * scale
+    mean, sd, evidence = np.array([_normal(shared, one) for one in grid]).T
+    density = evidence - 0.5 * (grid / scale) ** 2
+    weight = np.exp(density - density.max())
+    weight /= weight.sum()
+    centre = float(weight @ mean)
+    return centre, float(np.sqrt(weight @ (sd**2 + (mean - centre) ** 2)))
 
 
 def check_against(row: Any, before: tuple[float, float], after: tuple[float, float], factor: float, few: int) -> None:
@@ -96,6 +113,18 @@ def test_a_refit_of_a_part_has_the_data_of_all_parts(shared: bool) -> None:
         part.rescale_discrepancy((2.0,), refit=SMC)
     if not shared:
         assert refits.GROUP not in posterior.part("a").tree.children
+
+
+def test_a_refit_of_a_part_has_the_other_prior() -> None:
+    """The scale is a prior here, which the joint problem remembers too."""
+    problem = two_parts(False, uq.HalfNormal(KNOWN))
+    draws = problem.sample(SMC, rng=2, refit_discrepancy=False).flat()
+    for factor in FACTORS:
+        found = refits.sampled_again(problem, ("b",), draws, factor, SMC, 5)
+        mean, sd = mixed(False, factor * KNOWN)
+        again = draws["theta"].mean() + found.shift["theta"] * draws["theta"].std()
+        assert again == pytest.approx(mean, abs=4.0 * sd / np.sqrt(8000))
+    assert problem.priors["b_offset_sd"] == uq.HalfNormal(KNOWN)
 
 
 def test_without_refits_the_verdict_says_that_it_does_not_know() -> None:
@@ -194,7 +223,5 @@ def test_a_refit_by_nuts_is_a_long_fit_with_that_scale(factor: float) -> None:
 
 
 def _evidence(offset_sd: float) -> float:
-    from scipy.stats import multivariate_normal
-
     covariance = NOISE**2 * np.eye(4) + 0.02**2 + offset_sd**2 + 4.0
     return float(multivariate_normal(np.zeros(4), covariance).logpdf(DATA[0]))

@@ -115,6 +115,21 @@ def test_few_levels_of_a_condition_have_no_spacing() -> None:
     assert default_length(many, condition=True) == default_length(many)
 
 
+@pytest.mark.parametrize(("levels", "below"), [(2, 0.2), (3, 0.2), (5, 0.2), (6, 0.4), (11, 0.2)])
+def test_lengths_of_a_calibration_know_how_few_levels_a_condition_has(levels: int, below: float) -> None:
+    """1 % lies below a fifth of the range up to five levels, from six on below twice the spacing."""
+    x = np.linspace(0.0, 1.0, levels)
+    one = uq.Calibration(
+        linear_surrogate(2.0, 0.2),
+        replicates(2.0 * x[:, None] + np.array([[0.1, -0.1]]), x),
+        uq.GaussianNoise(sd=0.3),
+        discrepancy=uq.GPDiscrepancy(over=["x"]),
+    )
+    prior = one.priors["delta_length_x"]
+    assert prior.cdf(below) == pytest.approx(0.01, rel=1e-6)
+    assert prior.sf(2.0) == pytest.approx(0.01, rel=1e-6)
+
+
 SUCCESSES = np.array([3.0, 0.0, 7.0, 2.0])
 POSITIVE = np.array([0.3, 1.2, 2.2, 0.7])
 PROPORTIONS = SUCCESSES[[0, 2, 3]] / 9.0
