@@ -52,6 +52,7 @@ CONFOUNDED = 0.95
 SENSITIVITY = 0.05
 POWERS = (0.99, 1.01)
 MASS_CUT = 0.01
+WIDER = 2.0  # times as wide or narrow that an interval becomes, with another scale of the discrepancy
 MOVED = 1.0  # posterior sds that a mean moves by, with another scale of the discrepancy
 OUTSIDE, OUTSIDE_FAIL = 0.01, 0.05
 BEYOND = 3.0  # sds beyond an end of the prior
@@ -378,24 +379,27 @@ def _check_discrepancy(piece: Piece, scales: tuple[Rescaled, ...] | str) -> Chec
     unknown = [f"{one.factor:g} ({one.way})" for one in scales if not one.trusted]
     shift = max((abs(one.shift[name]) for one in known for name in names), default=float("nan"))
     of_part = f"posterior.part({piece.parts[0]!r})" if piece.name else "posterior"
-    message, worst = "how far means move with its prior scale is not known", ""
+    message, depends = "how far means move with its prior scale is not known", False
     if known:
         worst = max(names, key=lambda name: max(abs(one.shift[name]) for one in known))
-        widest = max(names, key=lambda name: max(abs(math.log(max(one.width[name], 1e-300))) for one in known))
+        change = {name: max(abs(math.log(max(one.width[name], 1e-300))) for one in known) for name in names}
+        widest = max(names, key=lambda name: change[name])
         ratios = " and ".join(f"{one.width[widest]:.2f}" for one in known)
         times = " and ".join(f"{one.factor:g} ({'refitted' if one.sampler else 'reweighted'})" for one in known)
         message = (
             f"the mean of {worst} moves by at most {shift:.2f} sd, and the 95 % interval of {widest} is {ratios} times "
             f"as wide, when its prior scale is {times} times as large, limit {MOVED:g} sd"
         )
+        depends = shift > MOVED or change[widest] > math.log(WIDER)
+        named = worst if shift > MOVED else widest
     if unknown:
         message += f"; not known of {' and '.join(unknown)} times the scale"
-    if shift > MOVED:
+    if depends:
         remedy = (
-            f"Report {of_part}.rescale_discrepancy(): {worst} depends on how large the model's error may be. Give a "
+            f"Report {of_part}.rescale_discrepancy(): {named} depends on how large the model's error may be. Give a "
             "scale that you can defend, GPDiscrepancy(sd=...), or measure what tells the two apart."
         )
-        return Check("discrepancy", "warn", shift, message, remedy)
+        return Check("discrepancy", "warn" if shift > MOVED else "note", shift, message, remedy)
     remedy = (
         "Sample the whole with more draws, and with refit_discrepancy=True."
         if piece.name

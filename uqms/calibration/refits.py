@@ -20,7 +20,7 @@ from uqms.calibration.checks import Sampled
 from uqms.calibration.rescaling import FACTORS, Rescaled, rescaled, with_scaled_discrepancy
 from uqms.calibration.reweighting import width_of
 from uqms.calibration.samplers import NUTS, SMC, Laplace, Metropolis, Pathfinder, Sampler
-from uqms.errors import InputError, UqmsError
+from uqms.errors import InputError
 
 if TYPE_CHECKING:
     from uqms.calibration.parts import JointCalibration
@@ -105,7 +105,7 @@ def _tried(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of few draws; they are judged by R-hat
             return sampled_again(problem, piece.parts, judged, factor, sampler, seed)
-    except UqmsError as error:
+    except Exception as error:  # whatever it is: hours of sampling are not lost for a check
         _logger.info("no posterior with %g times the scale of the discrepancy: %s", factor, error)
         return None
 
