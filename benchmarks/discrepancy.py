@@ -392,12 +392,14 @@ def refits(count: int, by_nuts: int) -> list[Aim]:
                         moved.append((abs(after[0] - before[0]) / before[1], after[2] / before[2]))
                 if "refitted" in " ".join(ways):
                     extra["SMC"].append(cost)
+                    print(f"SMC, cost {cost:.2f} of the calibration; {'; '.join(ways)}", flush=True)
     for number in range(by_nuts):
         one = problem(list(KINDS.values())[number % len(KINDS)], 2000 + number)
         small = uq.HalfNormal(0.01 * float(np.sqrt(Rule(one).residual.var(axis=1).mean())))
         _, _, ways, cost = _timed(one, small, uq.NUTS(), number)
         if "refitted" in " ".join(ways):
             extra["NUTS"].append(cost)
+            print(f"NUTS, cost {cost:.2f} of the calibration; {'; '.join(ways)}", flush=True)
     aims = [aim("answers for another scale that are not known", float(unknown), n=2 * 2 * count * len(KINDS))]
     for way, found in errors.items():
         if found:
@@ -498,7 +500,7 @@ def main() -> int:
     if not given.only or "flagged" in given.only:
         aims += flagged(max(20, 2 * count))
     if not given.only or "refits" in given.only:
-        aims += refits(given.problems or (1 if given.quick else 4), 1 if given.quick else 6)
+        aims += refits(given.problems or (1 if given.quick else 4), 1 if given.quick else 3)
     return finish(aims)
 
 
