@@ -146,9 +146,9 @@ def test_gains_are_means_over_hyperparameter_draws(monkeypatch):
     after = np.diagonal(linear_covariances(problem.with_error(more, 1.0), theta, h)[0])
     said = plan.table[["sd_a", "sd_b"]].iloc[-1].to_numpy() / np.array(list(plan.now.values()))
     np.testing.assert_allclose(said, np.sqrt(after / before), rtol=1e-6)
-    # With one draw for all, as a plug-in does, the sds are others.
+    # With one draw for all, as a plug-in does, the sds are others, by a thousand times the tolerance.
     one = np.diagonal(linear_covariances(problem.with_error(more, 1.0), theta, np.full_like(h, h[0]))[0])
-    assert np.max(np.abs(np.sqrt(one / plugged) / said - 1.0)) > 0.02
+    assert np.max(np.abs(np.sqrt(one / plugged) / said - 1.0)) > 1e-3
 
 
 # ------------------------------------------------------------------------------------------------- levels of fidelity
