@@ -101,6 +101,7 @@ def test_pytensors_key_changes_with_the_compiled_code(op: Op, monkeypatch: pytes
     assert len(keys) == 2
 
 
+@pytest.mark.slow
 def test_pytensors_keys_of_compiled_functions_differ_and_are_the_same_in_another_process() -> None:
     ops = [bridge.SCORES, bridge.GAUSSIAN, bridge.PROCESS_GAUSSIAN, bridge.OUTPUTS]
     keys = [numba_funcify_and_cache_key(op, node=None)[1] for op in ops]

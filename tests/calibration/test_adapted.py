@@ -76,6 +76,7 @@ def test_likelihood_is_the_mixture_of_dense_normals() -> None:
             assert one.log_likelihood(point) == pytest.approx(np.logaddexp.reduce(np.array(each) + weights), abs=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gaussian", "student", "exact", "low-rank"])
 def test_gradient_is_that_of_differences(kind: str) -> None:
     target = Target(problem(kind))

@@ -88,6 +88,7 @@ def fitted_curve(hyperparameters: Literal["averaged", "point"]) -> uq.Surrogate:
     return uq.GaussianProcess(hyperparameters=hyperparameters).fit(runs)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interpreted")
 def test_tensor_equals_numpy_and_its_gradient_finite_differences(rng: np.random.Generator) -> None:
     surrogate = fitted_curve("averaged")
@@ -188,6 +189,7 @@ def test_a_plugged_in_surrogate_gives_the_same_model(rng: np.random.Generator) -
     np.testing.assert_allclose(*(model.compile_dlogp()(point) for model in models), rtol=1e-10)
 
 
+@pytest.mark.slow
 @drawing_forward
 def test_observed_variable_draws_forward_from_the_joint_law(rng: np.random.Generator) -> None:
     """Replicates of one condition share the error's draw; other conditions have correlated ones."""

@@ -143,6 +143,7 @@ def check_gradient(problem: Any, seed: int = 5) -> None:
     np.testing.assert_allclose(found, differences, rtol=2e-5, atol=2e-5 * max(1.0, np.abs(differences).max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_the_gradient_is_that_of_differences(form: str) -> None:
     copies = 1 if form == "autocorrelated noise" else 2
@@ -150,6 +151,7 @@ def test_the_gradient_is_that_of_differences(form: str) -> None:
     check_gradient(uq.Calibration(toy(draws=2), data, space=SPACE, **FORMS[form]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("conditions", [(0.3,), (0.2, 0.6, 0.9)], ids=["one experiment", "three experiments"])
 def test_the_latent_form_has_the_same_law_and_gradient(case: str, conditions: tuple[float, ...]) -> None:

@@ -86,6 +86,7 @@ def noise_named(problem: uq.Calibration, theta: dict[str, float]) -> dict[str, f
 # --- data of several scales -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_data_of_both_scales_are_one_gaussian() -> None:
     data = of_both()
     np.testing.assert_array_equal(np.isnan(data.conditions["x"]), data.output == "cell.apd")
@@ -120,6 +121,7 @@ def test_data_of_the_cell_alone() -> None:
     assert "(g)" in check.message
 
 
+@pytest.mark.slow
 def test_data_of_the_tissue_alone() -> None:
     problem = uq.Calibration(chain(), of_tissue(), NOISE["tissue.speed"])
     found = float(problem.log_likelihood(noise_named(problem, THETA)))
@@ -199,6 +201,7 @@ def test_links_that_leave_the_box_are_refused() -> None:
 # --- compiled ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [of_both, of_tissue])
 def test_the_compiled_density_is_that_of_the_calibration(data: Any) -> None:
     noise = NOISE if data is of_both else NOISE["tissue.speed"]

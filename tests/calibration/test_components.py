@@ -121,6 +121,7 @@ def test_a_law_of_ones_own_is_averaged_over_all_data_at_once(rng: np.random.Gene
     assert abs(found - per_row) > 1e-6  # averaging each row by itself would be another number
 
 
+@pytest.mark.slow
 def test_latent_output_of_a_logarithm_is_in_the_outputs_unit() -> None:
     problem = uq.Calibration(curve(Log()), observed(COUNTS + 1.0), uq.LogNormalNoise(HALF))
     eta = np.random.default_rng(3).standard_normal(len(problem.free))
@@ -133,6 +134,7 @@ def test_latent_output_of_a_logarithm_is_in_the_outputs_unit() -> None:
     np.testing.assert_allclose(values, np.exp(y[:, 0]), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_discrepancy_is_part_of_the_latent_output() -> None:
     """Latents draw a curve with the discrepancy's covariance, whose hyperparameters are expressions."""
     problem = uq.Calibration(

@@ -190,6 +190,7 @@ def test_fractions_by_member_name_the_one_whose_error_matters() -> None:
         uq.refine(posterior, 6, member="heart")
 
 
+@pytest.mark.slow
 def test_verify_takes_runs_of_the_linked_simulators() -> None:
     def run_cell(g: float, h: float) -> dict[str, float]:
         return {"apd": 1.0 + g + 0.5 * np.sin(3.0 * h)}

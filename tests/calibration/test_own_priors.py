@@ -92,6 +92,7 @@ def population(**settings: Any) -> uq.PopulationCalibration:
     return uq.Calibration(surrogate, data, uq.GaussianNoise(sd=SD), population=individual, **settings)
 
 
+@pytest.mark.slow
 def test_the_model_of_a_population_has_the_same_density() -> None:
     one = population(outside="extrapolate")
     model = one.model()

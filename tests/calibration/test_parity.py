@@ -43,6 +43,7 @@ def points(one: uq.Calibration, count: int, rng: np.random.Generator) -> dict[st
     return theta
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("noise", "form"),
     [(uq.GaussianNoise(HALF), "correlated"), (uq.StudentTNoise(HALF), "latent")],

@@ -122,6 +122,7 @@ def central(function: Callable[[np.ndarray], float], at: np.ndarray, step: float
     return out
 
 
+@pytest.mark.slow
 def test_expected_variance_has_its_derivative() -> None:
     noise = stochastic().noise
     rng = np.random.default_rng(0)

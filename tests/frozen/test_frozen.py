@@ -19,6 +19,11 @@ VALUE, GRADIENT = 1e-9, 1e-7  # of 1 + |value|; of the gradient's norm
 CANCELS = {"success_reported": 3e-8, "success_impossible": 3e-8}
 # A second a problem goes into building its graph: gradients of these are near to those of another problem.
 SLOW = {
+    "discrepancy_gp_unshared",
+    "fidelity",
+    "local",
+    "direct_pytensor_discrepancy",
+    "population_occasions",
     "scalar_censored",
     "scalar_sd_column",
     "scalar_fitted_noise_mean",

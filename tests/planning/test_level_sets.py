@@ -65,6 +65,7 @@ def test_a_run_is_worth_what_refitting_with_its_possible_values_says():
     assert said == pytest.approx(np.mean(volumes), rel=0.01)
 
 
+@pytest.mark.slow
 def test_bands_cover_the_boundary_jointly():
     rng, problems, right, pointwise, inside = np.random.default_rng(4), 25, 0, 0, 0
     for seed in range(problems):

@@ -315,6 +315,7 @@ def test_a_plan_has_a_design_for_each_member(chain_posterior):
 
 
 # ---------------------------------------------------------------------------------- targets, failures, replicates, stop
+@pytest.mark.slow
 def test_predictions_and_derived_quantities_are_targets(posterior):
     problem, (theta, h) = posterior.problem, draws_of(posterior)
     asked = {"output": "y", "conditions": {"t": 0.7}}
@@ -402,6 +403,7 @@ def test_replicates_are_information_of_a_stochastic_simulator_only(posterior):
     assert len(np.unique(points, axis=0)) == len(points)
 
 
+@pytest.mark.slow
 def test_replicates_are_proposed_where_runs_were_repeated():
     rng = np.random.default_rng(0)
     design = uq.sobol(SPACE, 12, rng=1)

@@ -241,6 +241,7 @@ def test_the_posterior_is_the_same_with_and_without_waves():
     assert max(shift for shift, _ in off["uniform"]) > 0.15 or max(abs(r - 1.0) for _, r in off["uniform"]) > 0.15
 
 
+@pytest.mark.slow
 def test_figures(of_bent):
     first, second = of_bent
     reference = {"a": 0.4, "b": 0.6}

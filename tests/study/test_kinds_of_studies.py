@@ -308,6 +308,7 @@ def assert_same_problem(first, second) -> None:
     assert np.array_equal(first.log_likelihood(theta, latents), second.log_likelihood(theta, latents))
 
 
+@pytest.mark.slow
 def test_a_chain(folder):
     study = read(folder, CHAIN)
     with pytest.raises(uq.errors.InputError, match="name one: member='cell'"):

@@ -47,6 +47,7 @@ def test_compiled_scores_are_those_in_arrays(name: str) -> None:
     close(alone.covariance, np.stack([found.covariance[:, a, :, a] for a in range(len(u))], axis=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GRAPHS)
 def test_both_derivatives_are_finite_differences(name: str) -> None:
     chain = GRAPHS[name]()

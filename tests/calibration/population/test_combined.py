@@ -48,6 +48,7 @@ def through_features(one: uq.PopulationCalibration, theta: dict[str, np.ndarray]
     return featured(one.data, error, np.arange(error.q), subjects_of(one.data)), u, phi
 
 
+@pytest.mark.slow
 def test_the_likelihood_is_that_of_the_definition() -> None:
     one = problem()
     assert one.data.closed_form
@@ -59,6 +60,7 @@ def test_the_likelihood_is_that_of_the_definition() -> None:
         assert found[i] == pytest.approx(wanted, rel=1e-8)
 
 
+@pytest.mark.slow
 def test_through_features_it_is_the_same_and_so_are_its_terms_and_derivatives() -> None:
     one = problem()
     theta, z = drawn(one, 1)
@@ -83,6 +85,7 @@ def test_through_features_it_is_the_same_and_so_are_its_terms_and_derivatives() 
             assert bar[i] == pytest.approx(slope, rel=1e-5, abs=1e-5 * np.abs(bar).max())
 
 
+@pytest.mark.slow
 def test_what_a_subject_adds_given_the_others() -> None:
     one = problem()
     theta, z = drawn(one, 2)

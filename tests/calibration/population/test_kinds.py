@@ -119,6 +119,7 @@ def test_noise_that_is_not_normal(two_outputs: object, kind: str) -> None:
         assert float(density(point)) == pytest.approx(wanted, rel=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::uqms.errors.CapabilityWarning")
 def test_new_measurements_of_noise_that_is_not_normal(two_outputs: object) -> None:
     """The group is there, and for normal noise, whose law is known, what it does agrees with the features' way."""
@@ -147,6 +148,7 @@ def test_new_measurements_of_noise_that_is_not_normal(two_outputs: object) -> No
     np.testing.assert_allclose(found.std(axis=0), sd, rtol=4.0 / np.sqrt(2 * len(found)))
 
 
+@pytest.mark.slow
 def test_features_take_the_place_of_the_exact_error() -> None:
     """Many subjects near each other: densities, terms and draws through features are nearly the exact ones."""
     population = uq.Population(SPACE, individual=("a", "b"), spread={"a": uq.HalfNormal(0.05), "b": uq.HalfNormal(0.1)})
