@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import xarray as xr
+from _faults import flags_of
 from _pathologies import PATHOLOGIES
+from _remedies import action_of, off, remedied
 from diagnostics.problems_of_trust import exact_draws, given_posterior, linear_problem
 from scipy.stats import chi2, kstest, norm, truncnorm
 
@@ -19,19 +21,35 @@ JACOBIAN = np.column_stack([np.ones(8), np.linspace(-1.0, 1.0, 8)])
 SD = 0.4
 
 
+# Kinds that are quick to draw, with seeds that the whole of `benchmarks/verdict.py` has too.
+QUICK = ("one chain", "stuck chain", "wrong units", "noise sd too large", "refuted parameter prior")
+SLOW = ("error overstated by 4", "truncation", "missed mode", "outliers", "prior-dominated parameter")
+
+
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [*QUICK, *(pytest.param(kind, marks=pytest.mark.slow) for kind in SLOW)])
+def test_a_fault_is_found_and_the_remedy_that_is_named_first_clears_it(kind: str) -> None:
+    fault = PATHOLOGIES[kind]
+    case = fault.draw(4)
+    assert set(case.flags) & set(fault.wanted), case.text
+    step, after = remedied(case)
+    assert after is not None, f"no step: {step}"
+    assert not set(flags_of(after)) & set(fault.wanted), f"{step}\n{after.verdict}"
+    assert off(case, after) < 1.0  # means are those without the fault
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("step", "name"),
     [
-        name if name in ("bimodal", "unidentified pair") else pytest.param(name, marks=pytest.mark.slow)
-        for name in PATHOLOGIES
-        if name != "funnel"
+        ("Use SMC(), which finds modes, or sample more chains, NUTS(chains=8).", "_particles"),
+        ("Add a model discrepancy, or use a noise model with autocorrelation.", "_discrepancy"),
+        ("Narrow the box (uq.refine(posterior, n)), or correct the error, uq.correct(posterior, runs).", "_refine"),
+        ("Look at uq.plots.predictive(posterior).", None),
     ],
 )
-def test_a_pathology_raises_its_flag(name: str) -> None:
-    function, wanted = PATHOLOGIES[name]
-    found = function(3)
-    assert set(found.flags) & set(wanted), found.text
+def test_the_phrase_that_stands_first_is_carried_out(step: str, name: str | None) -> None:
+    found = action_of(step)
+    assert (found.__name__ if found else None) == name
 
 
 # --- computation ----------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ lambda      eigenvalues of the Fisher information in units of the prior's sds   
 ==========  ===================================================================  ===========
 
 At the posterior mean of a linear problem T is chi-square with N - d degrees of freedom plus sum_i chi-square_1 /
-(1 + lambda_i); over posterior draws it is larger by sum_i lambda_i / (1 + lambda_i) on average, which is taken off.
+(1 + lambda_i); over posterior draws it is larger by sum_i lambda_i / (1 + lambda_i) on average, which is taken off of
+its mean.
 """
 
 from collections.abc import Mapping
@@ -27,17 +28,19 @@ from uqms.calibration.reweighting import error_scaled
 from uqms.parameters.functions import NumPyFunctions
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.local import local_errors, nearest_runs
+from uqms.surrogates.roughness import roughness
 
 if TYPE_CHECKING:
     from uqms.calibration.single import SingleCalibration
 
-__all__ = ["NOTED", "check_misfit", "check_validation", "explained"]
+__all__ = ["NOTED", "check_misfit", "check_validation", "explained", "scatter"]
 
-MISFIT_LEVEL, OVERFIT_LEVEL = 0.005, 0.001
+MISFIT_LEVEL, OVERFIT_LEVEL = 0.005, 0.0025
 NOTED = 0.05  # of p: between it and the level a check is a note
-VALIDATION_LEVEL = 1e-3
+VALIDATION_LEVEL = 0.0025
 MATTERS = 0.1  # fraction of a parameter's variance that the surrogate's error has, where draws cannot be reweighted
 SHIFT, SCALE = 0.1, 0.1  # of a mean in sds, and of an sd, relative, with the surrogate's error as the runs show it
+ROUGH = 3.0  # nats; of 36 smooth functions none had more than 0
 NULL_DRAWS = 20_000
 LEFT = 3.0  # degrees of freedom
 SMALLEST = 1e-4  # factor of a variance
@@ -58,8 +61,8 @@ def check_misfit(
     cells = problem.cells
     distances, scatter = _distances(problem, theta, h)
     null, excess = _null_distances(len(cells.offset), information)
-    at = np.searchsorted(null, distances - excess) / len(null)
-    levels, lows = [float(np.mean(1.0 - at))], [float(np.mean(at))]
+    at = float(np.searchsorted(null, distances.mean() - excess)) / len(null)  # levels of draws would be averaged
+    levels, lows = [1.0 - at], [at]
     freedom = len(cells.z) - len(cells.offset)
     if freedom > 0:
         levels.append(float(np.mean(chi2.sf(scatter, freedom))))
@@ -70,17 +73,17 @@ def check_misfit(
     if p < MISFIT_LEVEL:
         message = f"p = {shown:.2g}: surrogate error and noise do not explain the distance of data and model"
         remedy = (
-            "Look at uq.plots.predictive(posterior). Possible causes are a wrong unit or noise sd, an outlier, or a "
-            "model that lacks a process: then add a discrepancy. The intervals are too narrow until the cause is "
-            "found."
+            "Infer the noise sd, GaussianNoise(sd=uq.HalfNormal(...)), unless uq.plots.predictive(posterior) shows a "
+            "pattern; then add a discrepancy. The measurements scatter more than is stated, or the model lacks a "
+            "process: the intervals are too narrow until the cause is found."
         )
         return Check("predictive misfit", "warn", p, message, remedy)
     # With as many parameters as measurements the fit is close whatever the noise.
     if low < OVERFIT_LEVEL and len(cells.offset) - excess >= LEFT:
         message = f"p = {low:.2g}: the measurements are closer to the model than the noise sd implies"
         remedy = (
-            "Correct the noise sd: it is too large (a variance given as sd, or another unit), so the intervals are too "
-            "wide."
+            "Correct the noise sd, or infer it, GaussianNoise(sd=uq.HalfNormal(...)): it is too large (a variance "
+            "given as sd, or another unit), so the intervals are too wide."
         )
         return Check("predictive misfit", "warn", p, message, remedy)
     return explained(p, shown)
@@ -192,6 +195,8 @@ def check_validation(problem: "SingleCalibration", theta: Mapping[str, Array], s
             "Run more points near the posterior (uq.refine(posterior, n)), or try another kernel: the surrogate "
             "understates its error there. Look at uq.leave_one_out(surrogate)."
         )
+        rough, smoothed = scatter(problem) if matters else ("", "")
+        remedy = f"{smoothed}: the simulator is rough, {rough}." if rough else remedy
         return Check(name, "warn" if matters else "note", ratio, message, remedy)
     remedy = (
         "Narrow the box (uq.refine(posterior, n)), or correct the error, uq.correct(posterior, runs). The stated error "
@@ -199,6 +204,25 @@ def check_validation(problem: "SingleCalibration", theta: Mapping[str, Array], s
         "noise sd is too small."
     )
     return Check(name, "warn" if matters else "pass", ratio, message, remedy)
+
+
+def scatter(problem: "SingleCalibration") -> tuple[str, str]:
+    """Return in words how the runs scatter around a smooth function, and what to do; both "" where they do not."""
+    surrogate = problem.surrogate
+    found = roughness(surrogate, problem.used) if isinstance(surrogate, GaussianProcessSurrogate) else None
+    if found is None or found.gain <= ROUGH:
+        return "", ""
+    words = f"a scatter of {found.scatter:.1%} of the sd of its runs makes them {found.gain:.1f} nats more likely"
+    if any(surrogate.layouts[output].dims for output in surrogate.layouts):  # of a curve it cannot be fitted
+        remedy = (
+            "Make the solver more accurate and run the design again, or fit some coordinates as scalar outputs with "
+            "uq.GaussianProcess(noise='fitted'); more runs alone do not help"
+        )
+    else:
+        remedy = (
+            "Fit with uq.GaussianProcess(noise='fitted'), or make the solver more accurate; more runs alone do not help"
+        )
+    return words, remedy
 
 
 def _effect(
