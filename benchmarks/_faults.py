@@ -36,6 +36,8 @@ class Case:
         Quantities that could be measured too.
     truth
         The true parameters.
+    without
+        From a subject's name to the posterior of the others.
     accurate
         The same simulators with an accurate solver.
     """
@@ -49,6 +51,7 @@ class Case:
     extra: tuple[Part, ...] = ()
     truth: Mapping[str, float] | None = None
     accurate: tuple[Part, ...] = ()
+    without: Callable[[str], Posterior] | None = None
 
     @property
     def text(self) -> str:

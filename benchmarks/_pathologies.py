@@ -363,7 +363,7 @@ def unidentified_pair(seed: int) -> Case:
     space, curve = kinds[seed // 2 % 3]
     base = Base("pair", space, (Part("", curve, np.linspace(0.1, 3.0, 12), False, 0.02),))
     study, truth = study_of(base, seed, rng, runs=40)
-    extra = Part("direct", lambda theta, at: np.asarray(theta["b"] * at), np.linspace(0.9, 1.1, 4), False, 0.05)
+    extra = Part("direct", lambda theta, at: np.asarray(theta["b"] * at), np.linspace(0.9, 1.1, 4), False, 0.02)
     return faulty(study, study, seed, truth=truth, extra=(extra,))
 
 
@@ -378,7 +378,12 @@ def one_subject(seed: int) -> Case:
     wrong[other] += np.maximum(1.0 - 0.5 * rates[other] * times, 0.0) - np.exp(-rates[other] * times)
     posteriors = [_population(values, times, sd).sample(uq.NUTS(), rng=seed) for values in (wrong, right)]
     study = Study((), TWO, seed, (), ())
-    return Case(study, posteriors[0], posteriors[1].flat(), truth={})
+
+    def without(name: str) -> Any:
+        others = np.delete(wrong, int(name.removeprefix("s")), axis=0)
+        return _population(others, times, sd).sample(uq.NUTS(), rng=seed)
+
+    return Case(study, posteriors[0], posteriors[1].flat(), truth={}, without=without)
 
 
 def _population(values: Array, times: Array, sd: float) -> Any:

@@ -226,6 +226,6 @@ RUNS: dict[str, Fault] = {
     "truncation": Fault(truncation, ("truncation", *ERROR)),
     "rough simulator": Fault(rough, ERROR),
     "box too small": Fault(small_box, ("edge of the design box", "prior mass cut")),
-    "five runs": Fault(five_runs, ERROR),
+    "five runs": Fault(five_runs, ("truncation", *ERROR)),
     "prior wider than the box": Fault(wide_prior, ("prior mass cut",)),
 }

@@ -99,6 +99,13 @@ def _accurate(case: Case, posterior: Posterior, check: Check) -> tuple[Case, Pos
     return _again(case, replace(case.study, parts=case.accurate, tables=(), surrogates=()))
 
 
+def _without_subject(case: Case, posterior: Posterior, check: Check) -> tuple[Case, Posterior]:
+    found = re.search(r"subject '(\w+)'", check.remedy)
+    assert found is not None
+    assert case.without is not None
+    return case, case.without(found.group(1))
+
+
 def _more_scores(case: Case, posterior: Posterior, check: Check) -> tuple[Case, Posterior]:
     process = uq.GaussianProcess(outputs={"y": uq.Curve(tolerance=1e-10, max_scores=40)})
     made = tuple(process.fit(table) for table in case.study.tables)
@@ -182,6 +189,7 @@ ACTIONS: Mapping[str, Action] = {
     r"uq\.correct\(": _correct,
     r"noise='fitted'": _fitted_noise,
     r"Make the solver more accurate": _accurate,
+    r"calibrate without it": _without_subject,
     r"Keep more scores|uq\.Curve\(": _more_scores,
     r"SMC\(": _particles,
     r"Sample again|Sample longer|Sample at least 4 chains|Use more draws|NUTS\(draws": _sample,

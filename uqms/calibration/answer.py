@@ -57,6 +57,7 @@ MOVED = 1.0  # posterior sds that a mean moves by, with another scale of the dis
 OUTSIDE, OUTSIDE_FAIL = 0.01, 0.05
 BEYOND = 3.0  # sds beyond an end of the prior
 PRIOR_DRAWS = 4000
+ROUNDING = 1e-13  # of the largest eigenvalue of an information: below it there is nothing but rounding
 
 
 def on_model_scale(problem: Problem, theta: Mapping[str, Array]) -> dict[str, Array]:
@@ -125,8 +126,9 @@ def covariance_left(information: Array, prior: Array) -> Array:
     """
     root = np.linalg.cholesky(prior)
     values, vectors = np.linalg.eigh(root.T @ information @ root)
+    values = np.where(values > ROUNDING * values[:, -1:], values, 0.0)
     scaled = root @ vectors
-    return np.asarray((scaled / (1.0 + np.maximum(values, 0.0))[:, None, :]) @ scaled.transpose(0, 2, 1))
+    return np.asarray((scaled / (1.0 + values)[:, None, :]) @ scaled.transpose(0, 2, 1))
 
 
 def log_priors(problem: Problem, theta: Mapping[str, Array]) -> dict[str, Array]:

@@ -15,7 +15,7 @@ its mean.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.stats import chi2
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["NOTED", "check_misfit", "check_validation", "explained", "scatter"]
 
 MISFIT_LEVEL, OVERFIT_LEVEL = 0.005, 0.0025
+SUBJECT_LEVEL = 0.0025  # of p, of one subject among all
 NOTED = 0.05  # of p: between it and the level a check is a note
 VALIDATION_LEVEL = 0.0025
 MATTERS = 0.1  # fraction of a parameter's variance that the surrogate's error has, where draws cannot be reweighted
@@ -61,7 +62,11 @@ def check_misfit(
     cells = problem.cells
     distances, scatter = _distances(problem, theta, h)
     null, excess = _null_distances(len(cells.offset), information)
-    at = float(np.searchsorted(null, distances.mean() - excess)) / len(null)  # levels of draws would be averaged
+    if problem.individual:
+        at_subject = _subject_apart(cells.unit[cells.experiment], distances, excess)
+        if at_subject.p < SUBJECT_LEVEL and at_subject.others >= MISFIT_LEVEL:
+            return _one_subject(problem, at_subject)
+    at = float(np.searchsorted(null, distances.sum() - excess)) / len(null)  # levels of draws would be averaged
     levels, lows = [1.0 - at], [at]
     freedom = len(cells.z) - len(cells.offset)
     if freedom > 0:
@@ -87,6 +92,46 @@ def check_misfit(
         )
         return Check("predictive misfit", "warn", p, message, remedy)
     return explained(p, shown)
+
+
+class _Apart(NamedTuple):
+    """The subject whose measurements are least likely, the probability of any as unlikely, and that of the others."""
+
+    unit: int
+    p: float
+    others: float
+
+
+def _subject_apart(unit: Ints, distances: Array, excess: float) -> _Apart:
+    """Return the subject whose part of T is the least likely.
+
+    Each has chi-square parts with as many degrees of freedom as it has cells, less its share of what parameters take up
+    (of all subjects `excess`, by which posterior draws have more too). Where subjects share the surrogate's error the
+    parts are not independent, but add up to T.
+    """
+    count = np.bincount(unit)
+    own = np.bincount(unit, distances)
+    taken = excess * count / max(len(unit), 1)
+    levels = np.where(count > 0, chi2.sf(own - taken, np.maximum(count - taken, 0.5)), 1.0)
+    worst = int(np.argmin(levels))
+    rest = np.arange(len(count)) != worst
+    others = chi2.sf(np.sum((own - taken)[rest]), max(float(np.sum((count - taken)[rest])), 0.5))
+    return _Apart(worst, min(1.0, int(np.count_nonzero(count)) * float(levels[worst])), float(others))
+
+
+def _one_subject(problem: "SingleCalibration", apart: _Apart) -> Check:
+    cells = problem.cells
+    row = int(np.flatnonzero(cells.unit[cells.experiment][cells.row_cell] == apart.unit)[0])
+    name = str(problem.observations.subject[row])
+    message = (
+        f"p = {max(apart.p, 1e-12):.2g}: surrogate error and noise do not explain the measurements of subject {name!r}"
+    )
+    remedy = (
+        f"Look at subject {name!r} by itself, uq.plots.individual_fits(posterior, subjects=[{name!r}]), and calibrate "
+        "without it unless its units, doses or the noise explain it. A subject for which the simulator does not hold "
+        "moves what describes all."
+    )
+    return Check("predictive misfit", "warn", apart.p, message, remedy)
 
 
 def explained(p: float, shown: float) -> Check:
@@ -133,7 +178,10 @@ def _check_density(problem: "SingleCalibration", theta: Mapping[str, Array], lat
 
 
 def _distances(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints) -> tuple[Array, Array]:
-    """Return T, and the squared scatter of replicates in units of the noise, of each draw (s,)."""
+    """Return each cell's part of T, averaged over draws (N,), and each draw's squared scatter of replicates (s,).
+
+    The scatter is in units of the noise.
+    """
     cells = problem.cells
     deviation = (cells.z - cells.cell_mean[cells.row_cell]) ** 2 / cells.row_variance
     by_group = np.bincount(cells.group[cells.row_cell], deviation, minlength=int(cells.group.max()) + 1)
@@ -145,10 +193,10 @@ def _distances(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints
         at = np.arange(len(sigma))
         predicted, _ = cells.responded(expected_outputs(problem, {k: v[rows] for k, v in theta.items()}, h[rows]))
         residual = cells.cell_mean - predicted
-        distances.append(np.sum(residual * alpha[h[rows], at], axis=1))
+        distances.append(residual * alpha[h[rows], at])
         repeated = np.flatnonzero(by_group)
         scatter.append(np.sum(by_group[repeated] / sigma[:, repeated] ** 2, axis=1))
-    return np.concatenate(distances), np.concatenate(scatter)
+    return np.concatenate(distances).mean(axis=0), np.concatenate(scatter)
 
 
 def _null_distances(n: int, information: Array) -> tuple[Array, float]:
