@@ -36,6 +36,8 @@ class Case:
         Quantities that could be measured too.
     truth
         The true parameters.
+    unit
+        Of the measurements, over that of the simulator: what is found where units are checked.
     without
         From a subject's name to the posterior of the others.
     accurate
@@ -51,6 +53,7 @@ class Case:
     extra: tuple[Part, ...] = ()
     truth: Mapping[str, float] | None = None
     accurate: tuple[Part, ...] = ()
+    unit: float = 1.0
     without: Callable[[str], Posterior] | None = None
 
     @property

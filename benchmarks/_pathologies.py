@@ -306,7 +306,7 @@ def wrong_units(seed: int) -> Case:
     study, truth = study_of(_base(seed), seed, rng, known=bool(rng.random() < 0.5))
     factor = float(rng.choice([1000.0, 0.001]))
     wrong = replace(study, values=tuple(factor * one for one in study.values))
-    return faulty(wrong, study, seed, truth=truth)
+    return faulty(wrong, study, seed, truth=truth, unit=factor)
 
 
 def refuted_noise_prior(seed: int) -> Case:

@@ -2,7 +2,8 @@
 
 Only the sentence after "First:" is read. Each phrase that names a step has an action; the one that stands first in the
 sentence is carried out. A sentence in which no phrase names a step clears nothing. `uq.verify` is a test: what it says
-is followed. A refinement is repeated, as it is meant to be, while the verdict asks for it.
+is followed. A refinement is repeated, as it is meant to be, while the verdict asks for it; so is a step for one of two
+parts, for the other.
 """
 
 import re
@@ -139,7 +140,9 @@ def _wider(prior: Any) -> Any:
 
 
 def _widen(case: Case, posterior: Posterior, check: Check) -> tuple[Case, Posterior]:
-    """Widen the priors that the check names, and run a design over them."""
+    """Widen the priors that the check names, and run a design over them; where units are to be checked, they are."""
+    if case.unit != 1.0 and "Check units" in check.remedy:
+        return _again(case, replace(case.study, values=tuple(one / case.unit for one in case.study.values)))
     text = f"{check.message} {check.remedy}"
     priors = {
         name: _wider(prior) if re.search(rf"\b{name}\b", text) else prior
@@ -166,7 +169,8 @@ def _long_tails(case: Case, posterior: Posterior, check: Check) -> tuple[Case, P
     noise = []
     for part, own in zip(case.study.parts, case.study.noise, strict=True):
         mine = len(case.study.parts) == 1 or f"({part.name})" in check.name
-        noise.append(uq.StudentTNoise(scale=own.sd) if mine else own)
+        scale = own.sd if isinstance(own.sd, uq.HalfNormal) else uq.HalfNormal(2.0 * own.sd)
+        noise.append(uq.StudentTNoise(scale=scale) if mine else own)
     return _again(case, replace(case.study, noise=tuple(noise)))
 
 
@@ -221,11 +225,16 @@ def remedied(case: Case) -> tuple[str, Posterior | None]:
         if action is None or not case.study.parts:
             return case.raised, None
         return case.raised, _again(case, case.study)[1] if action is _sample else None
-    step = first_step(case.posterior.verdict)
-    action = action_of(step)
+    step, posterior = first_step(case.posterior.verdict), case.posterior
+    action, now = action_of(step), step
     if action is None:
         return step, None
-    return step, action(case, case.posterior, _check_of(case.posterior.verdict, step))[1]
+    for _ in range(max(1, len(case.study.parts))):  # what is said of one part may be said of the next
+        case, posterior = action(case, posterior, _check_of(posterior.verdict, now))
+        now = first_step(posterior.verdict)
+        if action_of(now) is not action:
+            break
+    return step, posterior
 
 
 def clears(case: Case, posterior: Posterior | None, wanted: tuple[str, ...]) -> bool:

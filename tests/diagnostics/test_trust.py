@@ -336,6 +336,10 @@ def test_a_cause_is_named_before_what_it_causes() -> None:
     assert first("ESS", "R-hat", "energy") == "energy"
     assert first("R-hat", "other modes", "prior against data", "prior predictions") == "prior predictions"
     assert first("predictive misfit", "outliers", status="warn") == "outliers"
+    funnel = (Check("R-hat", "fail", 1.2, "", "Mend R-hat."), Check("energy", "warn", 0.1, "", "Mend energy."))
+    assert Verdict(funnel).conclusion.endswith("First: Mend energy.")
+    others = (Check("R-hat", "fail", 1.2, "", "Mend R-hat."), Check("outliers", "warn", 9.0, "", "Mend outliers."))
+    assert Verdict(others).conclusion.endswith("First: Mend R-hat.")
     assert first("predictive misfit", "autocorrelated residuals", status="warn") == "autocorrelated residuals"
     assert first("surrogate error", "edge of the design box", "prior mass cut") == "prior mass cut"
 

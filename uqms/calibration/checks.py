@@ -156,6 +156,8 @@ class Verdict:
         if self.status == "pass":
             return f"Use the intervals of the parameters, and predictions like the data. {_narrowed(self.checks)}"
         first = min(worst, key=_cost)
+        causes = [check for check in self.warnings if about(check.name) == about(first.name)]
+        first = min((first, *causes), key=_cost)  # a funnel warns by the energy where R-hat fails
         step = f"First: {re.split(r'(?<=[.:]) ', first.remedy)[0].rstrip(':.')}."
         if self.status == "fail":
             return f"Do not use these intervals: {FAILS[about(first.name)]}. {step}"
