@@ -1,8 +1,8 @@
 # Everything starts with scripts/bootstrap.sh, which makes the virtual environment when it is not there yet.
 VENV := $(if $(UQMS_VENV),$(UQMS_VENV),.venv)
 BIN := $(VENV)/bin
-# By files, whose fixtures are expensive. OMP_NUM_THREADS=1 below: two processes with a thread per core each are slower.
-PARALLEL := -n 2 --dist loadfile
+# By files, whose fixtures are expensive, and by pages: see tests/conftest.py. OMP_NUM_THREADS=1 below: two processes with a thread per core each are slower.
+PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help demo test test-all lint types layers docs ci clean
 

@@ -13,9 +13,16 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 collect_ignore = [] if find_spec("jax") else ["surrogates/jax_kernels.py"]
 
 
+@pytest.hookimpl(tryfirst=True)  # before the names of groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the file that takes longest: a worker that takes it last would work alone for a third of the time."""
+    """Keep the tests of a file on one worker, for its fixtures, but share out the pages of the documentation.
+
+    These come first: a worker that took them last would work alone for a third of the time.
+    """
     items.sort(key=lambda item: item.path.name != "test_docs.py")
+    for item in items:
+        page = item.path.name == "test_docs.py" and item.get_closest_marker("slow") is not None
+        item.add_marker(pytest.mark.xdist_group(item.name if page else str(item.path)))
 
 
 @pytest.fixture

@@ -140,6 +140,7 @@ def test_figures_change_no_settings_and_show_nothing(curve: Posterior, condition
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.slow
 def test_figures_need_neither_pyplot_nor_a_screen() -> None:
     script = (
         "import sys, uqms as uq; 'matplotlib' in sys.modules and sys.exit('too early')\n"

@@ -307,6 +307,7 @@ def posterior() -> Any:
     return calibrated(simulator, data, COMBINED, space=space).sample(uq.NUTS(draws=1000), rng=1)
 
 
+@pytest.mark.slow
 def test_the_posterior_is_that_of_a_grid(posterior: Any) -> None:
     axes = [np.linspace(0.3, 0.9, 80), np.linspace(1e-3, 0.6, 90), np.linspace(1e-3, 0.4, 90)]
     a, sigma, b = np.meshgrid(*axes, indexing="ij")
@@ -334,6 +335,7 @@ def test_new_measurements_scatter_as_the_output_says(posterior: Any) -> None:
     assert wanted[1] > 1.5 * wanted[0]
 
 
+@pytest.mark.slow
 def test_the_posterior_survives_its_file(tmp_path: Any) -> None:
     problem = calibrated("curve", observed(curves(TWO, 2)), POWER, expansion="first-order")
     posterior = problem.sample(uq.Laplace(), rng=1)

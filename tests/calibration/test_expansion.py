@@ -459,6 +459,7 @@ def stochastic() -> Any:
     return uq.GaussianProcess(noise="heteroscedastic", hyperparameters="point", outputs=settings).fit(runs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["stochastic", "discrepancy, scale"])
 def test_the_closed_form_and_its_loss_make_up_the_sampled_likelihood(name: str) -> None:
     """The average over latents is the exact density, which expansion and measured ratio give too."""

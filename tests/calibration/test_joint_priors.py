@@ -110,6 +110,7 @@ def test_diagonal_block_equals_independent_priors() -> None:
 # --- the posterior ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("constraints", [None, ["a > 2 * b", "b < 1"]])
 def test_posterior_and_evidence_equal_quadrature(constraints: list[str] | None) -> None:
     one = problem(fixed={"c": 0.8}, constraints=constraints)
@@ -150,6 +151,7 @@ def test_derived_quantities_know_fixed_parameters_and_carry_units() -> None:
     assert posterior.summary().loc["ratio", "unit"] == "L"
 
 
+@pytest.mark.slow
 def test_a_posterior_as_prior_equals_all_data_at_once() -> None:
     """Linear and Gaussian: y = a + b x has a normal posterior in closed form."""
     space = uq.ParameterSpace(a=uq.Normal(0.0, 1.0), b=uq.Normal(0.0, 1.0), conditions={"x": uq.Condition(0.0, 2.0)})

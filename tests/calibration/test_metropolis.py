@@ -26,6 +26,7 @@ def test_two_modes_are_those_of_quadrature() -> None:
         posterior.log_evidence  # noqa: B018
 
 
+@pytest.mark.slow
 def test_a_ridge_of_five_parameters_takes_few_evaluations() -> None:
     function, _, mean, sds = gaussian_target(5, 0.995, 0.1, 0.5)
     calls: list[int] = []

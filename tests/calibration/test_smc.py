@@ -73,6 +73,7 @@ def test_two_modes_have_their_mass() -> None:
     assert posterior.verdict["R-hat"].status == "pass"
 
 
+@pytest.mark.slow
 def test_unknown_noise_is_that_of_quadrature() -> None:
     x = np.linspace(0.0, 1.0, 8)[:, None]
     problem = uq.Calibration(

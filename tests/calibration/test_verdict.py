@@ -98,8 +98,8 @@ def test_a_clean_problem_raises_no_flag(clean: uq.Calibration) -> None:
     assert flags(got) == []
     assert got.status == "pass"
     first, second, *_ = str(got).splitlines()
-    usable = "Verdict: PASS. Use the intervals of the parameters, and predictions like the data. To narrow them, measure more"
-    assert first == f"{usable}; runs would hardly help."
+    usable = "Verdict: PASS. Use the intervals of the parameters, and predictions like the data."
+    assert first == f"{usable} To narrow them, measure more; runs would hardly help."
     assert second.startswith("PASS  R-hat: largest 1.001 (theta)")
     assert "→" not in str(got)
 
@@ -276,6 +276,7 @@ def test_independent_noise_raises_few_false_alarms(runs: int, sd: float) -> None
     assert alarms <= 5
 
 
+@pytest.mark.slow
 def test_truncation_that_runs_along_the_curve_is_no_autocorrelation() -> None:
     rng = np.random.default_rng(4)
     bump = 0.3 * np.exp(-0.5 * ((TIMES[:, None] - np.arange(0.0, 40.0, 4.0)) / 4.0) ** 2)
@@ -443,10 +444,14 @@ def test_the_conclusion_names_the_cheapest_step_of_the_worst_checks() -> None:
     assert Verdict((far, units)).conclusion.endswith("model and data contradict each other. First: Check units.")
     # the warning that limits the use most, and the step that costs least
     assert Verdict((ridge, rough, few)).conclusion == (
-        "Use the intervals for a first look: the surrogate's error at the posterior is large, or not as stated. "
+        "Use the intervals for a first look: the surrogate's error is large there, or not as stated. "
         "First: Use more draws, NUTS(draws=...)."
     )
     assert Verdict((ridge,)).conclusion.startswith("Use predictions like the data; ")
+    over = check("errors of y", "warn", "Call uq.correct(posterior, runs).")
+    held = Verdict((over, Check("effect on the posterior", "pass", 0.0, ""))).conclusion
+    assert held.startswith("Use the intervals, which hold on the simulator; ")
+    assert Verdict((over,)).conclusion.startswith("Use the intervals for a first look: ")
     for share, told in ((0.0, "measure more."), (0.09, "measure more; runs would hardly help.")):
         assert Verdict((Check("surrogate error", "pass", share, ""),)).conclusion.endswith(f"To narrow them, {told}")
     of_parts = Check("surrogate error", "pass", 0.01, ""), Check("surrogate error (b)", "pass", 0.3, "")

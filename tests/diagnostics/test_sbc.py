@@ -234,6 +234,7 @@ def test_weights_that_say_little_are_a_doubt() -> None:
     assert few.doubt.endswith("of 800 weighted points, 2000 draws required")
 
 
+@pytest.mark.slow
 def test_equal_values_share_their_ranks() -> None:
     quantities = {"constant": lambda p, _: np.zeros_like(p["theta"])}
     found = simulation_based_calibration(linear(), 200, sampler=Known(), rng=1, quantities=quantities)
@@ -267,6 +268,7 @@ def test_new_functions_in_every_repeat() -> None:
     assert wrong.table.loc["theta", "how"] == "draws too narrow in the tails", str(wrong)
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_ranks() -> None:
     first, second, other = (simulation_based_calibration(linear(), 10, sampler=SMALL, rng=rng) for rng in (1, 1, 2))
     xr.testing.assert_identical(first.ranks, second.ranks)
@@ -332,6 +334,7 @@ def test_the_result_says_what_it_is() -> None:
     assert repr(found) == "<RankStatistics of theta, log_likelihood, misfit: 20 repeats, passed>"
 
 
+@pytest.mark.slow
 def test_the_figure_shows_the_distance_from_uniform_ranks() -> None:
     found = simulation_based_calibration(linear(), 200, sampler=Known(stretch=0.5), rng=1)
     figure = uq.plots.ranks(found, labels={"theta": "slope"})

@@ -67,6 +67,7 @@ def test_runs_over_the_prior_get_the_box_of_the_space(kind: str, n: int) -> None
     assert SPACE.mass_inside(box) >= 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [20, 200])
 def test_they_are_calibrated_and_the_verdict_says_why(n: int) -> None:
     surrogate = uq.GaussianProcess(hyperparameters="point").fit(runs(DESIGNS["random"](n, 5, 3)))

@@ -3,14 +3,18 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import xarray as xr
+from _linear_surrogate import LinearSurrogate
 from calibration.population.test_population import SPACE, observations, surrogate, table
 from calibration.population.test_prediction import posterior_of
 from planning.test_next_experiment import TIMES, exact, fitted
 
 import uqms as uq
+from uqms.calibration.posterior import Posterior
 from uqms.errors import InputError
-from uqms.planning.forecasts import OfSubject
+from uqms.planning.forecasts import MeasuredSubject, OfSubject
 from uqms.planning.measurements import forecaster
 
 Array = np.ndarray
@@ -54,8 +58,6 @@ def of_people() -> Any:
 
 def own(times: list[float], x: float) -> uq.Observations:
     """Return measurements of a new person under one condition."""
-    import pandas as pd
-
     frame = pd.DataFrame({"t": times, "x": x, "y": 0.6, "id": "new"})
     return uq.Observations.from_table(frame, output="y", value="y", coords={"t": "t"}, conditions=["x"], subject="id")
 
@@ -85,3 +87,76 @@ def test_the_next_sample_of_a_new_subject() -> None:
     trial = uq.trial_information(posterior, ideas, 20)
     assert trial.gain > 0.0
     assert (trial.table["expected_sd"].dropna() < trial.table["sd"].dropna()).all()
+
+
+@pytest.mark.filterwarnings("ignore::uqms.errors.UqmsWarning")
+@pytest.mark.parametrize("x", [0.2, 0.3])  # measured, and of another subject
+def test_forecasts_of_a_measured_subject_are_its_predictions(x: float) -> None:
+    posterior = of_people()
+    source = OfSubject(MeasuredSubject.of(posterior, "s0", 400))
+    ideas = uq.candidates(outputs="y", coords={"t": [0.0, 1.0, 2.0]}, conditions={"x": [x]})
+    mean, sd = moments_of(source, ideas)
+    predicted = posterior.predict(subjects="s0", conditions={"x": x}, coords={"t": [0.0, 1.0, 2.0]})
+    np.testing.assert_allclose(mean, predicted.mean["y"].values.ravel(), rtol=1e-9)
+    np.testing.assert_allclose(sd, predicted.sd["y"].values.ravel(), rtol=1e-6)
+    best = uq.next_experiment(posterior, ideas, 1, subject="s0", rng=1)
+    assert best.gain > 0.0
+    with pytest.raises(InputError, match="there is no subject 'x'"):
+        uq.next_experiment(posterior, ideas, 1, subject="x")
+    with pytest.raises(InputError, match="leave it out here"):
+        uq.next_experiment(fitted(), uq.candidates(times=TIMES), 1, subject="x")
+
+
+MU, OMEGA, NOISE, ERROR, LENGTH = 1.0, 0.6, 0.3, 0.5, 0.5
+
+
+def linear_people(draws: int) -> tuple[Any, Array]:
+    """Return a posterior of y = theta_i + error(x) + noise with its exact moments, and a covariance (6, 6).
+
+    Of theta of the first subject, its two measurements, those of two others, and a new one of the first at 0.8.
+    """
+    space = uq.ParameterSpace(theta=uq.Normal(0.0, MU), conditions={"x": uq.Condition(0.0, 1.0)})
+    surrogate = LinearSurrogate(space, lambda x: np.ones((*x.shape, 1)), ERROR, LENGTH)
+    x, label = np.array([0.1, 0.6, 0.3, 0.9]), ["p", "p", "q", "r"]
+    frame = pd.DataFrame({"x": x, "id": label, "y": [0.3, 0.8, -0.2, 0.4]})
+    data = uq.Observations.from_table(frame, output="y", value="y", conditions=["x"], subject="id")
+    population = uq.Population(space, individual=("theta",), spread={"theta": OMEGA})
+    made = uq.Calibration(surrogate, data, uq.GaussianNoise(NOISE), population=population, outside="extrapolate")
+    A = np.zeros((6, 4))  # of mu and the effects of p, q, r: theta_p, the data, the new measurement
+    A[:, 0] = 1.0
+    A[[0, 1, 2, 3, 4, 5], [1, 1, 1, 2, 3, 1]] = OMEGA
+    A[:, 0] *= MU
+    at = np.append(x, 0.8)
+    C = A @ A.T
+    C[1:, 1:] += ERROR**2 * np.exp(-np.abs(np.subtract.outer(at, at)) / LENGTH) + NOISE**2 * np.eye(5)
+    D = slice(1, 5)
+    gain = np.linalg.solve(C[D, D], A[D]).T  # of (mu, effects) on the data
+    mean, left = gain @ frame["y"].to_numpy(), np.eye(4) - gain @ A[D]
+    rng = np.random.default_rng(1)
+    z = rng.standard_normal((draws, 4))
+    z = (z - z.mean(axis=0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(z.T))).T @ np.linalg.cholesky(left).T + mean
+    groups = {
+        "posterior": xr.Dataset({"theta": (("chain", "draw"), MU * z[None, :, 0])}),
+        "latents": xr.Dataset({"value": (("chain", "draw", "latent"), z[None, :, 1:])}),
+    }
+    return Posterior(xr.DataTree.from_dict(groups), made, None, None), C  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::uqms.errors.UqmsWarning")
+def test_the_gain_of_a_measured_subject_is_that_of_the_closed_form() -> None:
+    """The error that subjects share is a nuisance which depends on the parameters, given the data."""
+    posterior, C = linear_people(4000)
+    D = slice(1, 5)
+    P = C - C[:, D] @ np.linalg.solve(C[D, D], C[D])  # given the data
+    rho = P[0, 5] ** 2 / (P[0, 0] * P[5, 5])
+    wanted = -0.5 * np.log1p(-rho)
+    ideas = uq.candidates(outputs="y", conditions={"x": [0.8]}, noise=NOISE)
+    best = uq.next_experiment(posterior, ideas, 1, subject="p", draws=4000, rng=2)
+    mcse = best.best["mcse"].iloc[0]
+    assert best.quantities["sd"].iloc[0] == pytest.approx(np.sqrt(P[0, 0]), rel=1e-6)
+    assert best.gain == pytest.approx(wanted, abs=3.0 * mcse + 0.005)
+    assert best.quantities["expected_sd"].iloc[0] == pytest.approx(np.sqrt(P[0, 0] * (1.0 - rho)), rel=0.02)
+    # With the shared error known, or independent of the parameters given the data, the gain would be another.
+    known = 0.5 * np.log1p(P[0, 0] / NOISE**2)
+    assert known - wanted > 10.0 * mcse

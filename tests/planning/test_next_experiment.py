@@ -1,5 +1,6 @@
 """The choice of measurements: what is accepted, what is refused, and what is chosen."""
 
+from dataclasses import replace
 from functools import cache
 from itertools import combinations
 from typing import Any
@@ -8,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from _what_next_measurement import problem
+from _linear_surrogate import LinearSurrogate
+from _what_next_measurement import observed, problem, state_of
 
 import uqms as uq
 from uqms.errors import ExtrapolationError, InputError
@@ -59,8 +61,6 @@ def test_two_points_of_a_line_are_its_ends() -> None:
 
 def forecaster_gains(posterior: Any, size: int) -> dict[tuple[int, ...], float]:
     """Return the linear gain of every set of times."""
-    from _what_next_measurement import state_of
-
     state = state_of(forecaster(posterior, 1000), uq.candidates(times=TIMES), np.random.default_rng(0))
     return {rows: state.linear(np.array(rows)).nats for rows in combinations(range(len(TIMES)), size)}
 
@@ -146,9 +146,9 @@ def test_noise_on_the_logarithm_and_noise_that_grows(noise: Any) -> None:
     assert late[0.0] > 0.01
 
 
-def test_noise_that_is_not_gaussian_is_refused() -> None:
-    with pytest.raises(InputError, match="StudentTNoise, whose density has no closed form"):
-        uq.candidates(times=[1.0], noise=uq.StudentTNoise(scale=1.0, df=4.0))
+def test_noise_of_candidates_that_is_not_known_is_refused() -> None:
+    with pytest.raises(InputError, match="give its trials"):
+        uq.candidates(times=[1.0], noise=uq.BinomialNoise())
     with pytest.raises(InputError, match="noise=None for the noise that the calibration inferred"):
         uq.candidates(times=[1.0], noise=uq.GaussianNoise(uq.HalfNormal(1.0)))
     with pytest.raises(InputError, match="without a number"):
@@ -260,3 +260,74 @@ def test_many_candidates_are_screened_first() -> None:
     many = uq.next_experiment(fitted(), uq.candidates(times=np.linspace(0.0, 12.0, 300)), size=2, rng=1)
     assert set(many.table["method"]) == {"linear"}
     assert many.gain > few.gain - 0.1
+
+
+def shared_parts(rng: np.random.Generator) -> tuple[Any, dict[str, Any]]:
+    """Return the posterior of two instruments on one simulator, a third on another, and what closed forms need."""
+    space = uq.ParameterSpace(theta=uq.Normal(0.0, 2.0), conditions={"x": uq.Condition(0.0, 1.0)})
+    one, other = (LinearSurrogate(space, lambda x: np.ones((*x.shape, 1)), 1.0, 0.5) for _ in range(2))
+    other = replace(other, sd=0.7)
+    at, noise = np.array([0.0, 0.3, 0.9, 0.2]), np.array([0.5, 0.5, 0.2, 0.4])
+    names = ["a", "a", "c", "b"]
+    y = rng.normal(0.5, 0.5, 4)
+    made = uq.Calibration(
+        {
+            "a": (one, observed(at[:2], y[:2])),
+            "b": (other, observed(at[3:], y[3:])),
+            "c": (one, observed(at[2:3], y[2:3])),
+        },
+        noise={"a": uq.GaussianNoise(0.5), "b": uq.GaussianNoise(0.4), "c": uq.GaussianNoise(0.2)},
+        space=space,
+        outside="extrapolate",
+    )
+    return made.sample(uq.Laplace(draws=1000), rng=1), {"at": at, "noise": noise, "names": names}
+
+
+@pytest.mark.parametrize("order", [["a", "b", "c"], ["c", "a"], ["a"]])
+def test_parts_with_one_surrogate_share_its_error(order: list[str]) -> None:
+    """The linear form is the closed form of the joint error, given the data of all parts."""
+    posterior, truth = shared_parts(np.random.default_rng(3))
+    new, sd = {"a": 0.4, "b": 0.6, "c": 0.4}, {"a": 0.5, "b": 0.4, "c": 0.2}
+    ideas = None
+    for name in order:
+        one = uq.candidates(outputs="y", conditions={"x": [new[name]]}, part=name)
+        ideas = one if ideas is None else ideas + one
+    source = forecaster(posterior, 1000)
+    state = state_of(source, ideas, np.random.default_rng(0))
+    at = np.append(truth["at"], [new[name] for name in order])
+    surrogate = np.array(["b" == name for name in [*truth["names"], *order]])
+    noise = np.append(truth["noise"], [sd[name] for name in order])
+    error = np.where(surrogate, 0.49, 1.0) * np.exp(-np.abs(np.subtract.outer(at, at)) / 0.5)
+    C = error * (surrogate[:, None] == surrogate) + np.diag(noise**2)
+    d, z = slice(0, 4), slice(4, None)
+    K = np.linalg.solve(C[d, d], C[d, z]).T
+    left, J = C[z, z] - K @ C[d, z], np.ones(len(order)) - K @ np.ones(4)
+    theta = source.quantities["theta"]
+    wanted = 0.5 * np.linalg.slogdet(np.eye(len(order)) + np.linalg.solve(left, np.outer(J, J) * theta.var(ddof=1)))[1]
+    assert state.linear(np.arange(len(order))).nats == pytest.approx(wanted, rel=1e-8)
+    np.testing.assert_allclose(state.covariance[0], left, atol=1e-10)
+    best = uq.next_experiment(posterior, ideas, len(order), rng=1)
+    assert set(best.best["part"]) == set(order)
+
+
+def test_the_prior_of_parts_with_one_surrogate() -> None:
+    posterior, _ = shared_parts(np.random.default_rng(3))
+    ideas = uq.candidates(outputs="y", conditions={"x": [0.4]}, part="c") + uq.candidates(
+        outputs="y", conditions={"x": [0.4]}, part="a"
+    )
+    source = uq.prior_of(posterior.problem, rng=1).forecaster(500)
+    joint = source.joint(source.points(ideas), 1, np.random.default_rng(0))
+    np.testing.assert_allclose(joint.covariance[0, 0], [[1.04, 1.0], [1.0, 1.25]], rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_many_candidates_of_parts_are_screened() -> None:
+    posterior, _ = shared_parts(np.random.default_rng(3))
+    x = np.linspace(0.0, 1.0, 40)
+    ideas = sum((uq.candidates(outputs="y", conditions={"x": x}, part=name) for name in "ba"),
+                uq.candidates(outputs="y", conditions={"x": x}, part="c"))  # fmt: skip
+    best = uq.next_experiment(posterior, ideas, size=2, rng=1)
+    assert len(best.table) == 120
+    each = [uq.candidates(outputs="y", conditions={"x": x}, part=name) for name in "abc"]
+    alone = [uq.next_experiment(posterior, one, 1, rng=1).gain for one in each]  # not screened
+    assert best.best["gain"].iloc[0] > max(alone) - 0.01

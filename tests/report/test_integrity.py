@@ -256,6 +256,7 @@ def test_what_is_no_report(tmp_path: Path) -> None:
         uq.check_report(tmp_path / "page.html", studies.failing(), question="another one")
 
 
+@pytest.mark.slow
 def test_a_section_that_cannot_be_compared_is_named(tmp_path: Path) -> None:
     frame = pd.DataFrame({"elpd": [-3.0, -4.5]}, index=["a", "b"])
     report = uq.credibility_report(studies.direct(), comparison=frame)

@@ -268,6 +268,7 @@ def marked_up() -> uq.Posterior:
     return problem.sample(studies.Given(rate=np.random.default_rng(1).normal(0.5, 0.05, 400)), rng=1)
 
 
+@pytest.mark.slow
 def test_markup_in_names_is_text(tmp_path: Path) -> None:
     frame = pd.DataFrame({"=cmd()": [0.25]}, index=["</script><b>"])
     text, page = written(

@@ -94,6 +94,7 @@ def heavy(a, b, seed):
     return {"det": np.linalg.slogdet(x @ x.T + b)[1], "row": x[0, :3] * a}
 
 
+@pytest.mark.slow
 def test_a_cluster_gives_the_same_table_bit_for_bit(client):
     simulator = FunctionSimulator(
         heavy, outputs={"det": (), "row": ("i",)}, coords={"i": [0, 1, 2]}, seed="seed", version="1"
@@ -150,6 +151,7 @@ def test_a_store_goes_on_where_it_was_with_or_without_a_cluster(client, tmp_path
     assert sorted(map(float, (tmp_path / "calls").read_text().split())) == list(map(float, range(12)))
 
 
+@pytest.mark.slow
 def test_fast_simulators_go_out_many_at_a_time_and_nothing_is_left_on_the_cluster(client):
     with DaskBackend(client, payload_of(one(lambda a: a + 1.0)), None) as backend:
         records = drive(backend, [{"a": float(a)} for a in range(2000)])
@@ -195,6 +197,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_ignores_signals_and_forks_is_gone_after_its_deadline(client, tmp_path):
     script, pids = tmp_path / "stubborn.py", tmp_path / "pids"
     script.write_text(STUBBORN)
@@ -297,6 +300,7 @@ def test_a_dask_worker_that_has_stopped_loses_its_points_to_the_others(monkeypat
                 os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.slow
 def test_workers_that_have_fallen_silent_are_left_out(client, monkeypatch):
     asked, send = [], client.map
     monkeypatch.setattr(
@@ -373,6 +377,7 @@ def test_workers_that_come_later_and_have_several_threads(tmp_path, caplog):
             worker.wait()
 
 
+@pytest.mark.slow
 def test_threads_of_this_process_as_workers():
     with local_cluster(processes=False, n_workers=1, threads_per_worker=2) as cluster:
         with distributed.Client(cluster) as client, pytest.warns(DataWarning, match="exit code 5"):

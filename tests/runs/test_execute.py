@@ -438,6 +438,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_a_worker_that_still_starts_when_all_is_done_stays_silent(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(LATE)
     (tmp_path / "script.py").write_text(SLOW_TO_END)

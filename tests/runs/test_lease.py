@@ -72,6 +72,7 @@ def test_the_holder_may_ask_again(path):
             pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["", "nfs4"])
 def test_a_second_coordinator_is_told_who_writes_and_a_dead_one_does_not_count(path, kind, monkeypatch):
     monkeypatch.setattr("uqms.runs.store.network_file_system", lambda folder: kind or None)
@@ -136,6 +137,7 @@ def test_a_child_of_a_dead_holder_does_not_hold(path):
         process.stdout.close()
 
 
+@pytest.mark.slow
 def test_a_child_that_leaves_the_block_leaves_the_lock(path):
     command = [sys.executable, "-c", FORKING, path, "leaves"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)

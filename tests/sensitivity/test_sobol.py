@@ -295,6 +295,7 @@ def test_an_output_that_varies_by_rounding_only_has_no_indices() -> None:
 
 
 # -------------------------------------------------------------------------------------------------- kinds of surrogate
+@pytest.mark.slow
 def test_several_kinds_of_surrogates_agree() -> None:
     space = uq.ParameterSpace(a=uq.Uniform(0.5, 2.0), b=uq.LogNormal(1.0, 0.3), conditions={"dose": uq.Condition(1, 3)})
     design = uq.sobol(space, 64, rng=1)

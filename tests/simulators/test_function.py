@@ -660,6 +660,7 @@ def env():
     return {**os.environ, "PYTHONPATH": str(Path(uqms.__file__).parents[1])}
 
 
+@pytest.mark.slow
 def test_identity_of_a_script_is_the_same_in_every_process(tmp_path):
     base = script_identity(tmp_path)
     assert script_identity(tmp_path, hash_seed=1) == base

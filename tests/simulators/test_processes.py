@@ -150,6 +150,7 @@ def test_kill_session_spares_the_caller():
     assert told.split() == ["alive", "-9"]
 
 
+@pytest.mark.slow
 def test_daemons_stay_descendants_of_a_subreaper(number):
     script = """
 become_subreaper()
@@ -280,6 +281,7 @@ def go(script, log, **options):
 """
 
 
+@pytest.mark.slow
 def test_in_a_worker_a_nameless_daemon_ends_too_and_no_zombie_stays(number, tmp_path):
     script = f"""{SUPERVISED}
 become_subreaper()
@@ -290,6 +292,7 @@ print(ended.returncode, ended.left, len(living(number)), len(children))
     assert elsewhere(script, tmp_path, number=number).split() == ["0", "3", "0", "0"]
 
 
+@pytest.mark.slow
 def test_runs_in_two_threads_leave_each_other_and_other_children_alone(number, tmp_path):
     script = f"""{SUPERVISED}
 become_subreaper()

@@ -286,6 +286,7 @@ def test_the_runs_choose_what_helps(function: Callable[[Array], Array], learned:
     assert np.mean(np.abs(off) < 1.96 * sd) > 0.9
 
 
+@pytest.mark.slow
 def test_functions_of_the_simple_kernel_keep_it() -> None:
     """Of 8 functions drawn from a stationary process hardly one is given more, and none is predicted worse."""
     learned, gains = 0, []

@@ -156,10 +156,12 @@ def test_the_correlation_is_its_definition_and_gpytorchs(kernel: K.Kernel) -> No
     np.testing.assert_allclose(ours, their, rtol=1e-10)
     np.testing.assert_allclose(np.diag(K.correlation(kernel, a, a, ELLS[kernel])), 1.0, rtol=1e-14)
     np.testing.assert_allclose(K.correlation_slopes(kernel, a, b, ELLS[kernel])[0], ours, rtol=1e-14)
-    batch = rng.random((4, 3, 2))
-    within = K.correlation_within(kernel, batch, ELLS[kernel])
-    for i in range(4):
-        np.testing.assert_allclose(within[i], defined(kernel, batch[i], batch[i], ELLS[kernel]), rtol=1e-10)
+    for size in (3, K.LOOPED):
+        batch = rng.random((4, size, 2))
+        within = K.correlation_within(kernel, batch, ELLS[kernel])
+        for i in range(4):
+            expected = defined(kernel, batch[i], batch[i], ELLS[kernel])
+            np.testing.assert_allclose(within[i], expected, rtol=1e-10)
 
 
 def test_the_smoothest_matern_is_scikit_learns() -> None:

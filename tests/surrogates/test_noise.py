@@ -261,6 +261,7 @@ def test_truncation_is_without_the_noise(surrogate: GaussianProcessSurrogate) ->
     assert np.sum(basis.truncation**2) < 0.6 * total
 
 
+@pytest.mark.slow
 def test_validation_counts_the_noise(surrogate: GaussianProcessSurrogate) -> None:
     left_out = uq.leave_one_out(surrogate)
     # A run of the surrogate is a mean: in its scores and outside of them it is predicted with its own noise.

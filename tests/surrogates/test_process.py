@@ -4,6 +4,7 @@ import gpytorch
 import numpy as np
 import pytest
 import torch
+from planning.known import drawn, known_process
 from scipy.special import ndtr
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern
@@ -15,7 +16,7 @@ from uqms.surrogates.fused import block_size, scores_flat, scores_flat_reverse
 from uqms.surrogates.kernels import Kernel
 from uqms.surrogates.outputs import Decoder
 from uqms.surrogates.prediction import mixture
-from uqms.surrogates.process import ScoreProcess, condition, draw_at, normals_at, root_at, scores_at
+from uqms.surrogates.process import ScoreProcess, condition, draw_at, means_at, normals_at, root_at, scores_at
 from uqms.surrogates.training import Hyperparameters, train, trend_basis
 
 KERNELS = (SquaredExponential(), Matern32(), Matern52(), Matern72())
@@ -350,3 +351,13 @@ def test_draws_at_distant_points_are_independent_in_two_calls() -> None:
     draws = uq.GaussianProcess(kernel=Matern32(), hyperparameters="point").fit(runs).functions(1000, 1, anchors=256)
     low, high = (draws(np.full((1, 6), at))[:, 0, 0] for at in (0.1, 0.9))
     assert abs(np.corrcoef(low, high)[0, 1]) < 0.15
+
+
+def test_means_of_one_hyperparameter_draw_each() -> None:
+    """Equal to those of all draws at all inputs, in blocks of points too."""
+    rng = np.random.default_rng(7)
+    x, y = drawn(rng, 20, 0, 3, 0.5, 2)
+    process = known_process(x, y, [0.3, 0.5, 0.9]).process
+    u, draws = rng.random((9, 1000, 3)), rng.integers(3, size=9)
+    every = scores_at(process, u.reshape(-1, 1, 3)).mean.reshape(3, 9, 1000, 2)
+    np.testing.assert_allclose(means_at(process, draws, u), every[draws, np.arange(9)], rtol=0.0, atol=1e-12)

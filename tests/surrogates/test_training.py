@@ -157,6 +157,7 @@ def best_of(x: Array, y: Array, trend: Array, kernel: Kernel, noisy: bool, count
     )
 
 
+@pytest.mark.slow
 def test_two_starts_find_the_best_of_twenty() -> None:
     functions = (
         lambda x: np.sin(6.0 * x[:, 0]) + 0.3 * x[:, 1],

@@ -44,12 +44,13 @@ FAILS: dict[About, str] = {
     "parameters": "the data do not determine the parameters",
 }
 WARNS: dict[About, str] = {
-    "draws": "Use the intervals as approximate ones: the draws are too few, or do not agree yet.",
+    "draws": "Use the intervals as approximate ones: draws are too few, do not agree, or are not the posterior's own.",
     "model": "Use the intervals as those of this model only: it does not describe the data well.",
-    "surrogate": "Use the intervals for a first look: the surrogate's error at the posterior is large, or not as stated.",
+    "surrogate": "Use the intervals for a first look: the surrogate's error is large there, or not as stated.",
     "parameters": "Use predictions like the data; intervals of single parameters depend on more than the data.",
 }
 SEVEREST: tuple[About, ...] = ("model", "surrogate", "draws", "parameters")  # what a warning limits the use by most
+HELD = "Use the intervals, which hold on the simulator; bands of outputs have an error that is not as stated."
 NARROWED = 0.1  # of a parameter's variance, by the surrogate's error: above it, runs are what narrows intervals
 
 
@@ -161,7 +162,14 @@ class Verdict:
         step = f"First: {re.split(r'(?<=[.:]) ', first.remedy)[0].rstrip(':.')}."
         if self.status == "fail":
             return f"Do not use these intervals: {FAILS[about(first.name)]}. {step}"
+        if {kind_of(check.name) for check in worst} == {"errors of an output"} and self._holds:
+            return f"{HELD} {step}"
         return f"{WARNS[min((about(check.name) for check in worst), key=SEVEREST.index)]} {step}"
+
+    @property
+    def _holds(self) -> bool:
+        """Whether runs of the simulator have shown that the posterior is its own."""
+        return any(kind_of(check.name) == "effect on the posterior" and check.status == "pass" for check in self.checks)
 
     def __str__(self) -> str:
         head = f"Verdict: {self.status.upper()}. {self.conclusion}"

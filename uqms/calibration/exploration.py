@@ -28,6 +28,7 @@ from scipy.spatial.distance import cdist
 
 from uqms._typing import Array
 from uqms.calibration import compiled
+from uqms.calibration.climbs import Climb
 from uqms.calibration.mixture import Mixture, fit_mixture
 from uqms.calibration.tempering import Tempered, temper
 from uqms.calibration.whitened import Whitened
@@ -43,7 +44,8 @@ WIDER = (100.0, 10.0)  # factors of the noise sds
 HURRIED, ITERATIONS = 20, 60  # of climbs with wider noise, and of the last
 NEAR = 1e-3  # of a width
 MOST = 24  # dimensions; beyond, climbs cost more than the particles
-STEP = 1e-5  # of differences where there is no compiled gradient, in prior sds
+SHORT = 1e-2  # prior sds, the unit of climbs by differences, where there is no compiled gradient
+FIRST, ENOUGH = 1.0, 1e-3  # prior sds of the first step of these, and nats below which a step ends one
 FAR = 12.0  # prior sds beyond which no climb goes
 FLATTEST = 0.05  # least curvature, in units of the one that was guessed
 NEGLIGIBLE = 7.0  # nats below the largest mass: 0.1 %
@@ -153,7 +155,7 @@ def _apart(z: Array, count: int) -> Array:
 @final
 @dataclass(frozen=True)
 class _Way:
-    """Climbs of a log-density: of the compiled one in unconstrained space, else of its differences in z."""
+    """Climbs of a log-density: the compiled one in unconstrained space, else all at once by differences in z."""
 
     space: Whitened
     target: "Target | None"
@@ -165,14 +167,18 @@ class _Way:
 
     def climb(self, z: Array, iterations: int) -> tuple[Array, Array]:
         """Return ends of climbs from z (n, D) and their widths (n, D), not finite where a climb ends nowhere."""
-        begin = z if self.target is None else compiled.on_the_line(self.space.problem, self.space.theta(z))
+        if self.target is None:
+            unit = SHORT * np.eye(z.shape[1])
+            found = Climb(self.space.log_density, np.tile(unit, (len(z), 1, 1))).up(z, iterations, FIRST, ENOUGH)
+            variances = SHORT**2 * np.diagonal(found.inverse, axis1=1, axis2=2)
+            ended = np.where(np.isfinite(found.value)[:, None], found.z, np.nan)
+            return ended, np.sqrt(np.maximum(variances, 0.0))
+        begin = compiled.on_the_line(self.space.problem, self.space.theta(z))
         ends, widths = np.empty_like(begin), np.empty_like(begin)
         for i, point in enumerate(begin):
             found = minimize(self._falling, point, jac=True, method="L-BFGS-B", options={"maxiter": iterations})
             inverse: Any = found.hess_inv
             ends[i], widths[i] = found.x, np.sqrt(np.maximum(np.diag(inverse.todense()), 0.0))
-        if self.target is None:
-            return ends, widths
         with np.errstate(all="ignore"):
             z = self._back(ends)
             return z, np.abs(self._back(ends + NEAR * widths) - z) / NEAR  # coordinate by coordinate
@@ -182,14 +188,8 @@ class _Way:
 
     def _falling(self, x: Array) -> tuple[float, Array]:
         """Return minus the log-density and its slope; a large number where there is none."""
-        if self.target is not None:
-            value, slope = self.target.evaluate(x)
-        else:
-            steps = STEP * np.eye(len(x))
-            values = self.space.log_density(np.concatenate([x[None], x + steps, x - steps]))
-            ahead, behind = values[1:].reshape(2, -1)
-            with np.errstate(invalid="ignore"):
-                value, slope = float(values[0]), (ahead - behind) / (2.0 * STEP)
+        assert self.target is not None
+        value, slope = self.target.evaluate(x)
         if np.isfinite(value) and np.all(np.isfinite(slope)):
             return -value, -slope
         return 1e30, np.zeros(len(x))

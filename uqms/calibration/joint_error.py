@@ -26,10 +26,10 @@ from uqms._typing import Array, Ints
 from uqms.calibration.by_input import RowsByInput
 from uqms.calibration.likelihood import compress, dense, times_basis
 from uqms.surrogates.outputs import Decoder
-from uqms.surrogates.process import Scores
+from uqms.surrogates.process import ScoreProcess, Scores, means_at
 from uqms.surrogates.protocol import Surrogate
 
-__all__ = ["JointError", "OutputLaw", "Points", "averaged_marginals", "joint_root", "means_apart", "outputs_of_scores"]
+__all__ = ["JointError", "OutputLaw", "Points", "averaged_marginals", "joint_root", "means_given", "outputs_of_scores"]
 
 
 class Points(Protocol):
@@ -238,10 +238,21 @@ def averaged_marginals(surrogate: Surrogate, points: Points, index: Ints, u: Arr
     return np.tensordot(weights, mean, 1), np.tensordot(weights, each, 1)
 
 
-def means_apart(surrogate: Surrogate, points: Points, index: Ints, u: Array) -> Array:
-    """Return the means (H, S, T) of the outputs at inputs u (S, K, d), without a look at errors between inputs."""
-    scores = surrogate.scores(u.reshape(-1, 1, u.shape[-1]))
-    return outputs_of_scores(_rows(points, u), index, _reshaped(scores.mean, u))
+def means_given(surrogate: Surrogate, points: Points, index: Ints, u: Array, h: Ints) -> Array:
+    """Return the means (S, T) of the outputs at inputs u (S, K, d) with hyperparameter draw h[s] for value s.
+
+    Errors are not looked at, nor are other hyperparameter draws where the process is known.
+    """
+    s = np.arange(len(h))
+    process: ScoreProcess | None = getattr(surrogate, "compiled_process", None)
+    if process is None:
+        scores = _reshaped(surrogate.scores(u.reshape(-1, 1, u.shape[-1])).mean, u)[h, s]
+    else:
+        scores = means_at(process, h, u)
+    rows = _rows(points, u)
+    if points.by_input is not None:
+        rows = Decoder(*(one[h if len(one) > 1 else 0, s] for one in rows))
+    return outputs_of_scores(rows, index, scores)
 
 
 def _reshaped(mean: Array, u: Array) -> Array:

@@ -448,11 +448,18 @@ class Errors:
         scores = np.zeros((len(index), inputs, len(used)))
         if len(used):
             scores[np.arange(len(index)), index] = dense(basis[:, used])
-        parts = [(np.flatnonzero(index == k), compress(truncation[index == k])) for k in range(inputs)]
-        left_out, start = np.zeros((len(index), sum(part.shape[1] for _, part in parts))), 0
-        for at, part in parts:
-            left_out[at, start : start + part.shape[1]] = part
-            start += part.shape[1]
+        # Truncation has columns of its own for each input; of an input with one point that is one number.
+        alone = np.bincount(index, minlength=inputs)[index] == 1
+        norm = np.where(alone, np.sqrt(np.sum(truncation**2, axis=1)), 0.0)
+        parts = {int(k): compress(truncation[index == k]) for k in np.unique(index[~alone])}
+        single, sizes = np.flatnonzero(norm), np.zeros(inputs, dtype=np.int64)
+        sizes[index[single]] = 1
+        sizes[list(parts)] = [part.shape[1] for part in parts.values()]
+        starts = np.cumsum(sizes) - sizes
+        left_out = np.zeros((len(index), int(sizes.sum())))
+        left_out[single, starts[index[single]]] = norm[single]
+        for k, part in parts.items():
+            left_out[index == k, starts[k] : starts[k] + sizes[k]] = part
         return cls(np.hstack([scores.reshape(len(index), -1), left_out]), used, inputs)
 
     @property

@@ -1,38 +1,28 @@
 """Modes: where a log-density of the whitened space is largest, from several starts at once.
 
-==========  ====================================================================  ======
-symbol      meaning                                                               shape
-==========  ====================================================================  ======
-z           one point for every start, on the scale of the standard normal prior  (S, D)
-x           the same in units of the particles' spread: z = centre + root x       (S, D)
-==========  ====================================================================  ======
-
 Starts are particles of a short tempered sequential Monte Carlo, which also tells the scale on which to take
-differences. Gradients are central differences; those of all starts are one batched call, and so are all lengths of a
-line search. The directions are those of BFGS.
+differences; see `climbs`.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 from scipy.special import ndtri
 
 from uqms._typing import Array, Bools
+from uqms.calibration.climbs import Climb
 from uqms.calibration.exploration import explored
 from uqms.calibration.whitened import Whitened
 
 if TYPE_CHECKING:
     from uqms.calibration.base import Problem
 
-__all__ = ["Climb", "Mode", "Modes", "bfgs", "find_modes", "maximum_a_posteriori", "same_place"]
+__all__ = ["Mode", "Modes", "find_modes", "maximum_a_posteriori", "same_place"]
 
 PARTICLES = 256
 ITERATIONS = 60
-STEP = 1e-3  # of central differences, in units of the particles' spread
-LENGTHS = 2.0 ** np.arange(2, -10, -1)
-END = 37.0  # |z| up to which the prior's quantiles are exact
 SAME = 0.2  # of the spread
 
 
@@ -112,72 +102,5 @@ def find_modes(space: Whitened, log_density: Callable[[Array], Array], starts: i
     first = [rows[np.argmax(pilot.value[rows])] for k in np.unique(part) for rows in [np.flatnonzero(part == k)]]
     rows = np.array([*first, *range(starts)])[: max(starts, len(first))]
     climb = Climb(log_density, pilot.mixture.root[part[rows]])
-    z = pilot.z[rows]
-    count, d = z.shape
-    value = climb.evaluate(z[:, None])[:, 0]
-    slope, inverse = climb.slope(z, value), np.tile(np.eye(d), (count, 1, 1))
-    for _ in range(ITERATIONS):
-        step = climb.step(z, value, np.einsum("sij,sj->si", inverse, slope))
-        z, value = step.z, step.value
-        if np.all(step.gain < 1e-7):
-            break
-        now = climb.slope(z, value)
-        inverse = bfgs(inverse, step.moved, slope - now)
-        inverse[step.gain == 0.0] = np.eye(d)  # no way up in this direction: begin anew along the gradient
-        slope = now
-    return Modes(z, value, climb.root)
-
-
-class Step(NamedTuple):
-    """Where each point is after a line search (S, D), values (S,), what was gained, and the move of x (S, D)."""
-
-    z: Array
-    value: Array
-    gain: Array
-    moved: Array
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Climb:
-    """Values, slopes and line searches of a log-density of z, for several points at once, each in units of its root."""
-
-    log_density: Callable[[Array], Array]
-    root: Array
-
-    def evaluate(self, points: Array) -> Array:
-        """Return values (...) at points (..., D); -inf beyond where the prior's quantiles are exact."""
-        value = self.log_density(np.clip(points, -END, END).reshape(-1, points.shape[-1])).reshape(points.shape[:-1])
-        return np.where(np.isfinite(value) & np.all(np.abs(points) <= END, axis=-1), value, -np.inf)
-
-    def slope(self, z: Array, value: Array) -> Array:
-        """Return derivatives by x (S, D) at z (S, D), whose values are known; one batched call."""
-        d = z.shape[1]
-        shifts = STEP * np.swapaxes(self.root, 1, 2)  # (S, D, D), row j the move of x_j
-        ends = self.evaluate(np.concatenate([z[:, None] + shifts, z[:, None] - shifts], axis=1))
-        upper, lower = ends[:, :d], ends[:, d:]
-        with np.errstate(invalid="ignore"):
-            central = (upper - lower) / (2.0 * STEP)
-            one_sided = np.where(np.isfinite(upper), upper - value[:, None], value[:, None] - lower) / STEP
-        return np.nan_to_num(np.where(np.isfinite(central), central, one_sided), posinf=0.0, neginf=0.0)
-
-    def step(self, z: Array, value: Array, way: Array) -> Step:
-        """Go from z along `way` (S, D), a move of x, as far as is best of several lengths."""
-        tried = z[:, None] + LENGTHS[:, None] * np.einsum("sij,sj->si", self.root, way)[:, None]
-        values = self.evaluate(tried)
-        pick, every = np.argmax(values, axis=1), np.arange(len(z))
-        better = values[every, pick] > value
-        gain = np.where(better, values[every, pick] - value, 0.0)
-        moved = np.where(better[:, None], LENGTHS[pick][:, None] * way, 0.0)
-        z = np.where(better[:, None], tried[every, pick], z)
-        return Step(z, np.where(better, values[every, pick], value), gain, moved)
-
-
-def bfgs(inverse: Array, s: Array, y: Array) -> Array:
-    """Return the BFGS update of inverse curvatures (S, D, D) for moves s and falls of the gradient y, both (S, D)."""
-    sy = np.sum(s * y, axis=1)
-    usable = sy > 1e-12
-    rho = np.where(usable, 1.0 / np.where(usable, sy, 1.0), 0.0)[:, None, None]
-    left = np.eye(s.shape[1]) - rho * s[:, :, None] * y[:, None, :]
-    out = left @ inverse @ np.swapaxes(left, 1, 2) + rho * s[:, :, None] * s[:, None, :]
-    return np.asarray(np.where(usable[:, None, None], out, inverse))
+    ends = climb.up(pilot.z[rows], ITERATIONS)
+    return Modes(ends.z, ends.value, climb.root)

@@ -43,6 +43,37 @@ class Correction:
     verification: Verification
     table: pd.DataFrame
 
+    @classmethod
+    def between(cls, posterior: Posterior, corrected: Posterior, verification: Verification) -> "Correction":
+        """Return what a correction changed.
+
+        Use it where both posteriors were saved and loaded; `correct` makes them.
+
+        Parameters
+        ----------
+        posterior, corrected
+            The posterior before and after.
+        verification
+            Of the posterior before.
+        """
+        before, after = posterior.flat(), corrected.flat()
+        names = [name for name in before if name in after]
+        table = pd.DataFrame(
+            {
+                "mean_before": [before[name].mean() for name in names],
+                "mean": [after[name].mean() for name in names],
+                "sd_before": [before[name].std() for name in names],
+                "sd": [after[name].std() for name in names],
+            },
+            index=names,
+        )
+        table["moved"] = (table["mean"] - table["mean_before"]) / table["sd_before"]
+        table["ratio"] = table["sd"] / table["sd_before"]
+        weighted = verification.summary() if verification.weights is not None else pd.DataFrame(index=names)
+        for column in ("mean_simulator", "sd_simulator"):
+            table[column] = weighted[column].reindex(names) if column in weighted else np.nan
+        return cls(corrected, verification, table)
+
     def __str__(self) -> str:
         runs = self.verification.errors.observed.sizes["run"]
         most = str(self.table["moved"].abs().idxmax())
@@ -121,20 +152,4 @@ def correct(
     given = problem.surrogate
     whole = replace(given, response=surrogate) if isinstance(given, Superposition) else surrogate
     corrected = problem.with_surrogate(whole).sample(sampler, rng=generator)
-    before, after = posterior.flat(), corrected.flat()
-    names = [name for name in before if name in after]
-    table = pd.DataFrame(
-        {
-            "mean_before": [before[name].mean() for name in names],
-            "mean": [after[name].mean() for name in names],
-            "sd_before": [before[name].std() for name in names],
-            "sd": [after[name].std() for name in names],
-        },
-        index=names,
-    )
-    table["moved"] = (table["mean"] - table["mean_before"]) / table["sd_before"]
-    table["ratio"] = table["sd"] / table["sd_before"]
-    weighted = verification.summary() if verification.weights is not None else pd.DataFrame(index=names)
-    for column in ("mean_simulator", "sd_simulator"):
-        table[column] = weighted[column].reindex(names) if column in weighted else np.nan
-    return Correction(corrected, verification, table)
+    return Correction.between(posterior, corrected, verification)

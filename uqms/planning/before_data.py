@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from uqms._teaching import taught
-from uqms._typing import RandomState, as_generator
+from uqms._typing import Ints, RandomState, as_generator
 from uqms.calibration.likelihood import decoded_at, dense
 from uqms.calibration.noise import GaussianNoise, NoiseModel
 from uqms.calibration.problem import Calibration
@@ -19,6 +19,7 @@ from uqms.planning.forecasts import OfParts, OneSubject
 
 if TYPE_CHECKING:
     from uqms.calibration.base import Problem
+    from uqms.calibration.parts import JointCalibration
     from uqms.calibration.single import SingleCalibration
 
 __all__ = ["PriorDraws", "prior_of", "without_data"]
@@ -48,16 +49,24 @@ class PriorDraws:
         known = dict(theta)
         for name, derived in self.problem.derived.items():
             known[name] = np.asarray(derived.function({**self.problem.fixed, **theta}), dtype=np.float64)
-        pieces = {}
-        for piece in self.problem.pieces(theta, np.zeros((draws, self.problem.latents))):
-            surrogate = piece.problem.surrogate
-            logs = surrogate.scores(np.full((1, surrogate.domain.d), 0.5)).log_weights
-            h = rng.choice(len(logs), draws, p=np.exp(logs - np.logaddexp.reduce(logs)))
-            latents = np.zeros((draws, piece.problem.latents))
-            pieces[piece.name] = OneSubject(piece.problem, piece.theta, h, latents, known, given_data=False)
-        if set(pieces) == {""}:
-            return pieces[""]
-        return OfParts(pieces, known, cast(Any, self.problem).parameters)
+        latents = np.zeros((draws, self.problem.latents))
+        pieces = self.problem.pieces(theta, latents)
+        h = {part: _hyperparameters(piece.problem, draws, rng) for piece in pieces for part in piece.parts[:1]}
+        if self.problem.kind != "parts":
+            (piece,) = pieces
+            (own,) = h.values() if h else (_hyperparameters(piece.problem, draws, rng),)
+            return OneSubject(piece.problem, piece.theta, own, latents, known, given_data=False)
+        joint = cast("JointCalibration", self.problem)
+        first = {part: piece.parts[0] for piece in pieces for part in piece.parts}
+        every = np.stack([h[first[part]] for part in joint.parts], axis=1)
+        return OfParts.of(joint, theta, every, latents, known, given_data=False)
+
+
+def _hyperparameters(problem: "SingleCalibration", draws: int, rng: np.random.Generator) -> Ints:
+    """Return draws of the surrogate's hyperparameters by their weights."""
+    surrogate = problem.surrogate
+    logs = surrogate.scores(np.full((1, surrogate.domain.d), 0.5)).log_weights
+    return rng.choice(len(logs), draws, p=np.exp(logs - np.logaddexp.reduce(logs)))
 
 
 @taught

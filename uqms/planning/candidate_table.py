@@ -190,7 +190,7 @@ def candidates(
     Raises
     ------
     InputError
-        No candidate, values that are not finite numbers, noise that is not Gaussian or has a prior, a cost that is not
+        No candidate, values that are not finite numbers, noise that has a prior or no number, a cost that is not
         positive.
 
     Examples
@@ -289,13 +289,9 @@ def _noise(given: Any, outputs: list[str]) -> dict[str, NoiseModel]:
 def _model(output: str, given: Any) -> NoiseModel:
     of = f" of {output!r}" if output else ""
     if isinstance(given, NoiseModel):
-        if not given.gaussian:
-            raise InputError(
-                f"candidates: noise{of} is {type(given).__name__}, whose density has no closed form with the "
-                "surrogate's error. Give the standard deviation of Gaussian noise of about the same size: noise=sd."
-            )
         if given.columns:
-            raise InputError(f"candidates: noise{of} is {type(given).__name__}() without a number; give its sd.")
+            what = "trials" if given.counts else "sd"
+            raise InputError(f"candidates: noise{of} is {type(given).__name__}() without a number; give its {what}.")
         priors = [role for role, value in given.parameters.items() if isinstance(value, Prior)]
         if priors:
             raise InputError(

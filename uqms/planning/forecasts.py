@@ -16,8 +16,8 @@ Replicates divide the noise alone: error and discrepancy are those of the experi
 added on, where outputs with a transform are expanded to first order, as in the likelihood.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, final
 
@@ -28,23 +28,29 @@ from uqms.calibration.by_input import rows_by_input
 from uqms.calibration.context import evenly
 from uqms.calibration.dense_gaussian import given_data
 from uqms.calibration.direct import is_exact
-from uqms.calibration.joint_error import means_apart
+from uqms.calibration.joint_error import means_given
 from uqms.calibration.likelihood import check_conditions, decoded_at, dense, merge_close, stacked
 from uqms.calibration.noise import NoiseModel
+from uqms.calibration.population.layout import from_natural
 from uqms.calibration.predict import Targets, along_of, conditional_moments
 from uqms.errors import InputError
 from uqms.planning.candidate_table import OUTPUT, PART, REPLICATES, Candidates
+from uqms.planning.densities import Density, equivalent_variance, together
 from uqms.surrogates.transforms import Identity, Log, Transform
 
 if TYPE_CHECKING:
+    from uqms.calibration.parts import JointCalibration
+    from uqms.calibration.population.calibration import Individuals
     from uqms.calibration.population.subject import SubjectPosterior
     from uqms.calibration.population.subject_outputs import Simulated
     from uqms.calibration.population.subject_prediction import Shared
+    from uqms.calibration.posterior import Posterior
     from uqms.calibration.single import SingleCalibration
 
-__all__ = ["Forecaster", "Joint", "OfParts", "OfSubject", "OneSubject", "Points", "points_of"]
+__all__ = ["Forecaster", "Joint", "MeasuredSubject", "OfParts", "OfSubject", "OneSubject", "Points", "points_of"]
 
 SCREENED, FEWEST, ERRORS = 200, 12, (8, 3)  # draws at which means and errors of many candidates are computed
+MOVED = 0.01  # of the variance of a candidate, by which the mean of its error given the data may vary between draws
 INPUTS = 120_000  # draws times different conditions at which the means of many candidates are computed
 BLOCK, FEW_INPUTS = (
     64,
@@ -54,12 +60,25 @@ NUMBERS = 2_000_000
 
 
 class Joint(NamedTuple):
-    """What measurements would show at each draw; see the table of this module."""
+    """What measurements would show at each draw; see the table of this module.
+
+    Where the noise of a measurement is not Gaussian, its mean is that of the latent output, noise is Gaussian noise of
+    equal information, and `densities` has its density. `noise` and `exact_noise` are the variances (S, J, P) of noise.
+    """
 
     mean: Array
     covariance: Array
     exact_mean: Array
     exact_covariance: Array
+    noise: Array
+    exact_noise: Array
+    densities: tuple[Density | None, ...]
+
+    @classmethod
+    def empty(cls, S: int, J: int, P: int) -> "Joint":
+        """Return arrays to fill, in which different points have nothing in common."""
+        vectors, matrices = np.zeros((4, S, J, P)), np.zeros((2, S, J, P, P))
+        return cls(vectors[0], matrices[0], vectors[1], matrices[1], vectors[2], vectors[3], (None,) * P)
 
 
 @final
@@ -89,6 +108,7 @@ class Points:
             t.basis[rows],
             t.truncation[rows],
             observed=None if t.observed is None else t.observed[used],
+            group=None if t.group is None else t.group[rows],
         )
         return Points(targets, self.replicates[rows], self.measured[rows], self.noise, self.part[rows])
 
@@ -106,6 +126,11 @@ class Forecaster(Protocol):
         """Which of the quantities are parameters."""
         ...
 
+    @property
+    def sampled_errors(self) -> bool:
+        """Whether errors of the surrogate are sampled beside the parameters, so that draws hold more than these."""
+        ...
+
     def points(self, ideas: Candidates, measured: bool = True) -> Points:
         """Return the candidates as points, or predictions."""
         ...
@@ -114,8 +139,11 @@ class Forecaster(Protocol):
         """Return what the points would show, all jointly."""
         ...
 
-    def screen(self, points: Points) -> tuple[Ints, Array, Array, Array]:
-        """Return some draws (s,), means there (s, P), and variances (P,) with and without the surrogate's error."""
+    def screen(self, points: Points, count: int | None = None) -> tuple[Ints, Array, Array, Array]:
+        """Return some draws (s,), means there (s, P), and variances (P,) with and without the surrogate's error.
+
+        How many draws may be given.
+        """
         ...
 
 
@@ -128,7 +156,7 @@ def joined(points: Sequence[Points]) -> Points:
         name: np.concatenate([one.coords.get(name, np.full(len(one.offset), np.nan)) for one in every])
         for name in names
     }
-    known = all(one.observed is not None for one in every)
+    known, grouped = (all(getattr(one, name) is not None for one in every) for name in ("observed", "group"))
     targets = Targets(
         np.vstack([one.conditions for one in every]),
         np.concatenate([one.experiment + start for one, start in zip(every, starts[:-1], strict=True)]),
@@ -138,6 +166,7 @@ def joined(points: Sequence[Points]) -> Points:
         stacked([one.basis for one in every]),
         np.vstack([one.truncation for one in every]),
         observed=np.concatenate([np.asarray(one.observed) for one in every]) if known else None,
+        group=np.concatenate([np.asarray(one.group) for one in every]) if grouped else None,
     )
     return Points(
         targets,
@@ -228,48 +257,55 @@ def points_of(
 @final
 @dataclass(frozen=True, eq=False)
 class _Noise:
-    """Noise of one output: normal on the scale of `response`'s inverse."""
+    """Noise of one output: normal on the scale of `response`'s inverse, or of another `model`."""
 
     response: Transform
     sd: Array  # (S,)
     factor: Array  # (S,)
     power: Array  # (S,)
     process: tuple[str, Array, Array] | None  # coordinate, sd and length (S,)
+    model: NoiseModel | None = None  # that is not Gaussian
+    parameters: Mapping[str, Array] = field(default_factory=dict)  # by role, (S,)
+
+    def density(self, replicates: float) -> Density:
+        """Return the density of a measurement, where noise is not Gaussian."""
+        return Density(cast(NoiseModel, self.model), self.response, self.parameters, int(replicates))
 
 
-def _noise_of(problem: "SingleCalibration", output: str, model: NoiseModel | None, phi: Array) -> _Noise:
-    """Return the noise of a new measurement of an output, for hyperparameters phi (S, P).
+def _noise_of(problem: "SingleCalibration", output: str, group: int, model: NoiseModel | None, phi: Array) -> _Noise:
+    """Return the noise of a new measurement of an output, for hyperparameters phi (S, P) of a noise group.
 
     Raises
     ------
     InputError
-        When it is not known, or not normal.
+        When it is not known.
     """
     S, transform = len(phi), problem.surrogate.layouts[output].transform
     if model is not None:
         known = {role: np.full(S, float(cast(float, value))) for role, value in model.parameters.items()}
         own = np.ones(S)
     else:
-        g = problem.noise.group_of(output)
-        if g < 0:
+        if group < 0:
             raise InputError(
                 f"next_experiment: output {output!r} was not observed, so its noise is not known; give it: "
                 f"uq.candidates(..., noise={{{output!r}: sd}})."
             )
-        model, rows = problem.noise.models[g], problem.cells.rows(g)
-        if not model.gaussian:
+        model, rows = problem.noise.models[group], problem.cells.rows(group)
+        known = {role: phi[:, place] for role, place in problem.noise.roles[group].items()}
+        if not model.gaussian and "trials" in model.columns:
             raise InputError(
-                f"next_experiment: the noise of {output!r} is {type(model).__name__}, whose density has no closed form "
-                "with the surrogate's error. Give the standard deviation of Gaussian noise of about the same size: "
-                f"uq.candidates(..., noise={{{output!r}: sd}})."
+                f"next_experiment: of how many trials would {output!r} be counted? Give it: uq.candidates(..., "
+                f"noise={{{output!r}: uq.BinomialNoise(trials=100)}})."
             )
-        if not np.allclose(rows.sd, rows.sd[0], atol=0.0):
+        if model.gaussian and not np.allclose(rows.sd, rows.sd[0], atol=0.0):
             raise InputError(
                 f"next_experiment: the noise of {output!r} was given row by row, so that of a new measurement is not "
                 f"known; give it: uq.candidates(..., noise={{{output!r}: sd}})."
             )
-        known = {role: phi[:, place] for role, place in problem.noise.roles[g].items()}
         own = np.full(S, rows.sd[0])
+    if not model.gaussian:
+        nothing = np.zeros(S)
+        return _Noise(transform, nothing, nothing, nothing, None, model, known)
     if model.link == "log":
         if not isinstance(transform, Log):
             raise InputError(
@@ -288,23 +324,54 @@ def _noise_of(problem: "SingleCalibration", output: str, model: NoiseModel | Non
     )
 
 
-def _measured(
-    problem: "SingleCalibration", points: Points, phi: Array, latent: Array, error: Array
-) -> tuple[Array, Array, Array]:
-    """Return means (S, P), the covariance of errors and that of noise (S, P, P) on the scale that noise is added on."""
+class _Shown(NamedTuple):
+    """What points show, on the scale that noise is added on; of noise that is not Gaussian the latent output."""
+
+    mean: Array  # (S, P)
+    error: Array  # (S, P, P)
+    noise: Array  # (S, P, P)
+    densities: tuple[Density | None, ...]  # (P,), with parameters (S,)
+
+    @property
+    def variances(self) -> Array:
+        """Variances (S, P) of the noise."""
+        return np.diagonal(self.noise, axis1=1, axis2=2)
+
+
+def _groups_of(problem: "SingleCalibration", targets: Targets) -> Ints:
+    """Return the noise group of each point (P,), -1 of outputs that were not observed."""
+    if targets.group is not None:
+        return targets.group
+    groups = {str(name): problem.noise.group_of(str(name)) for name in np.unique(targets.output)}
+    return np.array([groups[str(name)] for name in targets.output], dtype=np.int64)
+
+
+def _by_noise(problem: "SingleCalibration", points: Points) -> Iterator[tuple[str, int, Ints]]:
+    """Yield output, noise group and places of the measurements that have the same."""
+    group = _groups_of(problem, points.targets)
+    for output in np.unique(points.targets.output):
+        here = (points.targets.output == output) & points.measured
+        for g in np.unique(group[here]):
+            yield str(output), int(g), np.flatnonzero(here & (group == g))
+
+
+def _measured(problem: "SingleCalibration", points: Points, phi: Array, latent: Array, error: Array) -> _Shown:
+    """Return what points show, from means (S, P) and the covariance of errors (S, P, P) of the latent output."""
     S, P = latent.shape
     value, slope = latent.copy(), np.ones((S, P))
     variance, noise = np.zeros((S, P)), np.zeros((S, P, P))
-    targets = points.targets
+    targets, densities = points.targets, cast("list[Density | None]", [None] * P)
     for output in np.unique(targets.output):
-        at = np.flatnonzero((targets.output == output) & points.measured)
         only = np.flatnonzero((targets.output == output) & ~points.measured)
-        if len(only):
-            of = problem.surrogate.layouts[str(output)].transform
-            value[:, only], slope[:, only] = of.inverse(latent[:, only]), of.inverse_slope(latent[:, only])
-        if not len(at):
+        of = problem.surrogate.layouts[str(output)].transform
+        value[:, only], slope[:, only] = of.inverse(latent[:, only]), of.inverse_slope(latent[:, only])
+    for output, group, at in _by_noise(problem, points):
+        own = _noise_of(problem, output, group, points.noise.get(output), phi)
+        if own.model is not None:
+            for p in at:
+                densities[p] = own.density(points.replicates[p])
+            variance[:, at] = equivalent_variance(own.density(1), latent[:, at]) / points.replicates[at]
             continue
-        own = _noise_of(problem, str(output), points.noise.get(str(output)), phi)
         value[:, at], slope[:, at] = own.response.inverse(latent[:, at]), own.response.inverse_slope(latent[:, at])
         grown = own.factor[:, None] * np.abs(value[:, at]) ** own.power[:, None]
         variance[:, at] = (own.sd[:, None] ** 2 + grown**2) / points.replicates[at]
@@ -317,8 +384,13 @@ def _measured(
             noise[:, at[:, None], at] += (
                 series * shared / np.maximum(points.replicates[at, None], points.replicates[at])
             )
+    if any(densities) and noise.any():
+        raise InputError(
+            "next_experiment: candidates with AutocorrelatedNoise beside others whose noise is not Gaussian have no "
+            "density in closed form. Compare them in calls of their own."
+        )
     noise[:, np.arange(P), np.arange(P)] += variance
-    return value, slope[:, :, None] * slope[:, None, :] * error, noise
+    return _Shown(value, slope[:, :, None] * slope[:, None, :] * error, noise, tuple(densities))
 
 
 # --------------------------------------------------------------------------------------------------- one set of draws
@@ -356,9 +428,14 @@ class OneSubject:
         """Parameters of the simulator."""
         return self.problem.parameters
 
+    @property
+    def sampled_errors(self) -> bool:
+        """Whether there are latents, which hold the surrogate's error at the data."""
+        return self.given_data and self.latents.shape[1] > 0
+
     def points(self, ideas: Candidates, measured: bool = True) -> Points:
         """Return the candidates as points; conditions that are left out are those of the only experiment."""
-        own = self.problem.experiments
+        own = self.problem.members.get(self.problem.seen_from, self.problem).experiments
         default = {str(name): float(own[name].iloc[0]) for name in own} if len(own) == 1 else None
         found = points_of(self.problem, ideas, measured, default)
         if len(own) == 1 and self.problem.uncertain and not set(self.problem.condition_names) & set(ideas.places):
@@ -387,7 +464,8 @@ class OneSubject:
             for name, values in self.theta.items()
         }
         found = self._joint(points, theta, h.ravel(), np.repeat(self.latents, J, axis=0))
-        return Joint(*(one.reshape(S, J, *one.shape[1:]) for one in found))
+        arrays = [one.reshape(S, J, *one.shape[1:]) for one in found[:-1]]
+        return Joint._make([*arrays, tuple(one and one.shaped(S, J) for one in found[-1])])
 
     @cached_property
     def _hyperparameter_weights(self) -> Array:
@@ -404,13 +482,14 @@ class OneSubject:
             logs = np.concatenate([one for _, one in problem.latent_terms(self.theta, self.latents)], axis=1)
         return np.asarray(np.exp(logs - np.logaddexp.reduce(logs, axis=0)))
 
-    def _joint(self, points: Points, theta: Mapping[str, Array], h: Ints, latents: Array) -> tuple[Array, ...]:
+    def _joint(self, points: Points, theta: Mapping[str, Array], h: Ints, latents: Array) -> tuple[Any, ...]:
         phi = self.problem.noise.phi(theta, (len(h),))
-        out: list[Array] = []
-        for errors in (True, False):
-            mean, error, noise = _measured(self.problem, points, phi, *self._latent(points, theta, h, latents, errors))
-            out += [mean, error + noise]
-        return tuple(out)
+        found = [
+            _measured(self.problem, points, phi, *self._latent(points, theta, h, latents, errors))
+            for errors in (True, False)
+        ]
+        moments = [moment for one in found for moment in (one.mean, one.error + one.noise)]
+        return *moments, *(one.variances for one in found), found[0].densities
 
     @property
     def _more(self) -> bool:
@@ -432,35 +511,49 @@ class OneSubject:
             mean[rows], covariance[rows] = moments.mean, moments.covariance
         return mean, covariance
 
-    def screen(self, points: Points) -> tuple[Ints, Array, Array, Array]:
-        """Return means at some draws, and variances of each point alone."""
-        problem, P = self.problem, len(points)
-        inputs = len(points.targets.conditions)
-        count = max(FEWEST, 4 * len(self.parameters), min(SCREENED, INPUTS // inputs))
-        some = evenly(len(self.h), count)
+    def screen(self, points: Points, count: int | None = None) -> tuple[Ints, Array, Array, Array]:
+        """Return means at some draws, and variances of each point alone.
+
+        Means are those of the surrogate unless its error given the data changes from draw to draw by more than a little
+        of the variance.
+        """
+        problem, inputs = self.problem, len(points.targets.conditions)
+        least = max(FEWEST, 4 * len(self.parameters))
+        some = evenly(len(self.h), count or max(least, min(SCREENED, INPUTS // inputs)))
         theta, h = {name: values[some] for name, values in self.theta.items()}, self.h[some]
-        phi = problem.noise.phi(theta, (len(some),))
-        mean = _values(problem, points, phi, self._means(points, theta, h))
+        mean = _values(problem, points, problem.noise.phi(theta, (len(some),)), self._means(points, theta, h))
         few = evenly(len(some), ERRORS[inputs > BLOCK])
-        its, eta = {name: values[few] for name, values in theta.items()}, self.latents[some][few]
-        variance, exact = np.empty(P), np.empty(P)
+        given, variance, exact = self._shown_alone(points, some[few])
+        moved = (given - mean[few]).var(axis=0)
+        if self.given_data and (moved > MOVED * variance).any():
+            kept = evenly(len(some), count or least)
+            some, mean = some[kept], self._shown_alone(points, some[kept])[0]
+        return some, mean, variance, exact
+
+    def _shown_alone(self, points: Points, draws: Ints) -> tuple[Array, Array, Array]:
+        """Return means (s, P) at draws, and variances (P,) with and without the surrogate's error, block by block."""
+        problem, P = self.problem, len(points)
+        theta, h, eta = {name: values[draws] for name, values in self.theta.items()}, self.h[draws], self.latents[draws]
+        phi = problem.noise.phi(theta, (len(draws),))
+        mean, variance, exact = np.empty((len(draws), P)), np.empty(P), np.empty(P)
         order = np.argsort(points.targets.experiment, kind="stable")
-        size = 4 * BLOCK if inputs * FEW_INPUTS <= P else BLOCK
+        size = 4 * BLOCK if len(points.targets.conditions) * FEW_INPUTS <= P else BLOCK
         for start in range(0, P, size):
             rows = order[start : start + size]
             part, at = points.at(rows), np.arange(len(rows))
-            _, error, noise = _measured(problem, part, phi[few], *self._latent(part, its, h[few], eta, True))
-            own = noise[:, at, at].mean(axis=0)
-            variance[rows], exact[rows] = own + error[:, at, at].mean(axis=0), own
+            shown = _measured(problem, part, phi, *self._latent(part, theta, h, eta, True))
+            own = shown.variances.mean(axis=0)
+            mean[:, rows] = shown.mean
+            variance[rows], exact[rows] = own + shown.error[:, at, at].mean(axis=0), own
             if self._more:
-                left = _measured(problem, part, phi[few], *self._latent(part, its, h[few], eta, False))[1]
+                left = _measured(problem, part, phi, *self._latent(part, theta, h, eta, False)).error
                 exact[rows] += left[:, at, at].mean(axis=0)
-        return some, mean, variance, exact
+        return mean, variance, exact
 
     def _means(self, points: Points, theta: Mapping[str, Array], h: Ints) -> Array:
         """Return means (S, P) of the latent output if the surrogate's mean were the simulator itself."""
         problem, targets = self.problem, points.targets
-        out, at = np.empty((len(h), len(points))), np.arange(len(h))
+        out = np.empty((len(h), len(points)))
         order = np.argsort(targets.experiment, kind="stable")
         size = max(1, NUMBERS // (len(h) * len(self._hyperparameter_weights)))
         for start in range(0, len(points), size):
@@ -471,10 +564,8 @@ class OneSubject:
             sites |= {name: own.conditions[own.experiment, i] for i, name in enumerate(problem.condition_names)}
             by_input = rows_by_input(problem.surrogate, own.output, sites, own.experiment)
             rowed = _Rows(own.offset, own.basis, own.truncation, by_input)
-            out[:, rows] = means_apart(problem.surrogate, rowed, own.experiment, u)[h, at]
-        groups = {str(name): problem.noise.group_of(str(name)) for name in np.unique(targets.output)}
-        group = np.array([groups[str(name)] for name in targets.output], dtype=np.int64)
-        return out * problem.noise.scales(group, problem.noise.phi(theta, (len(h),)))
+            out[:, rows] = means_given(problem.surrogate, rowed, own.experiment, u, h)
+        return out * problem.noise.scales(_groups_of(problem, targets), problem.noise.phi(theta, (len(h),)))
 
 
 class _Rows(NamedTuple):
@@ -485,13 +576,12 @@ class _Rows(NamedTuple):
 
 
 def _values(problem: "SingleCalibration", points: Points, phi: Array, latent: Array) -> Array:
-    """Return means (S, P) on the scale that noise is added on."""
+    """Return means (S, P) of measurements as `_measured` does."""
     value = latent.copy()
-    for output in np.unique(points.targets.output):
-        at = np.flatnonzero(points.targets.output == output)
-        value[:, at] = _noise_of(problem, str(output), points.noise.get(str(output)), phi).response.inverse(
-            latent[:, at]
-        )
+    for output, group, at in _by_noise(problem, points):
+        own = _noise_of(problem, output, group, points.noise.get(output), phi)
+        if own.model is None:
+            value[:, at] = own.response.inverse(latent[:, at])
     return value
 
 
@@ -499,112 +589,248 @@ def _values(problem: "SingleCalibration", points: Points, phi: Array, latent: Ar
 @final
 @dataclass(frozen=True, eq=False)
 class OfParts:
-    """Draws of a calibration of several parts, whose surrogates have errors of their own.
+    """Draws of a calibration of several parts.
+
+    Parts with one surrogate share its error: their points stand side by side, each with the noise group of its part.
 
     Attributes
     ----------
     parts
-        By name.
+        By name: the calibration that the points of a part are of.
+    wholes
+        By name: draws of the calibration of all parts with the same surrogate.
     quantities, parameters
         Of the whole.
     """
 
-    parts: Mapping[str, OneSubject]
+    parts: Mapping[str, "SingleCalibration"]
+    wholes: Mapping[str, OneSubject]
     quantities: Mapping[str, Array]
     parameters: tuple[str, ...]
 
+    @classmethod
+    def of(
+        cls,
+        problem: "JointCalibration",
+        theta: Mapping[str, Array],
+        h: Ints,
+        latents: Array,
+        known: Mapping[str, Array],
+        given_data: bool = True,
+    ) -> "OfParts":
+        """Return draws of a calibration: quantities (S,), hyperparameter draws (S, parts), latents (S, L)."""
+        wholes: dict[str, OneSubject] = {}
+        for piece in problem.pieces(theta, latents, h):
+            own = cast(Any, OneSubject)(piece.problem, piece.theta, piece.h, piece.latents, known, given_data)
+            wholes |= dict.fromkeys(piece.parts, own)
+        parts = {
+            name: one.problem if list(wholes.values()).count(one) == 1 else problem.seen_from(name)
+            for name, one in wholes.items()
+        }
+        return cls(parts, wholes, known, problem.parameters)
+
+    @property
+    def sampled_errors(self) -> bool:
+        """Whether any part has latents."""
+        return any(one.sampled_errors for one in self.wholes.values())
+
     def points(self, ideas: Candidates, measured: bool = True) -> Points:
-        """Return candidates of one part as points.
+        """Return candidates of one or several parts as points.
 
         Raises
         ------
         InputError
             When parts are missing or unknown.
         """
-        named = sorted(set(ideas.table[PART].astype(str))) if PART in ideas.table else [""]
-        if any(name not in self.parts for name in named):
+        labels = ideas.table[PART].astype(str).to_numpy() if PART in ideas.table else np.full(len(ideas), "")
+        if any(name not in self.parts for name in labels):
             raise InputError(f"candidates: of which part? There are {list(self.parts)}; pass part=.")
-        found = []
-        surrogates = {id(self.parts[name].problem.surrogate) for name in named}
-        if len(surrogates) < len(named):
-            raise InputError(
-                "next_experiment: several parts have one surrogate, whose error they share; choose among the "
-                "candidates of one part at a time."
-            )
-        self._check_order(ideas)
-        for name in named:
-            own = replace(ideas, table=ideas.table[ideas.table[PART].astype(str) == name].reset_index(drop=True))
-            own = replace(own, table=own.table.dropna(axis=1, how="all"))
-            found.append(self.parts[name].points(own, measured))
-        return found[0] if len(found) == 1 else _Several(tuple(found))  # type: ignore[return-value]
+        found: dict[int, list[tuple[Points, Ints]]] = {}
+        for name in dict.fromkeys(labels.tolist()):
+            rows, problem = np.flatnonzero(labels == name), self.parts[name]
+            own = replace(ideas, table=ideas.table.iloc[rows].dropna(axis=1, how="all").reset_index(drop=True))
+            points = replace(self.wholes[name], problem=problem).points(own, measured)
+            if problem is not self.wholes[name].problem:
+                points = self._of_whole(points, problem)
+            found.setdefault(id(self.wholes[name]), []).append((points, rows))
+        pieces = [joined([points for points, _ in same]) if len(same) > 1 else same[0][0] for same in found.values()]
+        places = [np.concatenate([rows for _, rows in same]) for same in found.values()]
+        if len(pieces) == 1 and (np.diff(places[0]) > 0).all():
+            return pieces[0]
+        return _Several(tuple(pieces), tuple(places))  # type: ignore[return-value]
 
     @staticmethod
-    def _check_order(ideas: Candidates) -> None:
-        labels = ideas.table[PART].astype(str).tolist()
-        if labels != sorted(labels):
-            raise InputError("candidates: list the parts one after the other, in the order of their names.")
+    def _of_whole(points: Points, problem: "SingleCalibration") -> Points:
+        """Return the points of a part with its noise groups, which are those of all parts with its surrogate.
+
+        Raises
+        ------
+        InputError
+            When they are under a condition that is inferred.
+        """
+        if points.targets.observed is not None:
+            raise InputError(
+                "next_experiment: the condition of this part was measured with an error, and another part has its "
+                "surrogate. Give conditions= for which values of it the candidates are."
+            )
+        return replace(points, targets=replace(points.targets, group=_groups_of(problem, points.targets)))
 
     def joint(self, points: Any, alternatives: int, rng: np.random.Generator) -> Joint:
-        """Return what the points would show; points of different parts are independent given a draw."""
-        pieces = points.of if hasattr(points, "of") else (points,)
-        found = [self.parts[str(one.part[0])].joint(one, alternatives, rng) for one in pieces]
+        """Return what the points would show; points of different surrogates are independent given a draw."""
+        pieces, places = _Several.pieces_of(points)
+        found = [self.wholes[str(one.part[0])].joint(one, alternatives, rng) for one in pieces]
         J = max(one.mean.shape[1] for one in found)
         S, P = found[0].mean.shape[0], sum(one.mean.shape[2] for one in found)
-        out = Joint(*(np.zeros((S, J, *(P,) * k)) for k in (1, 2, 1, 2)))
-        start = 0
-        for one in found:
-            at = slice(start, start + one.mean.shape[2])
-            for whole, part in zip(out, one, strict=True):
-                pick: Any = (..., *(at,) * (whole.ndim - 2))
+        out, densities = Joint.empty(S, J, P), cast("list[Density | None]", [None] * P)
+        for one, at in zip(found, places, strict=True):
+            for whole, part in zip(out[:-1], one[:-1], strict=True):
+                pick: Any = (..., at) if whole.ndim == 3 else (..., at[:, None], at)
                 whole[pick] = part
-            start = at.stop
-        return out
+            for p, density in zip(at, one.densities, strict=True):
+                densities[p] = density and density.spread(J)  # a part without alternatives has the same in all
+        return out._replace(densities=tuple(densities))
 
-    def screen(self, points: Any) -> tuple[Ints, Array, Array, Array]:
+    def screen(self, points: Any, count: int | None = None) -> tuple[Ints, Array, Array, Array]:
         """Return means at some draws, and variances of each point alone."""
-        pieces = points.of if hasattr(points, "of") else (points,)
-        found = [self.parts[str(one.part[0])].screen(one) for one in pieces]
-        return found[0][0], *(np.concatenate([one[i] for one in found], axis=-1) for i in (1, 2, 3))  # type: ignore[return-value]
+        pieces, places = _Several.pieces_of(points)
+        found = [self.wholes[str(one.part[0])].screen(one, count) for one in pieces]
+        least = min(len(some) for some, *_ in found)
+        if any(len(some) > least for some, *_ in found):
+            return self.screen(points, least)
+        back = np.argsort(np.concatenate(places))
+        mean, variance, exact = (np.concatenate([one[i] for one in found], axis=-1)[..., back] for i in (1, 2, 3))
+        return found[0][0], mean, variance, exact
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class _Several:
-    """Points of several parts, one part after the other."""
+    """Points of several surrogates, with the place of each among all."""
 
     of: tuple[Points, ...]
+    places: tuple[Ints, ...]
 
     def __len__(self) -> int:
         return sum(map(len, self.of))
 
     @property
     def measured(self) -> Bools:
-        return np.concatenate([one.measured for one in self.of])
+        """Which of all points are measured."""
+        return np.concatenate([one.measured for one in self.of])[np.argsort(np.concatenate(self.places))]
+
+    @classmethod
+    def pieces_of(cls, points: "Points | _Several") -> tuple[tuple[Points, ...], tuple[Ints, ...]]:
+        """Return the points of each surrogate, and their places."""
+        return (points.of, points.places) if isinstance(points, _Several) else ((points,), (np.arange(len(points)),))
 
     def at(self, rows: Ints) -> "_Several":
-        """Return some of the points, which stay in their order."""
-        starts = np.cumsum([0, *map(len, self.of)])
-        kept = []
-        for one, low, high in zip(self.of, starts[:-1], starts[1:], strict=True):
-            own = rows[(rows >= low) & (rows < high)] - low
-            if len(own):
-                kept.append(one.at(own))
-        return _Several(tuple(kept))
+        """Return some of the points, in the order of `rows`."""
+        kept, places = [], []
+        for one, place in zip(self.of, self.places, strict=True):
+            within = {int(p): i for i, p in enumerate(place)}
+            here = np.array([k for k, row in enumerate(rows) if int(row) in within], dtype=np.int64)
+            if len(here):
+                kept.append(one.at(np.array([within[int(row)] for row in rows[here]], dtype=np.int64)))
+                places.append(here)
+        return _Several(tuple(kept), tuple(places))
 
 
-# ------------------------------------------------------------------------------------------------------ a new subject
+# ---------------------------------------------------------------------------------------------------------- a subject
+@final
+@dataclass(frozen=True, eq=False)
+class MeasuredSubject:
+    """A subject whose measurements are among those of the population.
+
+    Attributes
+    ----------
+    population
+        Its posterior.
+    shared
+        Draws with the surrogate's error given all data.
+    place
+        Of the subject.
+    """
+
+    population: "Posterior"
+    shared: "Shared | Simulated"
+    place: int
+
+    @classmethod
+    def of(cls, posterior: "Posterior", label: object, draws: int) -> "MeasuredSubject":
+        """Return a subject by its label.
+
+        Raises
+        ------
+        InputError
+            When there is none of that name, or its outputs given the data have no closed form.
+        """
+        hierarchy = posterior.hierarchy
+        labels = list(hierarchy.problem.subject_labels)
+        if str(label) not in labels:
+            raise InputError(
+                f"next_experiment: there is no subject {str(label)!r}; there are {labels[:6]}"
+                f"{' ...' * (len(labels) > 6)}. For one who is not among them give posterior.new_subject(...)."
+            )
+        if hierarchy.problem.population.occasions:
+            raise InputError(
+                "next_experiment: parameters of this population differ between occasions, so that it is not known on "
+                "which occasion a further measurement would be. Give posterior.new_subject(observations)."
+            )
+        shared = hierarchy.with_error(draws, np.random.default_rng(0))
+        if not hasattr(shared, "w"):
+            raise InputError(
+                "next_experiment: the surrogate's error is sampled in this population (a discrepancy, counts, "
+                "detection limits), so that a subject's outputs have no closed form. Calibrate the subject alone, with "
+                "priors from posterior.summary(), and give that posterior."
+            )
+        return cls(posterior, cast(Any, shared), labels.index(str(label)))
+
+    @property
+    def data(self) -> "Individuals":
+        """The data of all subjects."""
+        return self.population.hierarchy.problem.data
+
+    @property
+    def experiments(self) -> Ints:
+        """The inputs that the subject was measured at."""
+        return np.flatnonzero(self.population.hierarchy.problem.layout.subject[self.data.cells.unit] == self.place)
+
+    @cached_property
+    def natural(self) -> Array:
+        """Draws of its parameters on the natural scale, (S, 1, P)."""
+        layout = self.population.hierarchy.problem.layout
+        return layout.natural(self.shared.theta, self.shared.z[:, : layout.size])[0][:, [self.place]]
+
+    def predicting_draws(self) -> dict[str, Array]:
+        """Return draws (S,) of its parameters, and of those that all subjects share."""
+        population = self.population.hierarchy.problem.population
+        scales = zip(population.individual, population.scales, strict=True)
+        own = {name: from_natural(self.natural[:, 0, i], scale) for i, (name, scale) in enumerate(scales)}
+        return own | {name: self.shared.theta[name] for name in population.shared}
+
+    def inputs_at(self, conditions: Array) -> Array:
+        """Return the surrogate's inputs (S, n, d) at conditions (n, c)."""
+        own = {name: values for name, values in self.shared.own.items() if np.ndim(values) == 1}
+        own |= {
+            name: np.repeat(values[:, None], len(conditions), axis=1)
+            for name, values in self.predicting_draws().items()
+            if name not in own
+        }
+        return self.data.unit_inputs(own, conditions, units=np.zeros(len(conditions), dtype=np.int64))
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class OfSubject:
-    """Draws of a subject who was not in the calibration, with those of its population.
+    """Draws of a subject, with those of its population.
 
     Attributes
     ----------
     subject
-        Its posterior.
+        Its posterior: of one who was not in the calibration, or of one who was.
     """
 
-    subject: "SubjectPosterior"
+    subject: "SubjectPosterior | MeasuredSubject"
 
     @cached_property
     def quantities(self) -> Mapping[str, Array]:
@@ -617,14 +843,22 @@ class OfSubject:
         return tuple(self.quantities)
 
     @property
+    def sampled_errors(self) -> bool:
+        """Whether its parameters and the error that subjects share were inferred from the same measurements.
+
+        The error is a nuisance draw of its own for a subject without measurements.
+        """
+        return self.subject.data is not None
+
+    @property
     def _problem(self) -> "SingleCalibration":
         return self.subject.population.hierarchy.problem.data
 
     def points(self, ideas: Candidates, measured: bool = True) -> Points:
         """Return the candidates as points; conditions that are left out are those of its measurements."""
         data, names = self.subject.data, self._problem.condition_names
-        one = data is not None and len(data.cells.conditions) == 1
-        default = dict(zip(names, data.cells.conditions[0], strict=True)) if one and data is not None else None
+        known = np.zeros((0, len(names))) if data is None else data.cells.conditions[self._experiments]
+        default = dict(zip(names, known[0], strict=True)) if len(known) == 1 else None
         return points_of(self._problem, ideas, measured, default)
 
     def joint(self, points: Points, alternatives: int, rng: np.random.Generator) -> Joint:
@@ -632,18 +866,24 @@ class OfSubject:
         shared = self.subject.shared
         S, P = len(shared.h), len(points)
         u = self.subject.inputs_at(points.targets.conditions)
-        out = Joint(*(np.empty((S, alternatives, *(P,) * k)) for k in (1, 2, 1, 2)))
+        out, densities = Joint.empty(S, alternatives, P), []
         for j in range(alternatives):
             other = shared.some(rng.permutation(S)) if j else shared
             phi = self._problem.noise.phi(other.own, (S,))
             latent, error, without = self._latent(points, other, u)
-            out.mean[:, j], covariance, noise = _measured(self._problem, points, phi, latent, error)
-            out.covariance[:, j] = covariance + noise
-            out.exact_mean[:, j], _, out.exact_covariance[:, j] = _measured(self._problem, points, phi, without, error)
-        return out
+            shown, exact = (_measured(self._problem, points, phi, mean, error) for mean in (latent, without))
+            out.mean[:, j], out.covariance[:, j], out.noise[:, j] = (
+                shown.mean,
+                shown.error + shown.noise,
+                shown.variances,
+            )
+            out.exact_mean[:, j], out.exact_covariance[:, j] = exact.mean, exact.noise
+            out.exact_noise[:, j] = exact.variances
+            densities.append(shown.densities)
+        return out._replace(densities=tuple(together(every) for every in zip(*densities, strict=True)))
 
-    def screen(self, points: Points) -> tuple[Ints, Array, Array, Array]:
-        """Return means at some draws, and variances of each point alone."""
+    def screen(self, points: Points, count: int | None = None) -> tuple[Ints, Array, Array, Array]:
+        """Return means at all draws, and variances of each point alone."""
         S, P = len(self.subject.shared.h), len(points)
         some = np.arange(S)
         mean, variance, exact = np.empty((S, P)), np.empty(P), np.empty(P)
@@ -659,7 +899,7 @@ class OfSubject:
     def _latent(self, points: Points, shared: "Shared | Simulated", u: Array) -> tuple[Array, Array, Array]:
         """Return mean (S, P) and covariance (S, P, P) of the latent output given the subject's own measurements.
 
-        Last the mean (S, P) without what they say of the error.
+        Last the mean (S, P) if the surrogate's mean were the simulator itself.
         """
         targets, S, P = points.targets, len(shared.h), len(points)
         mean, covariance, before = np.empty((S, P)), np.zeros((S, P, P)), np.empty((S, P))
@@ -683,17 +923,23 @@ class OfSubject:
             mean[:] = targets.offset + np.einsum("spq,pq->sp", scores[:, targets.experiment], basis)
             return mean, covariance, mean
         scores, own = cast("Shared", shared).scores(u)
+        alone = scores
+        if self.sampled_errors:  # what the surrogate's mean says, which belongs to the parameters
+            alone = error.at(u)[0][shared.h, np.arange(S)]
         data = self.subject.data
         for i in range(len(targets.conditions)):
             at = np.flatnonzero(targets.experiment == i)
             B, E = basis[at], targets.truncation[at]
             weighted = _times(own[:, i], B, error.joint)  # (S, q, p)
-            before[:, at] = value = targets.offset[at] + scores[:, i] @ B.T
+            value = targets.offset[at] + scores[:, i] @ B.T
+            before[:, at] = targets.offset[at] + alone[:, i] @ B.T
             inner = B @ weighted + E @ E.T
             same = None if data is None else self._same(targets.conditions[i], data.cells.conditions)
             if data is not None and same is not None:
                 cells = np.flatnonzero(data.cells.experiment == same)
                 measured = cast("Shared", shared).measured(data.cells, np.array([same]), u[:, [i]])
+                few = [one[:, : len(cells)] for one in measured]  # other inputs have more cells
+                measured = cast(Any, type(measured))(*few)
                 G, F = dense(data.cells.basis)[cells], data.cells.truncation[cells]
                 centre = data.cells.offset[cells] + scores[:, i] @ G.T
                 noise = cast("Shared", shared).noise_variance(measured, centre[:, None])[:, 0]
@@ -709,10 +955,15 @@ class OfSubject:
         both = np.vstack([known, asked[None]])
         if both.shape[1]:
             both = merge_close(self._problem.surrogate, self._problem.condition_names, both)
-        found = np.flatnonzero((both[:-1] == both[-1]).all(axis=1))
-        return (
-            int(found[0]) if len(found) and not self.subject.population.hierarchy.problem.population.occasions else None
-        )
+        found = [k for k in self._experiments if (both[k] == both[-1]).all()]
+        return int(found[0]) if found and not self.subject.population.hierarchy.problem.population.occasions else None
+
+    @property
+    def _experiments(self) -> Ints:
+        """The inputs of `data` that the subject was measured at."""
+        if isinstance(self.subject, MeasuredSubject):
+            return self.subject.experiments
+        return np.arange(0 if self.subject.data is None else len(self.subject.data.cells.conditions))
 
 
 def _times(own: Array, rows: Array, correlated: bool) -> Array:

@@ -29,6 +29,7 @@ import numpy as np
 
 from uqms._typing import Array, Ints
 from uqms.calibration.dense_gaussian import LOG_TWO_PI
+from uqms.planning.densities import Sampled
 
 __all__ = ["Gain", "State", "gain_of_each", "linear_gain", "log_densities", "spread_out"]
 
@@ -121,6 +122,11 @@ class State:
         Of actions, (S, A); no column without.
     normals
         Standard normals of the outer draws, of which a set of measurements takes as many as it has, (S, P).
+    known
+        The part of the mean (S, P) that psi determines, where not everything else is a nuisance draw of its own: what
+        the surrogate's mean says. None: all that psi says of the mean is said by regression.
+    sampled
+        Latent outputs and measurements, where noise is not Gaussian.
     """
 
     mean: Array
@@ -131,6 +137,8 @@ class State:
     everything: bool
     losses: Array
     normals: Array
+    known: Array | None = None
+    sampled: Sampled | None = None
 
     @property
     def limit(self) -> float:
@@ -140,7 +148,9 @@ class State:
     @cached_property
     def explained(self) -> Array:
         """The part b of the mean that psi explains, (S, P)."""
-        return explained(self.psi, self.mean)
+        if self.known is None:
+            return explained(self.psi, self.mean)
+        return self.known + explained(self.psi, self.mean - self.known)
 
     @cached_property
     def _average(self) -> tuple[Array, Array, Array, Array]:
@@ -177,6 +187,39 @@ class State:
 
     def nested(self, rows: Ints, outer: Ints) -> Gain:
         """Return the gain of some of the measurements by nested Monte Carlo with some of the draws outside."""
+        outer = outer if self.sampled is None else self.sampled.outer(rows, outer)
+        logs, given = self._of_gaussian(rows, outer) if self.sampled is None else self._of_sampled(rows, outer)
+        top = logs.max(axis=1, keepdims=True)
+        weights = np.exp(logs - top)
+        total = weights.sum(axis=1, keepdims=True)
+        marginal = (np.log(total / logs.shape[1]) + top)[:, 0]
+        ratio = given - marginal
+        weights /= total
+        centred = self.psi - self.psi.mean(axis=0)
+        first = weights @ centred
+        count = np.maximum(1.0 - np.sum(weights**2, axis=1, keepdims=True), TINY)  # of a weighted sample
+        variance = np.maximum(weights @ centred**2 - first**2, 0.0) / count
+        value = float("nan")
+        if self.losses.shape[1]:
+            value = float(self.losses.mean(axis=0).min() - (weights @ self.losses).min(axis=1).mean())
+        nats, mcse = float(ratio.mean()), float(ratio.std(ddof=1) / np.sqrt(len(ratio)))
+        if self.sampled is not None:
+            # Draws of the outputs have to resolve what measurements say of these, which is more than of psi.
+            of_outputs = float((self.sampled.of_outputs(rows, outer) - marginal).mean())
+            if of_outputs > np.log(self.sampled.y[..., 0].size) - MARGIN:
+                nats = max(nats, of_outputs)
+        return Gain(nats, mcse, np.sqrt(variance).mean(axis=0), value, "nested")
+
+    def _of_sampled(self, rows: Ints, outer: Ints) -> tuple[Array, Array]:
+        """Return log p(z_n | draw m), shape (N, S), and log p(z_n | psi_n), shape (N,), by draws of the outputs."""
+        assert self.sampled is not None
+        logs = self.sampled.of_pairs(rows, outer)
+        if self.everything:
+            return logs, self.sampled.given(rows, outer)
+        return logs, _log_mean(self.sampled.of_pairs(rows, outer, self.explained), 1)
+
+    def _of_gaussian(self, rows: Ints, outer: Ints) -> tuple[Array, Array]:
+        """Return the same in closed form."""
         pick = (slice(None), rows[:, None], rows)
         mean, C = self.mean[:, rows], self.covariance[pick]
         root = np.linalg.cholesky(C[outer])
@@ -189,20 +232,7 @@ class State:
         else:
             b = self.explained[:, rows]
             given = _log_mean(log_densities(z - b[outer], mean - b, C), 1)
-        top = logs.max(axis=1, keepdims=True)
-        weights = np.exp(logs - top)
-        total = weights.sum(axis=1, keepdims=True)
-        ratio = given - (np.log(total / logs.shape[1]) + top)[:, 0]
-        weights /= total
-        centred = self.psi - self.psi.mean(axis=0)
-        first = weights @ centred
-        count = np.maximum(1.0 - np.sum(weights**2, axis=1, keepdims=True), TINY)  # of a weighted sample
-        variance = np.maximum(weights @ centred**2 - first**2, 0.0) / count
-        value = float("nan")
-        if self.losses.shape[1]:
-            value = float(self.losses.mean(axis=0).min() - (weights @ self.losses).min(axis=1).mean())
-        mcse = float(ratio.std(ddof=1) / np.sqrt(len(ratio)))
-        return Gain(float(ratio.mean()), mcse, np.sqrt(variance).mean(axis=0), value, "nested")
+        return logs, given
 
 
 def _features(psi: Array) -> Array:

@@ -34,6 +34,7 @@ from typing import Any, NamedTuple, Protocol, final
 
 import numpy as np
 import xarray as xr
+from scipy.linalg.lapack import dpstrf
 from scipy.special import ndtr, ndtri, owens_t
 from scipy.stats import qmc
 
@@ -58,6 +59,7 @@ MEMBERS = 8  # hyperparameter draws of the next runs
 EVEN = 0.1  # of points and choices lie evenly in the box
 TOLERANCE = 0.01
 ROUNDING = 1e-9
+ROUNDED = 1e-12
 LABEL = 1.0
 
 
@@ -508,7 +510,8 @@ class LevelSet:
         for h in np.unique(members):
             rows = np.flatnonzero(members == h)
             mean, covariance = self.function.joint(u, int(h))
-            above[rows] = mean + rng.standard_normal((len(rows), len(u))) @ _root(covariance).T > 0.0
+            root = _root(covariance)
+            above[rows] = mean + rng.standard_normal((len(rows), root.shape[1])) @ root.T > 0.0
         wrong = above != (p > 0.5)
         largest = np.max(np.where(wrong, np.abs(_scores(p)), 0.0), axis=1)
         place = int(np.ceil(COVERAGE * (DRAWS + 1))) - 1
@@ -582,12 +585,12 @@ def _scores(p: Array) -> Array:
 
 
 def _root(covariance: Array) -> Array:
-    """Return a root of a covariance that may be singular: Cholesky with as much more on the diagonal as it needs."""
+    """Return a root (k, r) of a covariance that may be singular, as that of many points of a smooth function is.
+
+    By pivoted Cholesky, to `ROUNDED` of the largest variance.
+    """
     scale = float(np.max(np.diagonal(covariance)))
-    for power in range(-12, -3):
-        try:
-            return np.asarray(np.linalg.cholesky(covariance + 10.0**power * scale * np.eye(len(covariance))))
-        except np.linalg.LinAlgError:
-            continue
-    values, vectors = np.linalg.eigh(covariance)
-    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+    factor, pivots, rank, _ = dpstrf(covariance, tol=ROUNDED * scale, lower=1)
+    root = np.empty((len(covariance), rank))
+    root[pivots - 1] = np.tril(factor)[:, :rank]
+    return root

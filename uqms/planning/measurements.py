@@ -16,7 +16,8 @@ from uqms.calibration.context import evenly
 from uqms.errors import InputError
 from uqms.planning.before_data import PriorDraws
 from uqms.planning.candidate_table import COST, OUTPUT, PART, REPLICATES, Candidates, PredictedOutput, candidates
-from uqms.planning.forecasts import Forecaster, OfParts, OfSubject, OneSubject, Points, joined
+from uqms.planning.densities import Density, Sampled
+from uqms.planning.forecasts import Forecaster, MeasuredSubject, OfParts, OfSubject, OneSubject, Points, joined
 from uqms.planning.gain import Gain, State, gain_of_each, spread_out
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def next_experiment(
     ideas: Candidates,
     size: int = 3,
     *,
+    subject: str | None = None,
     about: About | None = None,
     losses: Mapping[str, Callable[[Mapping[str, Array]], Any]] | None = None,
     budget: float | None = None,
@@ -112,6 +114,8 @@ def next_experiment(
         Of `uqms.candidates`. Each is taken at most once.
     size
         How many measurements to choose together.
+    subject
+        With the posterior of a population: the label of the subject who is measured next.
     about
         What the measurements should make known: names of parameters or derived quantities, a `PredictedOutput`, several
         of them, or functions of the draws by name. By default all parameters of the simulator. Noise and discrepancy
@@ -134,7 +138,7 @@ def next_experiment(
     Raises
     ------
     InputError
-        Unknown outputs, places or quantities; noise that is not Gaussian or not known; the posterior of a population;
+        Unknown outputs, places, quantities or subjects; noise that is not known; a population without `subject`;
         a `size` or `budget` that no candidate fits; losses where the gain is beyond nested Monte Carlo.
     ExtrapolationError
         Places outside of what was simulated.
@@ -144,7 +148,8 @@ def next_experiment(
     Candidates are compared one step at a time (greedy), and then exchanged one by one: measurements that share the
     surrogate's error may be worth more together than apart, so that greedy choice alone has no guarantee. Costs count:
     a step takes the largest gain per cost. More than 64 candidates are screened in the linear form first. About some of
-    the parameters, the others follow by regression, which is exact where all are jointly normal.
+    the parameters, the others follow by regression, which is exact where all are jointly normal. Of noise that is not
+    Gaussian the density is the mean over draws of the outputs with the surrogate's error.
 
     References
     ----------
@@ -171,7 +176,7 @@ def next_experiment(
     if budget is not None:
         check.positive("next_experiment", "budget", budget)
     generator = as_generator(rng)
-    source = forecaster(posterior, draws)
+    source = forecaster(posterior, draws, subject)
     names, psi, predictions, everything = _asked(source, about)
     points = source.points(ideas)
     S = len(psi)
@@ -182,14 +187,17 @@ def next_experiment(
 
 
 # ------------------------------------------------------------------------------------------------------- what is given
-def forecaster(given: Any, draws: int) -> Forecaster:
+def forecaster(given: Any, draws: int, subject: str | None = None) -> Forecaster:
     """Return draws and what measurements would show at each, of a posterior, a subject or a prior.
 
     Raises
     ------
     InputError
-        When it is none of these, or a population.
+        When it is none of these, or a population without the label of a subject.
     """
+    kind = getattr(getattr(given, "problem", None), "kind", "")
+    if subject is not None and (kind != "population" or isinstance(given, PriorDraws)):
+        raise InputError("next_experiment: subject= is one of a population's posterior; leave it out here.")
     if isinstance(given, PriorDraws):
         return given.forecaster(draws)
     if hasattr(given, "shared") and hasattr(given, "population"):
@@ -200,10 +208,13 @@ def forecaster(given: Any, draws: int) -> Forecaster:
             f"next_experiment: got a {type(given).__name__}; give a posterior, what posterior.new_subject(...) "
             "returns, or before any data uq.prior_of(calibration)."
         )
+    if problem.kind == "population" and subject is not None:
+        return OfSubject(MeasuredSubject.of(given, subject, draws))
     if problem.kind == "population":
         raise InputError(
-            "next_experiment: this is a population. For the next sample of a patient give "
-            "posterior.new_subject(...); for the sampling times of a trial use uq.next_trial(posterior, ...)."
+            "next_experiment: this is a population. For the next sample of one of its subjects give subject=, for "
+            "that of a new one posterior.new_subject(...); for the sampling times of a trial use "
+            "uq.next_trial(posterior, ...)."
         )
     return _of_posterior(given, draws)
 
@@ -215,8 +226,11 @@ def _of_posterior(posterior: "Posterior", draws: int) -> Forecaster:
     known = {name: values[some] for name, values in flat.items() if values.shape[0] > some.max()}
     if problem.kind == "one":
         return _one(posterior, some, known)
-    parts = {name: _one(posterior.part(name), some, known) for name in sorted(problem.named_parts)}
-    return OfParts(parts, known, cast("JointCalibration", problem).parameters)
+    joint = cast("JointCalibration", problem)
+    h = posterior.tree["sample_stats"]["hyperparameter_draw"]
+    h = h.stack(sample=("chain", "draw")).transpose("sample", "part").values[some].astype(np.int64)
+    theta = {name: values[some] for name, values in posterior.flat().items()}
+    return OfParts.of(joint, theta, h, posterior.latents[some], known)
 
 
 def _one(posterior: "Posterior", some: Ints, known: Mapping[str, Array]) -> OneSubject:
@@ -302,6 +316,32 @@ def _with_predictions(
     return moved, left, moved[:, None], left[:, None], np.column_stack([psi, drawn])
 
 
+def _state(
+    means: Array,
+    covariances: Array,
+    noise: Array,
+    densities: Sequence[Density | None],
+    psi: Array,
+    everything: bool,
+    losses: Array,
+    normals: Array,
+    known: Array | None,
+    seed: int,
+) -> State:
+    """Return what gains are computed from; arguments as attributes of `Joint` and `State`."""
+    count = len(densities)
+    mean, C, others, other_C, psi = _with_predictions(means, covariances, psi, count, normals)
+    sampled = None
+    if any(densities):
+        # What is Gaussian has its error among the draws too, and its noise at the mean of the output.
+        variances, at = noise[:, : others.shape[1], :count], np.arange(count)
+        error = other_C.copy()
+        error[..., at, at] -= variances
+        every = [one or Density.gaussian(np.sqrt(variances[..., p])) for p, one in enumerate(densities)]
+        sampled = Sampled.of(every, others, error, everything, np.random.default_rng(seed))
+    return State(mean, C, others, other_C, psi, everything, losses, normals[:, :count], known, sampled)
+
+
 # ---------------------------------------------------------------------------------------------------------- the search
 @final
 @dataclass(frozen=True, eq=False)
@@ -341,12 +381,20 @@ class _Search:
             short = np.sort(spread_out(mean, variance, asked, everything, cost, SHORT))
         listed = points.at(short) if P > FEW else points
         both = joined([listed, *predictions]) if predictions else listed
-        joint = source.joint(both, ALTERNATIVES if everything else 1, rng)
+        # Errors that were sampled with the parameters are no nuisance draws of their own: what the surrogate's mean
+        # says belongs to the parameters, the rest follows by regression.
+        apart = everything and not source.sampled_errors
+        joint = source.joint(both, ALTERNATIVES if apart else 1, rng)
         normals = rng.standard_normal((S, len(both)))
-        states = []
-        for means, covariance in (joint[:2], joint[2:]):
-            found = _with_predictions(means, covariance, psi, len(short), normals)
-            states.append(State(*found, everything, losses, normals[:, : len(short)]))
+        known = joint.exact_mean[:, 0] if everything and not apart else None
+        seed = int(rng.integers(2**31))  # that of both: what has no error has the same gain
+        states = [
+            _state(means, covariance, noise, joint.densities[: len(short)], psi, apart, losses, normals, known, seed)
+            for means, covariance, noise in (
+                (joint.mean, joint.covariance, joint.noise),
+                (joint.exact_mean, joint.exact_covariance, joint.exact_noise),
+            )
+        ]
         state, exact = states
         at = np.arange(len(short))
         total, rest = (one.covariance[:, at, at].mean(axis=0) for one in states)

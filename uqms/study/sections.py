@@ -14,10 +14,12 @@ from uqms.calibration.discrepancy import Discrepancies
 from uqms.calibration.noise import NoiseModel
 from uqms.calibration.parts import JointCalibration
 from uqms.calibration.population.calibration import PopulationCalibration
+from uqms.calibration.refinement import refine
 from uqms.calibration.single import SingleCalibration
-from uqms.diagnostics import verification_design
+from uqms.diagnostics import correct, verification_design
 from uqms.errors import InputError
 from uqms.parameters import Condition, MultivariateNormal, NormalMixture, ParameterSpace, Prior
+from uqms.planning import candidates, next_experiment, next_runs
 from uqms.runs import run
 from uqms.study.positions import Path
 from uqms.study.values import LOST, Reading, checked_name, near
@@ -33,7 +35,11 @@ MEMBER = ("parameters", "conditions", "blocks", "simulator", "design", "runs", "
 PART = ("data", "noise", "discrepancy")  # of a member, where members are parts of one calibration
 STUDY = (
     "format", "title", "description", "results", *MEMBER, "members", "chain", "superposition", "data", "subjects",
-    "population", "noise", "discrepancy", "calibration", "sample", "verify", "predictions", "report",
+    "population", "noise", "discrepancy", "calibration", "sample", "rounds", "verify", "correct", "predictions",
+    "next_experiment", "next_runs", "report",
+)  # fmt: skip
+AFTER = (  # sections that need a posterior
+    "rounds", "verify", "correct", "predictions", "next_experiment", "next_runs", "report", "population", "discrepancy",
 )  # fmt: skip
 DESIGNS = ("sobol", "halton", "latin_hypercube")
 READERS = ("from_table", "from_events", "from_xarray")
@@ -155,8 +161,13 @@ class Contents:
     discrepancy: Any = None
     calibration: Mapping[str, Any] = field(default_factory=dict)
     sample: Request | None = None
+    rounds: tuple[Request, ...] = ()
     verify: Request | None = None
+    correct: Request | None = None
     predictions: dict[str, Request] = field(default_factory=dict)
+    candidates: Request | None = None
+    next_experiment: Request | None = None
+    next_runs: Request | None = None
     report: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -489,17 +500,18 @@ class _Sections:
             if sample is not LOST and "rng" not in sample:
                 reading.wrong(("sample",), "`rng` is missing: without a seed the study cannot be repeated, rng = 1.")
             self.found.sample = None if sample is LOST else Request(target.sample, sample)
-        for key in () if calibrates else ("verify", "predictions", "report", "population", "discrepancy"):
+        for key in () if calibrates else AFTER:
             if key in document:
                 reading.wrong((key,), "this section needs a calibration: [data], [noise] and [sample].")
 
     def _after(self) -> None:
         reading, document = self.reading, self.document
-        if "verify" in document:
-            given = reading.arguments(verification_design, document["verify"], ("verify",), without=("posterior",))
-            if given is not LOST and "rng" not in given:
-                given = reading.wrong(("verify",), "`rng` is missing: without a seed the study cannot be repeated.")
-            self.found.verify = None if given is LOST else Request(verification_design, given)
+        self._rounds()
+        self.found.verify = self._seeded("verify", verification_design, "posterior")
+        self.found.correct = self._seeded("correct", correct, "posterior", "ensemble")
+        if "correct" in document and "verify" not in document:
+            reading.wrong(("correct",), "a correction takes the runs of [verify]: n = 20, rng = 1.")
+        self._next()
         for name, table in self._tables("predictions"):
             at = ("predictions", name)
             given = reading.arguments(Posterior.predict, table, at, without=("self",))
@@ -510,6 +522,51 @@ class _Sections:
             if given is not LOST and not given.get("question", "").strip():
                 given = reading.wrong(("report",), "`question` is missing: the question that the study answers.")
             self.found.report = {} if given is LOST else given
+
+    def _seeded(self, key: str, function: Callable[..., Any], *without: str) -> Request | None:
+        """Return the call of a section that has a seed."""
+        given = self.document.get(key)
+        return None if given is None else self._request(given, (key,), function, without)
+
+    def _request(self, given: Any, at: Path, function: Callable[..., Any], without: Sequence[str]) -> Request | None:
+        settings = self.reading.arguments(function, given, at, without=without)
+        if settings is not LOST and "rng" not in settings:
+            settings = self.reading.wrong(at, "`rng` is missing: without a seed the study cannot be repeated, rng = 1.")
+        return None if settings is LOST else Request(function, settings)
+
+    def _rounds(self) -> None:
+        given = self.document.get("rounds", [])
+        if not isinstance(given, list):
+            self.reading.wrong(("rounds",), "expected a table for each round: [[rounds]], n = 60, rng = 2.")
+            return
+        members = self.found.members
+        fitted = [name for name, one in members.items() if not one.direct]
+        read = []
+        for i, table in enumerate(given):
+            at = ("rounds", i)
+            one = self._request(table, at, refine, ("posterior",))
+            named = one.settings.get("member") if one is not None else None
+            if named is not None and named not in fitted:
+                self.reading.wrong((*at, "member"), f"there are no runs of a member {named!r}{near(named, fitted)}")
+            elif named is None and one is not None and len(members) > 1:
+                self.reading.wrong(at, f"`member` is missing: the one that is run again, of {', '.join(fitted)}.")
+            elif not fitted and members:
+                self.reading.wrong(at, "a DirectSimulator has no surrogate to refine; leave the rounds out.")
+            read.append(one)
+        self.found.rounds = tuple(one for one in read if one is not None)
+
+    def _next(self) -> None:
+        """Read what is to be measured and run next."""
+        at = ("next_experiment",)
+        given = self.document.get("next_experiment", {})
+        if "next_experiment" in self.document and "candidates" not in given:
+            self.reading.wrong(at, "`candidates` is missing: what can be measured, { outputs = ..., times = [...] }.")
+        if isinstance(given, dict) and "candidates" in given:
+            ideas = self.reading.arguments(candidates, given["candidates"], (*at, "candidates"), without=("table",))
+            self.found.candidates = None if ideas is LOST else Request(candidates, ideas)
+            rest = {key: one for key, one in given.items() if key != "candidates"}
+            self.found.next_experiment = self._request(rest, at, next_experiment, ("posterior", "ideas"))
+        self.found.next_runs = self._seeded("next_runs", next_runs, "posterior", "success")
 
     def _tables(self, key: str) -> list[tuple[str, Any]]:
         given = self.document.get(key, {})

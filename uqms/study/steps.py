@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -22,6 +21,7 @@ import xarray as xr
 import uqms
 from uqms import ensemble as tables
 from uqms.calibration import Posterior, load_posterior
+from uqms.diagnostics.correction import Correction
 from uqms.ensemble.netcdf import atomic_path, checksum
 from uqms.errors import InputError, MissingFileError, StorageError, UqmsError
 from uqms.runs import RunStore
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from uqms.calibration.predict import PosteriorPrediction
     from uqms.diagnostics.verification import Verification
+    from uqms.planning.measurements import NextExperiment
+    from uqms.planning.runs import RunPlan
     from uqms.study.study import Study
 
 __all__ = ["Results", "State", "finished_runs", "run_study", "status_of", "write_report"]
@@ -63,7 +65,8 @@ class State:
     Attributes
     ----------
     step
-        "runs", "surrogate", "posterior", "verification" or "prediction", with the name of the member or prediction.
+        "runs", "surrogate", "posterior", "verification", "correction", "prediction", "next_experiment" or "next_runs",
+        with the name of the member or prediction, and the number of the round.
     state
         "up to date", "missing", "stale" or "damaged".
     reason
@@ -130,59 +133,123 @@ class Results:
             self._made[key] = read()
         return self._made[key]  # type: ignore[no-any-return]
 
-    def ensemble(self, member: str = "") -> xr.Dataset:
-        """Return the runs of a member; of a study of one simulator without its name."""
-        return self._have(f"runs {member}", lambda: tables.from_netcdf(self._file(_named("runs", member), ".nc")))
+    def remember(self, name: str, made: Any) -> None:
+        """Let later steps of this process take the result of a step as it is."""
+        self._made[name] = made
 
-    def surrogate(self, member: str = "") -> Any:
-        """Return the fitted surrogate of a member."""
+    def _runs(self, step: str) -> xr.Dataset:
+        return self._have(step, lambda: tables.from_netcdf(self._file(step, ".nc")))
+
+    def ensembles(self, member: str = "", rounds: int | None = None) -> list[xr.Dataset]:
+        """Return the runs of a member: those of the design, and those of each round until `rounds`."""
+        return [self._runs(step) for step in self._steps("runs", member, rounds)]
+
+    def _steps(self, kind: str, member: str, rounds: int | None) -> list[str]:
+        last = len(self.study.rounds) if rounds is None else rounds
+        further = [k for k in range(1, last + 1) if self.study.member_of(k) == member]
+        return [_named(kind, member), *(_of_round(_named(kind, member), k) for k in further)]
+
+    def ensemble(self, member: str = "") -> xr.Dataset:
+        """Return all runs of a member; of a study of one simulator without its name."""
+        runs = self.ensembles(member)
+        return tables.combine(*runs) if len(runs) > 1 else runs[0]
+
+    def surrogate(self, member: str = "", rounds: int | None = None) -> Any:
+        """Return the fitted surrogate of a member, after all rounds or the first of them."""
         one = self.study.members[member]
         if one.direct:
             return one.simulator
+        step = self._steps("surrogate", member, rounds)[-1]
 
         def read() -> Any:
-            file = self._file(_named("surrogate", member), ".npz")
-            return load_surrogate(file) if file.exists() else self.study.fitted(self.ensemble(member), member)
+            file = self._file(step, ".npz")
+            if file.exists():
+                return load_surrogate(file)
+            runs = self.ensembles(member, rounds)
+            return self.study.refitted(runs, member) if len(runs) > 1 else self.study.fitted(runs[0], member)
 
-        return self._have(f"surrogate {member}", read)
+        return self._have(step, read)
 
-    @cached_property
-    def combined(self) -> Any:
-        """The surrogate that the calibration takes."""
-        return self.study.combined({name: self.surrogate(name) for name in self.study.members})
+    def combined(self, rounds: int | None = None) -> Any:
+        """Return the surrogate that the calibration takes, after all rounds or the first of them."""
+        return self.study.combined({name: self.surrogate(name, rounds) for name in self.study.members})
 
-    @property
-    def posterior(self) -> Posterior:
-        """The posterior.
+    def posterior_after(self, rounds: int) -> Posterior:
+        """Return the posterior after the first rounds, before it is corrected.
 
         Raises
         ------
         MissingFileError
             When it was not sampled yet.
         """
-        file = self._file("posterior", ".nc")
-        if "posterior" not in self._made and not file.exists():
+        step = _of_round("posterior", rounds)
+        file = self._file(step, ".nc")
+        if step not in self._made and not file.exists():
             raise MissingFileError(f"the study has no posterior yet: `uqms study run {self.study.path.name}`.")
-        return self._have("posterior", lambda: load_posterior(file))
+        return self._have(step, lambda: load_posterior(file))
+
+    @property
+    def posterior(self) -> Posterior:
+        """The posterior, after all rounds, and corrected where the study has a section [correct].
+
+        Raises
+        ------
+        MissingFileError
+            When it was not sampled yet.
+        """
+        correction = self.correction
+        return self.posterior_after(len(self.study.rounds)) if correction is None else correction.posterior
 
     @property
     def verification(self) -> "Verification | None":
         """The verification on the simulator, None where the study has none."""
-        file = self._file("verification", ".nc")
-        if not file.exists() and "verification" not in self._made:
+        if "verification" not in self._made and not self._file("verification", ".nc").exists():
             return None
-        runs = self._have("verification", lambda: tables.from_netcdf(file))
-        return self._have("verified", lambda: self.study.verification(self.posterior, runs))
+        before = self.posterior_after(len(self.study.rounds))
+        return self._have("verified", lambda: self.study.verification(before, self._runs("verification")))
+
+    @property
+    def correction(self) -> "Correction | None":
+        """The correction by the runs of the verification, None where the study has none."""
+        file = self._file("correction", ".nc")
+        if "correct" not in self.study.document or ("correction" not in self._made and not file.exists()):
+            return None
+
+        def read() -> Correction:
+            verification = self.verification
+            if verification is None:
+                raise MissingFileError(f"the study has no runs of [verify]: `uqms study run {self.study.path.name}`.")
+            return Correction.between(self.posterior_after(len(self.study.rounds)), load_posterior(file), verification)
+
+        return self._have("correction", read)
 
     @property
     def predictions(self) -> "dict[str, PosteriorPrediction]":
         """The predictions, by name."""
         return self._have("predictions", lambda: self.study.predictions(self.posterior))
 
+    @property
+    def next_experiment(self) -> "NextExperiment | None":
+        """The measurements to make next, None where the study does not ask for them."""
+        if "next_experiment" not in self.study.document:
+            return None
+        return self._have("next_experiment", lambda: self.study.next_experiment(self.posterior))
+
+    @property
+    def next_runs(self) -> "RunPlan | None":
+        """The runs to make next, None where the study does not ask for them."""
+        if "next_runs" not in self.study.document:
+            return None
+        return self._have("next_runs", lambda: self.study.next_runs(self.posterior))
+
 
 # ------------------------------------------------------------------------------------------------------- ingredients
 def _named(step: str, member: str) -> str:
     return f"{step}_{member}" if member else step
+
+
+def _of_round(step: str, number: int) -> str:
+    return f"{step}_round{number}" if number else step
 
 
 def _sha(value: object) -> str:
@@ -258,30 +325,63 @@ def _steps(study: "Study", results: Results, record: Mapping[str, Any], settings
                 fitted,
                 folder / f"{fitted}.npz",
                 {f"the {runs}": content.get(runs, ""), **dict(read.sections(("surrogate",), member))},
-                lambda member=member: study.fitted(results.ensemble(member), member),  # type: ignore[misc]
+                lambda member=member: study.fitted(results.ensembles(member, 0)[0], member),  # type: ignore[misc]
                 _write_surrogate,
             )
         )
     if not study.calibrates:
         return steps
-    before = {f"the {one.name}": _sha(dict(one.ingredients)) for one in steps if one.name.startswith("surrogate")}
+    surrogates = {one.name: one.ingredients for one in steps if one.name.startswith("surrogate")}
+    latest = {member: _named("surrogate", member) for member in study.members}
     parts = [
         pair for member in study.members if member for pair in read.sections(("data", "noise", "discrepancy"), member)
     ]
     direct = [
         pair for m, one in study.members.items() if one.direct for pair in read.sections((*SPACE, "simulator"), m)
     ]
-    posterior = {**before, **dict(read.sections(CALIBRATION)), **dict(parts), **dict(direct)}
-    steps.append(
-        _Step(
-            "posterior",
-            folder / "posterior.nc",
-            posterior,
-            lambda: study.posterior(study.calibration(results.combined)),
+    told = {**dict(read.sections(CALIBRATION)), **dict(parts), **dict(direct)}
+
+    def sampled(rounds: int) -> _Step:
+        step, how = _of_round("posterior", rounds), {"outside": "refined"} if rounds else {}
+        return _Step(
+            step,
+            folder / f"{step}.nc",
+            {**{f"the {name}": _sha(dict(surrogates[name])) for name in latest.values() if name in surrogates}, **told},
+            lambda: study.posterior(study.calibration(results.combined(rounds), **how)),
             lambda made, path: _write(type(made).save, made, path),
         )
-    )
-    from_posterior = {"the posterior": _sha(posterior)}
+
+    steps.append(sampled(0))
+    for k in range(1, len(study.rounds) + 1):
+        member, before = study.member_of(k), steps[-1]
+        runs, fitted = (_of_round(_named(kind, member), k) for kind in ("runs", "surrogate"))
+        own = {f"the {before.name}": _sha(dict(before.ingredients)), f"section [rounds], {k}": _round(study, k)}
+        steps.append(
+            _Step(
+                runs,
+                folder / f"{runs}.nc",
+                own | dict(read.sections(("simulator", "runs"), member)),
+                lambda k=k: study.round_runs(results.posterior_after(k - 1), k, **settings),  # type: ignore[misc]
+                lambda made, path: _write(tables.to_netcdf, made, path),
+                checksum,
+            )
+        )
+        earlier = latest[member]
+        refit = {f"the {earlier}": _sha(dict(surrogates[earlier])), f"the {runs}": content.get(runs, "")}
+        surrogates[fitted] = refit | dict(read.sections(("surrogate",), member))
+        latest[member] = fitted
+        steps.append(
+            _Step(
+                fitted,
+                folder / f"{fitted}.npz",
+                surrogates[fitted],
+                lambda k=k, m=member: study.refitted(results.ensembles(m, k), m),  # type: ignore[misc]
+                _write_surrogate,
+            )
+        )
+        steps.append(sampled(k))
+    last = steps[-1]
+    from_posterior = {f"the {last.name}": _sha(dict(last.ingredients))}
     if "verify" in study.document:
         simulators = [pair for member in study.members for pair in read.sections(("simulator", "runs"), member)]
         steps.append(
@@ -289,11 +389,27 @@ def _steps(study: "Study", results: Results, record: Mapping[str, Any], settings
                 "verification",
                 folder / "verification.nc",
                 {**from_posterior, **dict(read.sections(("verify",))), **dict(simulators)},
-                lambda: study.verification_runs(results.posterior, **settings),
+                lambda: study.verification_runs(results.posterior_after(len(study.rounds)), **settings),
                 lambda made, path: _write(tables.to_netcdf, made, path),
                 checksum,
             )
         )
+    if "correct" in study.document and "verify" in study.document:
+        corrected = {
+            **from_posterior,
+            "the verification": content.get("verification", ""),
+            **dict(read.sections(("correct",))),
+        }
+        steps.append(
+            _Step(
+                "correction",
+                folder / "correction.nc",
+                corrected,
+                lambda: study.correction(results.posterior_after(len(study.rounds)), results._runs("verification")),
+                lambda made, path: _write(type(made.posterior).save, made.posterior, path),
+            )
+        )
+        from_posterior = {"the correction": _sha(corrected)}
     for name in study.document.get("predictions", {}):
         steps.append(
             _Step(
@@ -304,7 +420,19 @@ def _steps(study: "Study", results: Results, record: Mapping[str, Any], settings
                 _write_prediction,
             )
         )
+    plans: tuple[tuple[str, Callable[[], Any]], ...] = (
+        ("next_experiment", lambda: results.next_experiment),
+        ("next_runs", lambda: results.next_runs),
+    )
+    for name, plan in plans:
+        if name in study.document:
+            own = {**from_posterior, **dict(read.sections((name,)))}
+            steps.append(_Step(name, folder / f"{name}.csv", own, plan, _write_table))
     return steps
+
+
+def _round(study: "Study", number: int) -> str:
+    return _sha(study.document["rounds"][number - 1])
 
 
 def _prediction(study: "Study", name: str) -> dict[str, str]:
@@ -453,7 +581,7 @@ def run_study(study: "Study", tell: Callable[[str], None] = lambda line: None, *
         made = step.make()
         record = _record(study) | {step.name: _written(step, made, study)}
         _keep(study, record)
-        _remember(results, step.name, made)
+        results.remember(step.name, made)
         done.add(step.name)
         note = record[step.name].get("note", "")
         tell(f"{step.name}: done in {time.perf_counter() - start:.1f} s{f' ({note})' if note else ''}")
@@ -476,21 +604,6 @@ def _written(step: _Step, made: Any, study: "Study") -> dict[str, Any]:
     return entry
 
 
-def _remember(results: Results, name: str, made: Any) -> None:
-    """Let later steps of this process take a result as it is, and forget what was made from an earlier one."""
-    key, _, member = name.partition("_")
-    kept = {f"{key} {member}": made} if key in ("runs", "surrogate") else {}
-    if name == "posterior":
-        kept = {"posterior": made}
-        for old in ("verified", "predictions"):
-            results._made.pop(old, None)
-    elif name == "verification":
-        kept = {"verification": made}
-        results._made.pop("verified", None)
-    results._made.update(kept)
-    results.__dict__.pop("combined", None)
-
-
 def _write(save: Callable[[Any, Path], Any], made: Any, path: Path) -> None:
     save(made, path)
 
@@ -504,6 +617,12 @@ def _write_surrogate(made: Any, path: Path) -> None:
         load_surrogate(path)
     except UqmsError as error:
         raise InputError(f"its file cannot be read back ({error})") from error
+
+
+def _write_table(made: Any, path: Path) -> None:
+    """Write the table of a plan: a row for each candidate or run."""
+    with atomic_path(path) as part:
+        made.table.to_csv(part, index=False)
 
 
 def _write_prediction(made: "PosteriorPrediction", path: Path) -> None:
@@ -554,8 +673,14 @@ def write_report(study: "Study", path: str | os.PathLike[str] | None = None, *, 
         raise InputError('the study has no question to report on: [report] question = "...".')
     results = Results(study)
     target = study.results / "report.html" if path is None else Path(path).absolute()
-    more: dict[str, Any] = {"title": study.title, "predictions": results.predictions or None}
+    plans = {"measurements": results.next_experiment, "runs": results.next_runs}
+    more: dict[str, Any] = {
+        "title": study.title,
+        "predictions": results.predictions or None,
+        "next_experiment": {name: one for name, one in plans.items() if one is not None} or None,
+    }
     if len(study.members) == 1 and not next(iter(study.members.values())).direct:
         more["ensemble"] = results.ensemble()
-    made = report(results.posterior, results.verification, **study.report_settings, **more)
+    judged = results.correction or results.verification
+    made = report(results.posterior, judged, **study.report_settings, **more)
     return Path(made.to_html(target) or target)

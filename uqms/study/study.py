@@ -11,6 +11,7 @@ from uqms import _checks as check
 from uqms._teaching import taught
 from uqms.calibration import Calibration, Observations, Posterior
 from uqms.diagnostics import verify
+from uqms.ensemble import combine, inside
 from uqms.errors import InputError, StudyError
 from uqms.parameters import ParameterSpace
 from uqms.runs import run
@@ -19,7 +20,7 @@ from uqms.study.describing import plain
 from uqms.study.folder import Folder
 from uqms.study.positions import Path as Key
 from uqms.study.positions import lines_of
-from uqms.study.sections import Contents, Member, read_sections
+from uqms.study.sections import Contents, Member, Request, read_sections
 from uqms.study.steps import Results, State, run_study, status_of
 from uqms.study.toml_text import text_of
 from uqms.study.values import Mistake, Reading
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from uqms.calibration.predict import PosteriorPrediction
+    from uqms.diagnostics.correction import Correction
     from uqms.diagnostics.verification import Verification
+    from uqms.planning.measurements import NextExperiment
+    from uqms.planning.runs import RunPlan
 
 __all__ = ["Study", "mistakes_of"]
 
@@ -347,6 +351,36 @@ class Study:
         """Return the surrogate of one member, trained on its runs."""
         return self._member(member).surrogate.fit(ensemble)
 
+    @property
+    def rounds(self) -> Sequence[Request]:
+        """Further runs where the posterior is, one call of `uqms.refine` for each [[rounds]]."""
+        return self._found.rounds
+
+    def member_of(self, number: int) -> str:
+        """Return the name of the member that a round, from 1, runs again."""
+        return str(self.rounds[number - 1].settings.get("member", next(iter(self._found.members))))
+
+    def round_runs(self, posterior: Posterior, number: int, **settings: Any) -> "xr.Dataset":
+        """Run the simulator near the posterior, as a round says.
+
+        Parameters
+        ----------
+        posterior
+            The posterior before this round.
+        number
+            Of the round, from 1.
+        **settings
+            Settings of `uqms.run` in the place of those of the file.
+        """
+        one = self._found.members[self.member_of(number)]
+        how = {"store": self.store, **one.runs.settings, **settings}
+        self._folder.enter()
+        return run(one.simulator, self.rounds[number - 1](posterior), **how)
+
+    def refitted(self, ensembles: Sequence["xr.Dataset"], member: str) -> Any:
+        """Return the surrogate of a member after a round: trained on all runs within the box of the last ones."""
+        return self.fitted(inside(combine(*ensembles)), member)
+
     def surrogate(self, ensemble: "xr.Dataset | Mapping[str, xr.Dataset] | None" = None) -> Any:
         """Return the surrogate that the calibration takes: fitted, linked to a chain, superposed over regimens.
 
@@ -385,13 +419,15 @@ class Study:
             whole = Superposition(whole, self.observations.regimens, **found.superposition)
         return whole
 
-    def calibration(self, surrogate: Any = None) -> Any:
+    def calibration(self, surrogate: Any = None, **settings: Any) -> Any:
         """Return the calibration.
 
         Parameters
         ----------
         surrogate
             What `surrogate` returns; by default it is made.
+        **settings
+            Settings of `uqms.Calibration` in the place of those of the file: ``outside="refined"`` after a round.
 
         Raises
         ------
@@ -401,7 +437,7 @@ class Study:
         found = self._found
         calibrate: Any = Calibration
         surrogate = self.surrogate() if surrogate is None else surrogate
-        settings = dict(found.calibration)
+        settings = {**found.calibration, **settings}
         if found.parts:
             parts = {name: (surrogate[name], self._observations(one.data)) for name, one in found.members.items()}
             settings["noise"] = {name: one.noise for name, one in found.members.items()}
@@ -489,6 +525,60 @@ class Study:
         """
         return {key: one(posterior) for key, one in self._found.predictions.items() if name in (None, key)}
 
+    def correction(self, posterior: Posterior, runs: "xr.Dataset") -> "Correction":
+        """Return the posterior corrected by runs of the simulator at its draws, as the section [correct] says.
+
+        Parameters
+        ----------
+        posterior
+            The posterior that was verified.
+        runs
+            What `verification_runs` returns.
+
+        Raises
+        ------
+        InputError
+            When the study has no section [correct], or as `uqms.correct`.
+        """
+        if self._found.correct is None:
+            raise InputError("the study has no section [correct], such as rng = 1.")
+        return self._found.correct(posterior, runs)  # type: ignore[no-any-return]
+
+    def next_experiment(self, posterior: Posterior) -> "NextExperiment":
+        """Return the measurements to make next, as the section [next_experiment] says.
+
+        Parameters
+        ----------
+        posterior
+            The posterior.
+
+        Raises
+        ------
+        InputError
+            When the study has no such section.
+        """
+        ideas, choose = self._found.candidates, self._found.next_experiment
+        if ideas is None or choose is None:
+            raise InputError("the study has no section [next_experiment], such as candidates = { outputs = ... }.")
+        return choose(posterior, ideas())  # type: ignore[no-any-return]
+
+    def next_runs(self, posterior: Posterior) -> "RunPlan":
+        """Return the runs to make next, as the section [next_runs] says.
+
+        Parameters
+        ----------
+        posterior
+            The posterior.
+
+        Raises
+        ------
+        InputError
+            When the study has no such section.
+        """
+        if self._found.next_runs is None:
+            raise InputError("the study has no section [next_runs], such as n = 24 and rng = 1.")
+        return self._found.next_runs(posterior)  # type: ignore[no-any-return]
+
     # ------------------------------------------------------------------------------------------------------------ files
     def run(self, tell: Callable[[str], None] | None = None, **settings: Any) -> Results:
         """Do all steps whose results are missing or stale, and keep each result in a file.
@@ -503,7 +593,8 @@ class Study:
         Returns
         -------
         Results
-            Its `posterior`, `verification`, `predictions`, `ensemble()` and `surrogate()`.
+            Its `posterior`, `verification`, `correction`, `predictions`, `next_experiment`, `next_runs`, `ensemble()`
+            and `surrogate()`.
 
         Raises
         ------

@@ -68,6 +68,7 @@ __all__ = [
 # Sums may be re-ordered for speed; NaN and infinity keep their meaning.
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 TILE = 16  # columns that are mirrored together, so that both sides stay in the processor's cache
+LOOPED = 32  # inputs of each member of a batch, from which members are treated one by one
 SINGLE = 4  # codes below are kernels with loops of their own; compiled code calls all others by their address
 LARGEST_ADDRESS = 2**53  # codes stand among float64 numbers
 MAX_PARTS = 8  # of a sum or product
@@ -267,7 +268,7 @@ class Stationary(RadialParts):
         """Return the correlation (k, n)."""
         parts, shares = split(self, u.shape[1], ell)
         each = iter(parts)
-        kappa = [_product([_single(part.code, u, x, next(each))[0] for part in term]) for term in self.terms]
+        kappa = [_product([_value(part.code, u, x, next(each)) for part in term]) for term in self.terms]
         return kappa[0] if len(kappa) == 1 else np.tensordot(shares, kappa, 1)
 
     def correlation_slopes(self, u: Array, x: Array, ell: Array) -> tuple[Array, Array, Array]:
@@ -286,8 +287,8 @@ class Stationary(RadialParts):
 
     def correlation_within(self, u: Array, ell: Array) -> Array:
         """Return the correlation (s, k, k) between the rows of each member of a batch."""
-        if len(u) == 1:
-            return self.correlation(u[0], u[0], ell)[None]
+        if len(u) == 1 or u.shape[1] >= LOOPED:
+            return np.stack([self.correlation(one, one, ell) for one in u])
         parts, shares = split(self, u.shape[2], ell)
         each = iter(parts)
         total = np.zeros((len(u), u.shape[1], u.shape[1]))
@@ -770,6 +771,20 @@ def _cross(code: int, u: Array, x: Array, inverse_ell: Array, kappa: Array, g: A
 
 
 @compiled(fastmath=FAST)
+def _cross_values(code: int, u: Array, x: Array, inverse_ell: Array, kappa: Array) -> None:
+    """Fill kappa as `_cross` does, without g, of a kernel with a loop of its own."""
+    for i in range(u.shape[0]):
+        for j in range(x.shape[0]):
+            r2 = 0.0
+            for c in range(u.shape[1]):
+                step = (u[i, c] - x[j, c]) * inverse_ell[c]
+                r2 += step * step
+            kappa[i, j] = r2
+        for j in range(x.shape[0]):
+            kappa[i, j] = correlation_of(code, kappa[i, j])[0]
+
+
+@compiled(fastmath=FAST)
 def _own(code: int, x: Array, columns: Array, inverse_ell: Array, kappa: Array, g: Array) -> None:
     """Do as `_cross` for x with itself: half of the pairs, in rows that the compiler takes several at a time."""
     for i in range(x.shape[0]):
@@ -810,6 +825,15 @@ def _single(code: int, u: Array, x: Array, ell: Array) -> tuple[Array, Array]:
     else:
         _cross(code, np.ascontiguousarray(u), np.ascontiguousarray(x), 1.0 / ell, kappa, g)
     return kappa, g
+
+
+def _value(code: int, u: Array, x: Array, ell: Array) -> Array:
+    """Return kappa of one kernel."""
+    if u is x or code >= SINGLE:
+        return _single(code, u, x, ell)[0]
+    kappa = np.empty((len(u), len(x)))
+    _cross_values(code, np.ascontiguousarray(u), np.ascontiguousarray(x), 1.0 / ell, kappa)
+    return kappa
 
 
 # ------------------------------------------------------------------------------------- sums and products, compiled

@@ -44,6 +44,7 @@ __all__ = [
     "average",
     "condition",
     "draw_at",
+    "means_at",
     "normals_at",
     "root_at",
     "score_at",
@@ -389,6 +390,22 @@ def score_at(
     return mean.reshape(s, k), _joint(process, h, j, rows.reshape(s, k, d), w, v)
 
 
+def means_at(process: ScoreProcess, draws: Ints, u: Float[np.ndarray, "s k d"]) -> Float[np.ndarray, "s k q"]:
+    """Return the means of the scores at inputs u[i] for hyperparameter draw draws[i], without their covariance."""
+    s, k, d = u.shape
+    mean = np.empty((s, k, process.q))
+    for h in np.unique(draws):
+        members = np.flatnonzero(draws == h)
+        rows = np.ascontiguousarray(u[members], dtype=np.float64).reshape(-1, d)
+        own = np.empty((len(rows), process.q))
+        for block in _blocks(process, len(rows)):
+            for j in range(process.q):
+                kappa = correlation(process.kernel, rows[block], process.x, process.ell[h, j])
+                own[block, j] = rows_of(process, int(h), j, rows[block], kappa, None)[0]
+        mean[members] = own.reshape(len(members), k, process.q)
+    return mean
+
+
 def score_reverse(
     process: ScoreProcess,
     h: int,
@@ -413,14 +430,18 @@ def score_reverse(
 def _marginal(process: ScoreProcess, h: int, j: int, u: Array, cheap: Array | None) -> tuple[Array, Array]:
     """Return mean and variance of score j at the rows of u, in blocks that stay in the processor's cache."""
     mean, variance = np.empty(len(u)), np.empty(len(u))
-    size = max(16, CACHED // len(process.x))
-    for start in range(0, len(u), size):
-        block = slice(start, start + size)
+    for block in _blocks(process, len(u)):
         kappa = correlation(process.kernel, u[block], process.x, process.ell[h, j])
         mean[block], w, v = rows_of(process, h, j, u[block], kappa, None if cheap is None else cheap[block])
         before = process.variance[h, j] * process.kernel.variances(u[block], process.ell[h, j])
         variance[block] = before - np.einsum("ij,ij->i", w, w) + np.einsum("ij,ij->i", v, v)
     return mean, np.maximum(variance, 0.0)
+
+
+def _blocks(process: ScoreProcess, points: int) -> list[slice]:
+    """Return blocks of points whose correlation with the runs stays in the processor's cache."""
+    size = max(16, CACHED // len(process.x))
+    return [slice(start, start + size) for start in range(0, points, size)]
 
 
 def draw_at(

@@ -25,7 +25,7 @@ from uqms.calibration.answer import check_ends, ends_of
 from uqms.calibration.checks import Check, Sampled, Status
 from uqms.calibration.context import Context, Linearised, evenly
 from uqms.calibration.direct import design_box, is_exact
-from uqms.calibration.joint_error import means_apart
+from uqms.calibration.joint_error import means_given
 from uqms.calibration.likelihood import dense
 from uqms.calibration.misfit import MISFIT_LEVEL, explained
 from uqms.calibration.population.layout import from_natural
@@ -265,7 +265,7 @@ def _jacobian(
 ) -> tuple[Array, Array, Ints]:
     """Return J: quantities of the population (s, N, .), and what belongs to a cell's own effects, at columns (N, .)."""
     data, population, layout = problem.data, problem.population, problem.layout
-    cells, draws = data.cells, np.arange(len(z))
+    cells = data.cells
     effects = z[:, : layout.size]
     _, units = layout.natural(theta, effects)
     shared = {name: np.asarray(theta[name]) for name in population.shared}
@@ -277,7 +277,7 @@ def _jacobian(
             for i, (name, scale) in enumerate(zip(population.individual, population.scales, strict=True))
         }
         u = data.unit_inputs({**others, **values, **own})
-        latent = means_apart(data.surrogate, cells, cells.experiment, u)[h, draws]
+        latent = means_given(data.surrogate, cells, cells.experiment, u, h)
         return data.responded(latent)[0]
 
     slopes = []  # by natural value of each individual parameter

@@ -23,9 +23,9 @@ import xarray as xr
 from uqms import _checks as check
 from uqms._teaching import taught
 from uqms._typing import Array
+from uqms.calibration.climbs import Climb, bfgs
 from uqms.calibration.exploration import explored
 from uqms.calibration.mixture import Mixture
-from uqms.calibration.mode import Climb, bfgs
 from uqms.calibration.samplers.laplace import NEGLIGIBLE, resampled
 from uqms.calibration.tempering import Tempered
 from uqms.calibration.whitened import Whitened
