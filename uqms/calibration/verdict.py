@@ -624,8 +624,8 @@ def _check_tails(problem: "SingleCalibration", residual: Array, level: float) ->
     )
     remedy = (
         "Check these measurements, and use StudentTNoise(scale=uq.HalfNormal(...)), which bears outliers, or leave out "
-        "what was measured wrongly. A few measurements that are far off move the estimates, or make an inferred noise sd too "
-        "large."
+        "what was measured wrongly. A few measurements that are far off move the estimates, or make an inferred noise "
+        "sd too large."
     )
     return Check("outliers", "warn", away, message, remedy)
 
