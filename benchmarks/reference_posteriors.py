@@ -388,6 +388,16 @@ def ball_drop(folder: Path, quick: bool) -> list[Aim]:
         f"| {label} | {runs.sizes['run']} | 0 | {off:.3f} | {c['with'].std() / reference['sd']:.2f} | {share:.2g} | "
         f"{posteriors['with'].verdict.status} |"
     )
+    levels = (0.025, 0.25, 0.5, 0.75, 0.975)
+    say("| C | mean | sd | 2.5 % | 25 % | 50 % | 75 % | 97.5 % |", "|---|---|---|---|---|---|---|---|")
+    ours = {
+        f"uqms, {kind} discrepancy": (draws.mean(), draws.std(), *np.quantile(draws, levels))
+        for kind, draws in c.items()
+    }
+    sepia = (reference["mean"], reference["sd"], *(reference[f"q{level:g}"] for level in levels))
+    for name, figures in (ours | {"SEPIA, its reference results": sepia}).items():
+        say(f"| {name} | " + " | ".join(f"{figure:.4f}" for figure in figures) + " |")
+    say(posteriors["with"].rescale_discrepancy())
     return [
         aim(f"{label}: runs", runs.sizes["run"]),
         aim(f"{label}: mean of C", c["with"].mean(), 0.10, 0.14, float(mcse(c["with"])), c["with"].size),

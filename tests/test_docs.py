@@ -29,6 +29,7 @@ PRINTING = (
     "history_matching",
     "level_sets",
     "many_patients",
+    "model_is_wrong",
     "next_runs",
     "one_patient",
     "propagation",

@@ -7,7 +7,8 @@ from calibration.test_noise_models import LEFT, REALS, curve, observed
 
 import uqms as uq
 from uqms.calibration.discrepancy import default_length
-from uqms.calibration.rescaling import rescaled, sampled_again, with_scaled_discrepancy
+from uqms.calibration.refits import sampled_again
+from uqms.calibration.rescaling import rescaled, with_scaled_discrepancy
 from uqms.surrogates.transforms import Identity, Log, Logit, Transform
 
 DATA = np.array([[1.9, 2.3, 1.6, 2.1]])
@@ -34,7 +35,7 @@ def test_a_known_scale_is_part_of_the_likelihood(factor: float) -> None:
     found = rescaled(one, theta, np.zeros((20_000, 0)), one.log_likelihood(theta), factor)
     other_mean, other_sd = exact(0.4 * factor)
     assert found.shift["theta"] == pytest.approx((other_mean - mean) / sd, abs=0.03)
-    assert found.ratio["theta"] == pytest.approx(other_sd / sd, rel=0.05)
+    assert found.width["theta"] == pytest.approx(other_sd / sd, rel=0.05)
     assert found.k_hat < 0.7
 
 
@@ -55,7 +56,7 @@ def test_a_priors_scale_is_that_of_its_draws() -> None:
     draws = {name: values[rows] for name, values in theta.items()}
     found = rescaled(one, draws, np.zeros((40_000, 0)), one.log_likelihood(draws), 2.0)
     assert found.shift["theta"] == pytest.approx((moments[1][0] - moments[0][0]) / moments[0][1], abs=0.03)
-    assert found.ratio["theta"] == pytest.approx(moments[1][1] / moments[0][1], rel=0.05)
+    assert found.width["theta"] == pytest.approx(moments[1][1] / moments[0][1], rel=0.05)
 
 
 def test_every_kind_can_be_scaled() -> None:
@@ -84,12 +85,13 @@ def test_where_weights_fail_the_other_posterior_is_sampled(factor: float) -> Non
     one = problem(uq.OffsetDiscrepancy(sd=0.4))
     mean, sd = exact(0.4)
     draws = {"theta": mean + sd * np.random.default_rng(1).standard_normal(2000)}
-    found = sampled_again(one, draws, factor, uq.NUTS(draws=2000, chains=2, tune=500), rng=3)
+    found = sampled_again(one, ("",), draws, factor, uq.NUTS(draws=2000, chains=2, tune=500), 3)
     other_mean, other_sd = exact(0.4 * factor)
     assert found.trusted
+    assert found.sampler == "2 x 2000 draws of NUTS"
     assert np.isnan(found.k_hat)
     assert found.shift["theta"] == pytest.approx((other_mean - mean) / sd, abs=0.15)
-    assert found.ratio["theta"] == pytest.approx(other_sd / sd, rel=0.1)
+    assert found.width["theta"] == pytest.approx(other_sd / sd, rel=0.1)
     assert one.discrepancy == uq.OffsetDiscrepancy(sd=0.4)
 
 
@@ -111,6 +113,21 @@ def test_few_levels_of_a_condition_have_no_spacing() -> None:
     assert default_length(np.array([0.1, 0.2, 0.4])).cdf(0.2) == pytest.approx(0.01, rel=1e-6)
     many = np.linspace(0.0, 1.0, 6)
     assert default_length(many, condition=True) == default_length(many)
+
+
+@pytest.mark.parametrize(("levels", "below"), [(2, 0.2), (3, 0.2), (5, 0.2), (6, 0.4), (11, 0.2)])
+def test_lengths_of_a_calibration_know_how_few_levels_a_condition_has(levels: int, below: float) -> None:
+    """1 % lies below a fifth of the range up to five levels, from six on below twice the spacing."""
+    x = np.linspace(0.0, 1.0, levels)
+    one = uq.Calibration(
+        linear_surrogate(2.0, 0.2),
+        replicates(2.0 * x[:, None] + np.array([[0.1, -0.1]]), x),
+        uq.GaussianNoise(sd=0.3),
+        discrepancy=uq.GPDiscrepancy(over=["x"]),
+    )
+    prior = one.priors["delta_length_x"]
+    assert prior.cdf(below) == pytest.approx(0.01, rel=1e-6)
+    assert prior.sf(2.0) == pytest.approx(0.01, rel=1e-6)
 
 
 SUCCESSES = np.array([3.0, 0.0, 7.0, 2.0])

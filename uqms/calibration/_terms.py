@@ -39,6 +39,7 @@ CONSTANT, EXPONENTIAL, MATERN52, SQUARED, BASIS = 0, 1, 2, 3, 4
 # Of the largest diagonal entry of J' K J: an orthogonal discrepancy cannot tell parameters apart that the data do not.
 ORTHOGONAL_JITTER = 1e-10
 ROUNDING = 1e-16
+FAR = 700.0  # of an exponent: correlations beyond are 0, also at a distance that is infinite since a length is tiny
 
 
 @compiled
@@ -82,6 +83,8 @@ def kappa_of(family: int, r: float) -> tuple[float, float]:
         return value, value / r if r > 0.0 else 0.0
     if family == MATERN52:
         a = math.sqrt(5.0) * r
+        if a > FAR:
+            return 0.0, 0.0
         value = math.exp(-a)
         return (1.0 + a + a * a / 3.0) * value, 5.0 / 3.0 * (1.0 + a) * value
     if family == SQUARED:
@@ -111,8 +114,10 @@ def _own(data: Array, at: int, phi: Array, K: Array) -> int:
                 else:
                     r2 = 0.0
                     for m in range(c):
-                        step = (points[i, m] - points[j, m]) / phi[int(lengths[m])]
-                        r2 += step * step
+                        step = points[i, m] - points[j, m]
+                        if step != 0.0:  # no distance is none, however short the length
+                            step /= phi[int(lengths[m])]
+                            r2 += step * step
                     value = kappa_of(family, math.sqrt(r2))[0]
             K[i, j] = amplitude * amplitude * value
             K[j, i] = K[i, j]
@@ -191,6 +196,8 @@ def terms_reverse(
                         step = (points[i, m] - points[j, m]) / phi[int(lengths[m])]
                         r2 += step * step
                     slope = kappa_of(family, math.sqrt(r2))[1]
+                    if slope == 0.0:
+                        continue
                     weight = (bar[i, j] + bar[j, i]) * amplitude * amplitude * slope
                     for m in range(c):
                         length = phi[int(lengths[m])]

@@ -21,7 +21,7 @@ import xarray as xr
 from uqms._typing import Array
 from uqms.calibration.base import Piece, Problem
 from uqms.calibration.checks import Check, Sampled, Status
-from uqms.calibration.rescaling import FACTORS, rescaled
+from uqms.calibration.rescaling import FACTORS, Rescaled, rescaled
 from uqms.errors import InputError
 from uqms.parameters import Prior
 from uqms.surrogates.protocol import inputs_of
@@ -53,6 +53,7 @@ CONFOUNDED = 0.95
 SENSITIVITY = 0.05
 POWERS = (0.99, 1.01)
 MASS_CUT = 0.01
+WIDER = 2.0  # times as wide or narrow that an interval becomes, with another scale of the discrepancy
 MOVED = 1.0  # posterior sds that a mean moves by, with another scale of the discrepancy
 OUTSIDE, OUTSIDE_FAIL = 0.01, 0.05
 BEYOND = 3.0  # sds beyond an end of the prior
@@ -225,7 +226,10 @@ def discrepancy(context: "Context") -> list[Check]:
         if piece.problem.discrepancy is None:
             continue
         name = f" ({piece.name})" if piece.name else ""
-        check = _check_discrepancy(piece, context.sampled.log_likelihood if not name else None)
+        scales = context.sampled.rescaled.get(piece.name)
+        if scales is None:
+            scales = _reweighted_scales(piece, context.sampled.log_likelihood if not name else None)
+        check = _check_discrepancy(piece, scales)
         found.append(replace(check, name=check.name + name))
     return found
 
@@ -373,32 +377,47 @@ def _check_sensitivity(problem: Problem, sampled: Sampled) -> Check:
     return Check("prior sensitivity", "note" if strength > SENSITIVITY else "pass", strength, message, remedy)
 
 
-def _check_discrepancy(piece: Piece, log_likelihood: Array | None) -> Check:
-    problem = piece.problem
+def _reweighted_scales(piece: Piece, log_likelihood: Array | None) -> tuple[Rescaled, ...] | str:
     try:
-        found = [rescaled(problem, piece.theta, piece.latents, log_likelihood, factor) for factor in FACTORS]
+        return tuple(rescaled(piece.problem, piece.theta, piece.latents, log_likelihood, one) for one in FACTORS)
     except InputError as error:  # a prior without a scale; draws are not lost for it
-        return Check("discrepancy", "note", float("nan"), "how it depends on its scale is not judged", str(error))
-    known = [one for one in found if one.trusted]
-    unknown = [f"{one.factor:g} times (k-hat {one.k_hat:.2f})" for one in found if not one.trusted]
-    worst = max(problem.parameters, key=lambda name: max((abs(one.shift[name]) for one in known), default=0.0))
-    shift = max((abs(one.shift[worst]) for one in known), default=float("nan"))
+        return str(error)
+
+
+def _check_discrepancy(piece: Piece, scales: tuple[Rescaled, ...] | str) -> Check:
+    if isinstance(scales, str):
+        return Check("discrepancy", "note", float("nan"), "how it depends on its scale is not judged", scales)
+    names = piece.problem.parameters
+    known = [one for one in scales if one.trusted]
+    unknown = [f"{one.factor:g} ({one.way})" for one in scales if not one.trusted]
+    shift = max((abs(one.shift[name]) for one in known for name in names), default=float("nan"))
     of_part = f"posterior.part({piece.parts[0]!r})" if piece.name else "posterior"
+    message, depends = "how far means move with its prior scale is not known", False
     if known:
-        times = " and ".join(f"{one.factor:g}" for one in known)
-        message = f"the mean of {worst} moves by at most {shift:.2f} sd when its prior scale is {times} times as large"
-        message += f", limit {MOVED:g}"
-    else:
-        message = "how far means move with its prior scale is not known"
+        worst = max(names, key=lambda name: max(abs(one.shift[name]) for one in known))
+        change = {name: max(abs(math.log(max(one.width[name], 1e-300))) for one in known) for name in names}
+        widest = max(names, key=lambda name: change[name])
+        ratios = " and ".join(f"{one.width[widest]:.2f}" for one in known)
+        times = " and ".join(f"{one.factor:g} ({'refitted' if one.sampler else 'reweighted'})" for one in known)
+        message = (
+            f"the mean of {worst} moves by at most {shift:.2f} sd, and the 95 % interval of {widest} is {ratios} times "
+            f"as wide, when its prior scale is {times} times as large, limit {MOVED:g} sd"
+        )
+        depends = shift > MOVED or change[widest] > math.log(WIDER)
+        named = worst if shift > MOVED else widest
     if unknown:
-        message += f"; not known from reweighted draws: {', '.join(unknown)}"
-    if shift > MOVED:
+        message += f"; not known of {' and '.join(unknown)} times the scale"
+    if depends:
         remedy = (
-            f"Report {of_part}.rescale_discrepancy(): {worst} depends on how large the model's error may be. Give a "
+            f"Report {of_part}.rescale_discrepancy(): {named} depends on how large the model's error may be. Give a "
             "scale that you can defend, GPDiscrepancy(sd=...), or measure what tells the two apart."
         )
-        return Check("discrepancy", "warn", shift, message, remedy)
-    remedy = f"Sample the posterior with the other scale: {of_part}.rescale_discrepancy(refit=uq.NUTS(draws=500))."
+        return Check("discrepancy", "warn" if shift > MOVED else "note", shift, message, remedy)
+    remedy = (
+        "Sample the whole with more draws, and with refit_discrepancy=True."
+        if piece.name
+        else "Sample the posterior with the other scale: posterior.rescale_discrepancy(refit=uq.NUTS(draws=1000))."
+    )
     return Check("discrepancy", "note" if unknown else "pass", shift, message, remedy)
 
 

@@ -258,7 +258,7 @@ class Problem(ABC):
 
     @abstractmethod
     def sample(self, sampler: "Sampler | None" = None, *, rng: RandomState | None = None) -> "Posterior":
-        """Draw from the posterior."""
+        """Draw from the posterior; of one subject and of parts see also `refit_discrepancy`."""
 
     @abstractmethod
     def linearised(self, sampled: "Sampled") -> "Linearised":

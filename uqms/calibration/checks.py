@@ -3,12 +3,15 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, final
+from typing import TYPE_CHECKING, Literal, final
 
 import numpy as np
 
 from uqms._typing import Array, Ints
 from uqms.errors import UnknownKeyError
+
+if TYPE_CHECKING:
+    from uqms.calibration.rescaling import Rescaled
 
 __all__ = ["PAGES", "Check", "Sampled", "Status", "Verdict", "page_of"]
 
@@ -214,6 +217,9 @@ class Sampled:
         Checks that are particular to the sampler.
     approximate
         Whether the draws come from an approximation, which has no chains.
+    rescaled
+        How quantities move with other prior scales of the discrepancy, by the name of the piece that has it; in its
+        place the reason why that is not known. Draws are reweighted where it is empty.
     """
 
     theta: Mapping[str, Array]
@@ -233,3 +239,4 @@ class Sampled:
     derived: Mapping[str, Array] = field(default_factory=dict)
     of_sampler: tuple[Check, ...] = ()
     approximate: bool = False
+    rescaled: Mapping[str, "tuple[Rescaled, ...] | str"] = field(default_factory=dict)

@@ -169,9 +169,9 @@ class _Way:
         """Return ends of climbs from z (n, D) and their widths (n, D), not finite where a climb ends nowhere."""
         if self.target is None:
             unit = SHORT * np.eye(z.shape[1])
-            found = Climb(self.space.log_density, np.tile(unit, (len(z), 1, 1))).up(z, iterations, FIRST, ENOUGH)
-            variances = SHORT**2 * np.diagonal(found.inverse, axis1=1, axis2=2)
-            ended = np.where(np.isfinite(found.value)[:, None], found.z, np.nan)
+            climbed = Climb(self.space.log_density, np.tile(unit, (len(z), 1, 1))).up(z, iterations, FIRST, ENOUGH)
+            variances = SHORT**2 * np.diagonal(climbed.inverse, axis1=1, axis2=2)
+            ended = np.where(np.isfinite(climbed.value)[:, None], climbed.z, np.nan)
             return ended, np.sqrt(np.maximum(variances, 0.0))
         begin = compiled.on_the_line(self.space.problem, self.space.theta(z))
         ends, widths = np.empty_like(begin), np.empty_like(begin)

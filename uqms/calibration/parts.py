@@ -288,6 +288,14 @@ class JointCalibration(Calibration):
         other._wholes = other._together()
         return other
 
+    def with_parts(self, parts: Mapping[str, SingleCalibration]) -> Self:
+        """Return the same problem with other parts in the place of those of the same names; their data are the same."""
+        other = copy.copy(self)
+        other.__dict__.pop("conditioned_prior", None)
+        other.parts = {**self.parts, **parts}
+        other._wholes = other._together()
+        return other
+
     def with_wider_noise(self, factor: float) -> Self:
         """Return the problem with noise sds of all parts that are `factor` times as large."""
         other = copy.copy(self)
@@ -315,7 +323,9 @@ class JointCalibration(Calibration):
         return model
 
     @single_threaded
-    def sample(self, sampler: Sampler | None = None, *, rng: RandomState | None = None) -> "Posterior":
+    def sample(
+        self, sampler: Sampler | None = None, *, rng: RandomState | None = None, refit_discrepancy: bool = True
+    ) -> "Posterior":
         """Draw from the posterior; see `SingleCalibration.sample`.
 
         Returns
@@ -330,7 +340,7 @@ class JointCalibration(Calibration):
         """
         from uqms.calibration.posterior import sample
 
-        return sample(self, sampler, rng)
+        return sample(self, sampler, rng, refit_discrepancy)
 
     def _check_used(self, parts: Mapping[str, SingleCalibration]) -> None:
         idle = [name for name in self.parameters if not any(name in part.parameters for part in parts.values())]

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast, final
@@ -18,7 +18,7 @@ from uqms import _checks as check
 from uqms._teaching import missing, taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
-from uqms.calibration import assembly
+from uqms.calibration import assembly, refits
 from uqms.calibration.base import LeftOut, Problem
 from uqms.calibration.capabilities import limit_of, refuse
 from uqms.calibration.checks import Check, Verdict
@@ -40,7 +40,7 @@ from uqms.calibration.predict import (
 )
 from uqms.calibration.progress import progress
 from uqms.calibration.regimens import with_asked_regimens, with_regimens, with_regimens_of, without_regimen
-from uqms.calibration.rescaling import FACTORS, rescaled, sampled_again
+from uqms.calibration.rescaling import FACTORS, rescaled
 from uqms.calibration.samplers import NUTS, SMC, Sampler
 from uqms.calibration.summary import SummaryTable, summary_table
 from uqms.errors import InputError, UnknownKeyError
@@ -64,6 +64,7 @@ __all__ = [
 ]
 
 _logger = logging.getLogger(__name__)
+PART_OF = "part"  # attribute of the DataTree of one part: draws are from the data of all parts
 FEW = 20  # parameters up to which SMC replaces chains that do not move between modes
 
 
@@ -326,6 +327,11 @@ class Posterior:
             elif key == "latents":
                 shape = (self.draws.sizes["chain"], self.draws.sizes["draw"], -1)
                 data = xr.Dataset({"value": (("chain", "draw", "latent"), piece.latents.reshape(shape))})
+            elif key == refits.GROUP:
+                same = {one: names.get(one, one) for one in (*names, *map(str, self.problem.derived))}
+                data = refits.of_part(data, piece.name, same)
+                if data is None:
+                    continue
             elif key == "sample_stats":
                 at = list(whole.parts).index(name)
                 data = data.assign(hyperparameter_draw=data["hyperparameter_draw"].isel(part=at, drop=True))
@@ -339,7 +345,7 @@ class Posterior:
                 groups[key] = data
         groups |= assembly.true_conditions(part, groups["posterior"])
         tree = xr.DataTree.from_dict(groups)
-        tree.attrs |= self.tree.attrs | {"box": json.dumps(problem.surrogate.domain.to_dict())}
+        tree.attrs |= self.tree.attrs | {"box": json.dumps(problem.surrogate.domain.to_dict()), PART_OF: name}
         share = self.surrogate_share[list(problem.parameters)]
         return Posterior(tree, problem, self.verdict, share)
 
@@ -513,29 +519,33 @@ class Posterior:
         """Return how far each quantity moves when the prior scale of the discrepancy is smaller or larger.
 
         Use it in every report of a calibration with discrepancy: a parameter that moves by its own standard deviation
-        is known only as well as the size of the model's error is. The draws are reweighted. Where the weights cannot be
-        trusted, give `refit`.
+        is known only as well as the size of the model's error is. A quarter and four times the scale are known since
+        `sample`: by reweighted draws, or by a short refit where their weights cannot be trusted. With other factors the
+        draws are reweighted; where that cannot be trusted, give `refit`.
 
         Parameters
         ----------
         factors
             Times the standard deviation of every discrepancy, or the scale of its prior.
         refit
-            Sampler of the posterior with the other scale, ``uq.NUTS(draws=500)``, which is used where `k_hat` of the
-            weights is above 0.7.
+            Sampler of the posterior with the other scale, ``uq.NUTS(draws=500)``, which is used where the figures
+            cannot be trusted without.
         rng
             Whole number or generator of the sampler.
 
         Returns
         -------
         SummaryTable
-            By quantity and factor: `shift`, the change of the mean in posterior sds, and `sd_ratio`; `k_hat` of the
-            weights, above 0.7 of which the row is not to be trusted, and NaN where the other posterior was sampled.
+            By quantity and factor: `shift`, the change of the mean in posterior sds; `width_ratio`, the width of the
+            95 % interval over what it was; `k_hat` of the weights, NaN where the other posterior was sampled. Below
+            the table it says of each factor how the figures were found, and whether they may be used
+            (``table.attrs["remarks"]``).
 
         Raises
         ------
         InputError
-            When the calibration has no discrepancy, or a factor is not positive.
+            When the calibration has no discrepancy, or a factor is not positive; with `refit` of one part of a joint
+            calibration, whose draws depend on the data of all parts.
 
         Examples
         --------
@@ -549,22 +559,35 @@ class Posterior:
         >>> problem = uq.Calibration(line, data, uq.GaussianNoise(0.1), discrepancy=uq.OffsetDiscrepancy())
         >>> table = problem.sample(uq.SMC(), rng=1).rescale_discrepancy()
         >>> list(table.columns)[:3]
-        ['shift x0.25', 'sd_ratio x0.25', 'k_hat x0.25']
+        ['shift x0.25', 'width_ratio x0.25', 'k_hat x0.25']
         """
         refuse(self.problem, "rescale_discrepancy")
         if any(not (np.isfinite(factor) and factor > 0) for factor in factors):
             raise InputError(f"rescale_discrepancy: factors are {list(factors)}; give positive numbers.")
+        if refit is not None and PART_OF in self.tree.attrs:
+            raise InputError(
+                f"rescale_discrepancy: refit is given for the part {self.tree.attrs[PART_OF]!r}, but its draws depend "
+                "on the data of all parts. A quarter and four times the scale are refitted by problem.sample() of the "
+                "whole; for other factors calibrate the whole with discrepancy={part: GPDiscrepancy(sd=...)}."
+            )
         draws = {str(name): values.values.ravel() for name, values in self.draws.data_vars.items()}
+        seed, before = int(as_generator(rng).integers(2**31)), refits.known(self.tree)
         columns: dict[str, dict[str, float]] = {name: {} for name in draws}
-        for factor in factors:
-            found = rescaled(self.single, draws, self.latents, None, float(factor))  # of a part, not of the whole
+        remarks = []
+        for factor in map(float, factors):
+            found = before.get(factor)
+            if found is None:
+                found = rescaled(self.single, draws, self.latents, None, factor)  # of a part, not of the whole
             if refit is not None and not found.trusted:
-                found = sampled_again(self.single, draws, float(factor), refit, rng)
+                found = refits.sampled_again(self.problem, ("",), draws, factor, refit, seed)
             for name, row in columns.items():
                 row[f"shift x{factor:g}"] = found.shift.get(name, float("nan"))
-                row[f"sd_ratio x{factor:g}"] = found.ratio.get(name, float("nan"))
+                row[f"width_ratio x{factor:g}"] = found.width.get(name, float("nan"))
                 row[f"k_hat x{factor:g}"] = found.k_hat
-        return SummaryTable(pd.DataFrame.from_dict(columns, orient="index"))
+            remarks.append(f"x{factor:g}: {found.way}{'' if found.trusted else '; do not use these figures'}")
+        table = SummaryTable(pd.DataFrame.from_dict(columns, orient="index"))
+        table.attrs["remarks"] = remarks
+        return table
 
     # -------------------------------------------------------------------------------------------------- of a population
     @property
@@ -771,8 +794,12 @@ def checked_sampler(sampler: Any, problem: Problem) -> Sampler:
     return cast("Sampler", sampler)
 
 
-def sample(problem: Problem, sampler: Sampler | None, rng: RandomState | None) -> Posterior:
+def sample(
+    problem: Problem, sampler: Sampler | None, rng: RandomState | None, refit_discrepancy: bool = True
+) -> Posterior:
     """Draw from the posterior of any problem; see `SingleCalibration.sample`."""
+    if not isinstance(refit_discrepancy, bool):
+        raise InputError(f"sample: refit_discrepancy is {refit_discrepancy!r}; give True or False.")
     assembly.check_derived(problem)
     chosen = checked_sampler(sampler, problem)
     seed = int(as_generator(rng).integers(2**31))
@@ -780,11 +807,11 @@ def sample(problem: Problem, sampler: Sampler | None, rng: RandomState | None) -
         _logger.info("the prior is conditioned on the design box, which cuts %.2g of its mass", problem.mass_cut)
     # A population is sampled through features of the error that are where its subjects are.
     problem, trace = chosen.sampled(problem, seed) if type(chosen) is NUTS else (problem, chosen.run(problem, seed))
-    posterior = build_posterior(problem, chosen, trace, seed)
-    return posterior if sampler is not None else _across_modes(problem, posterior, seed)
+    posterior = build_posterior(problem, chosen, trace, seed, refit=refit_discrepancy)
+    return posterior if sampler is not None else _across_modes(problem, posterior, seed, refit_discrepancy)
 
 
-def _across_modes(problem: Problem, posterior: Posterior, seed: int) -> Posterior:
+def _across_modes(problem: Problem, posterior: Posterior, seed: int, refit: bool) -> Posterior:
     """Return the posterior, sampled again by SMC where chains of the default sampler do not move between modes.
 
     Nobody asked for the sampler then; the posterior and its verdict say which one it is, and why.
@@ -800,15 +827,17 @@ def _across_modes(problem: Problem, posterior: Posterior, seed: int) -> Posterio
         "sample(uq.NUTS(), rng=1)."
     )
     note = Check("sampler", "note", 1.0, reason, remedy)
-    again = build_posterior(problem, other, other.run(problem, seed), seed, (note,))
+    again = build_posterior(problem, other, other.run(problem, seed), seed, (note,), refit=refit)
     better = len(again.verdict.warnings) <= len(posterior.verdict.warnings)
     return again if better and MODES not in {check.name for check in again.verdict.warnings} else posterior
 
 
 def build_posterior(
-    problem: Problem, sampler: Sampler, trace: Any, seed: int, notes: tuple[Check, ...] = ()
+    problem: Problem, sampler: Sampler, trace: Any, seed: int, notes: tuple[Check, ...] = (), *, refit: bool = False
 ) -> Posterior:
     """Return the posterior of a sampler's trace, with every group of its DataTree and the verdict, with `notes` in it.
+
+    With `refit` the posterior with another scale of a discrepancy is sampled where reweighted draws cannot tell it.
 
     Raises
     ------
@@ -851,12 +880,13 @@ def build_posterior(
         groups["latents"] = xr.Dataset({"value": ((*dims, "latent"), latents.reshape(*shape, -1))}).assign_coords(here)
     groups |= assembly.true_conditions(problem, raw)
     groups |= {name: group.assign_coords(here) for name, group in problem.of_subjects(theta, latents, shape).items()}
-    tree = xr.DataTree.from_dict(groups)
     found = trace["starts"].dataset if "starts" in trace else {}
     starts = {str(name): found[name].values for name in found}
     predicted = groups["prior_predictive"]["value"].values[0]
     sampled = assembly.sampled(problem, sampler, draws, theta, latents, stats, starts, predicted, notes)
-    verdict, share = judge(problem, sampled)
+    scales = refits.by_piece(problem, sampled, sampler if refit else None, seed)
+    tree = xr.DataTree.from_dict(groups | refits.kept(scales))
+    verdict, share = judge(problem, replace(sampled, rescaled=scales))
     tree.attrs |= assembly.provenance(problem, sampler, seed, verdict)
     posterior = Posterior(tree, problem, verdict, share)
     rows, each = problem.new_measurements(posterior, rng) or assembly.new_measurements(

@@ -2,34 +2,32 @@
 
 Discrepancy and parameters explain the same residuals, and the prior on the discrepancy's size decides how they are
 divided (Brynjarsdottir & O'Hagan 2014, doi:10.1088/0266-5611/30/11/114007). The draws are reweighted to the other prior
-with Pareto smoothing. Where the weights cannot be trusted, the other posterior is sampled.
+with Pareto smoothing. Where the weights cannot be trusted, the other posterior is sampled, see `refits`.
 """
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from uqms._typing import Array, RandomState
+from uqms._typing import Array
 from uqms.calibration.likelihood import add_discrepancy
-from uqms.calibration.reweighting import K_HAT, reweighted
+from uqms.calibration.reweighting import reweighted
 from uqms.calibration.sharing import together
 from uqms.parameters import Prior
 
 if TYPE_CHECKING:
-    from uqms.calibration.samplers import Sampler
     from uqms.calibration.single import SingleCalibration
 
-__all__ = ["FACTORS", "Rescaled", "rescaled", "sampled_again", "with_scaled_discrepancy"]
+__all__ = ["FACTORS", "Rescaled", "rescaled", "with_scaled_discrepancy"]
 
 FACTORS = (0.25, 4.0)
 
 
 class Rescaled(NamedTuple):
-    """The posterior with another scale of the discrepancy.
-
-    It is known by weights, or by draws of its own, which have no weights (`k_hat` is NaN).
+    """The posterior with another scale of the discrepancy, known by weights or by draws of its own.
 
     Attributes
     ----------
@@ -37,21 +35,33 @@ class Rescaled(NamedTuple):
         Times the scale.
     shift
         By quantity: mean less mean, in posterior sds.
-    ratio
-        By quantity: sd over sd.
+    width
+        By quantity: width of the central 95 % interval over what it was.
     k_hat
-        Of the weights; above 0.7 the figures are not to be trusted, and a calibration with that scale is needed.
+        Of the weights; NaN where the other posterior was sampled.
+    trusted
+        Whether the figures may be used: of weights, k-hat is below 0.7 or they are nearly equal; of draws, the chains
+        agree.
+    sampler
+        Class and size of the sampler of the other posterior, "" where draws were reweighted.
+    r_hat
+        Largest of the quantities where the other posterior was sampled, else NaN.
     """
-
-    @property
-    def trusted(self) -> bool:
-        """Whether the figures are more than a guess."""
-        return not self.k_hat > K_HAT
 
     factor: float
     shift: Mapping[str, float]
-    ratio: Mapping[str, float]
+    width: Mapping[str, float]
     k_hat: float
+    trusted: bool
+    sampler: str = ""
+    r_hat: float = math.nan
+
+    @property
+    def way(self) -> str:
+        """How the figures were found, for tables and messages."""
+        if self.sampler:
+            return f"refitted, {self.sampler}, R-hat {self.r_hat:.2f}"
+        return f"reweighted, k-hat {self.k_hat:.2f}"
 
 
 def with_scaled_discrepancy(problem: "SingleCalibration", factor: float) -> "SingleCalibration":
@@ -87,10 +97,12 @@ def rescaled(
     latents: Array,
     log_likelihood: Array | None,
     factor: float,
+    judged: Mapping[str, Array] | None = None,
 ) -> Rescaled:
     """Return how the quantities move when the discrepancy is `factor` times as large; draws (S,) of everything.
 
-    `log_likelihood` (S,) is that of the problem's own data; it is computed where it is None and needed.
+    `log_likelihood` (S,) is that of the problem's own data; it is computed where it is None and needed. `judged` are
+    draws of the quantities that are told of, by default all of `draws`.
     """
     other = with_scaled_discrepancy(problem, factor)
     log_weight = np.zeros(len(next(iter(draws.values()))))
@@ -104,23 +116,5 @@ def rescaled(
         eta = latents if problem.latents else None
         own = problem.log_likelihood(theta, eta) if log_likelihood is None else log_likelihood
         log_weight += other.log_likelihood(theta, eta) - own
-    found = reweighted(draws, log_weight)
-    return Rescaled(factor, found.shift, found.ratio, found.k_hat)
-
-
-def sampled_again(
-    problem: "SingleCalibration",
-    draws: Mapping[str, Array],
-    factor: float,
-    sampler: "Sampler",
-    rng: RandomState | None,
-) -> Rescaled:
-    """Return how the quantities move when the discrepancy is `factor` times as large, by sampling that posterior."""
-    other = with_scaled_discrepancy(problem, factor).sample(sampler, rng=rng).draws
-    shift, ratio = {}, {}
-    for name, before in draws.items():
-        if name in other:
-            after = other[name].values
-            shift[name] = float((after.mean() - before.mean()) / before.std())
-            ratio[name] = float(after.std() / before.std())
-    return Rescaled(factor, shift, ratio, float("nan"))
+    found = reweighted(draws if judged is None else judged, log_weight)
+    return Rescaled(factor, found.shift, found.width, found.k_hat, found.trusted)

@@ -37,10 +37,12 @@ __all__ = [
     "reweighted",
     "reweighted_finite",
     "smoothed",
+    "width_of",
 ]
 
 DRAWS = 1000
 K_HAT = 0.7
+TAILS = (0.025, 0.975)
 FEWEST = 6  # draws in a tail
 EVEN = 0.5  # of the draws: where weights are worth more than that, their tail has no meaning
 
@@ -94,12 +96,15 @@ class Reweighted(NamedTuple):
         Of the weights.
     trusted
         Whether the figures may be used: k-hat is below 0.7, or the weights are nearly equal.
+    width
+        By quantity: width of the central 95 % interval over what it was.
     """
 
     shift: Mapping[str, float]
     ratio: Mapping[str, float]
     k_hat: float
     trusted: bool
+    width: Mapping[str, float]
 
     @property
     def furthest(self) -> tuple[str, float]:
@@ -117,13 +122,25 @@ class Reweighted(NamedTuple):
 def reweighted(draws: Mapping[str, Array], log_weight: Array) -> Reweighted:
     """Return how quantities (S,) move with log weights (S,), which need not be normalised."""
     weight, k_hat, trusted = smoothed(log_weight)
-    shift, ratio = {}, {}
+    shift, ratio, width = {}, {}, {}
     for name, values in draws.items():
         mean = float(weight @ values)
         sd = max(float(values.std()), 1e-300)
         shift[name] = (mean - float(values.mean())) / sd
         ratio[name] = float(np.sqrt(weight @ (values - mean) ** 2)) / sd
-    return Reweighted(shift, ratio, k_hat, trusted)
+        width[name] = width_of(values, weight) / max(width_of(values), 1e-300)
+    return Reweighted(shift, ratio, k_hat, trusted, width)
+
+
+def width_of(values: Array, weight: Array | None = None) -> float:
+    """Return the width of the central 95 % interval of draws (S,), with weights (S,) that sum to one."""
+    if weight is None:
+        low, high = np.quantile(values, TAILS)
+    else:
+        order = np.argsort(values)
+        below = np.cumsum(weight[order]) - 0.5 * weight[order]
+        low, high = np.interp(TAILS, below, values[order])
+    return float(high - low)
 
 
 def error_scaled(

@@ -890,7 +890,9 @@ class SingleCalibration(Calibration):
         return replace(cells, z=cells.linked(np.where(side != 0, cells.limit, values)), side=side.astype(np.int64))
 
     @single_threaded
-    def sample(self, sampler: Sampler | None = None, *, rng: RandomState | None = None) -> "Posterior":
+    def sample(
+        self, sampler: Sampler | None = None, *, rng: RandomState | None = None, refit_discrepancy: bool = True
+    ) -> "Posterior":
         """Draw from the posterior.
 
         Parameters
@@ -900,6 +902,11 @@ class SingleCalibration(Calibration):
             or one of your own that follows `Sampler`.
         rng
             Whole number or generator; stored with the result.
+        refit_discrepancy
+            With a discrepancy the verdict says how the answer moves with a quarter and four times its prior scale.
+            Where reweighted draws cannot tell, the posterior with that scale is sampled too, by the same sampler with
+            fewer draws, which takes at most about as long again. False leaves it out; the verdict then says that the
+            answer is not known.
 
         Returns
         -------
@@ -917,7 +924,7 @@ class SingleCalibration(Calibration):
         """
         from uqms.calibration.posterior import sample
 
-        return sample(self, sampler, rng)
+        return sample(self, sampler, rng, refit_discrepancy)
 
     def _form(self, expansion: Expansion) -> Literal["independent", "correlated", "latent"]:
         """Return how the likelihood is computed: closed form with independent or correlated errors, or latents.

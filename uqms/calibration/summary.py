@@ -23,7 +23,7 @@ class SummaryTable(pd.DataFrame):
 
     def __repr__(self) -> str:
         if "mcse" not in self.attrs:
-            return pd.DataFrame(self).to_string(float_format=_four)
+            return "\n".join([pd.DataFrame(self).to_string(float_format=_four), *self.attrs.get("remarks", [])])
         shown = pd.DataFrame(self).astype(object)
         for name, row in self.iterrows():
             for column, value in row.items():

@@ -131,6 +131,8 @@ class _Scanner:
         self.at += len(end)
         while not self.text.startswith(end, self.at):
             self.at += 2 if quote == '"' and self.text[self.at] == "\\" else 1
+            if self.at >= len(self.text):
+                raise ValueError("the string does not end")
         self.at += len(end)
         if len(end) == 3:  # up to two quotes may stand before the end
             self._skip(quote)
