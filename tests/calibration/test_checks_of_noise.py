@@ -11,7 +11,7 @@ from scipy.stats import binom
 
 import uqms as uq
 from uqms.calibration.misfit import check_misfit
-from uqms.calibration.verdict import _check_residuals, _share, fisher_information
+from uqms.calibration.verdict import _share, check_residuals, fisher_information
 from uqms.diagnostics import ImportanceSampler, TemperedSampler
 from uqms.surrogates import GaussianProcessSurrogate, Layout
 from uqms.surrogates.outputs import OutputBasis
@@ -53,7 +53,7 @@ def checked(problem: uq.Calibration, rng: np.random.Generator) -> tuple[str, str
     few = sampler.draw(problem, 60, rng)
     h = np.zeros(60, dtype=np.int64)
     information = fisher_information(problem, few.theta, h)
-    residuals = _check_residuals(problem, few.theta, few.latents)
+    residuals = check_residuals(problem, few.theta, few.latents)[0]
     misfit = check_misfit(problem, few.theta, few.latents, h, information)
     return residuals.status, misfit.status, float(_share(problem, few.theta, h).max())
 

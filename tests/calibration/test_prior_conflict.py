@@ -16,7 +16,7 @@ from uqms.calibration.answer import ends_of
 from uqms.calibration.checks import Check, Sampled
 from uqms.calibration.context import Context
 from uqms.calibration.prior_conflict import prior_against_data, prior_predictions
-from uqms.calibration.tails import tail_probability, two_sided
+from uqms.calibration.tails import power_of_ten, tail_probability, two_sided
 from uqms.errors import PriorConflictWarning
 
 X = np.array([0.5])
@@ -180,6 +180,17 @@ def test_a_power_of_ten_is_named_as_a_likely_error_of_units() -> None:
     other = predicted_in(40.0)
     assert other.status != "pass"
     assert "units:" not in other.remedy
+
+
+def test_a_power_of_ten_is_named_where_the_prior_is_wide_too() -> None:
+    """Measurements are 600 times the median prediction; divided by 1000 they are what the prior predicts."""
+    rng = np.random.default_rng(1)
+    wide = np.exp(0.5 * rng.standard_normal((4000, 1)) + 0.05 * rng.standard_normal((4000, 6)))
+    values = 600.0 * np.ones(6)
+    assert power_of_ten(wide, values) == 3
+    narrow = np.exp(0.05 * rng.standard_normal((4000, 6)))
+    assert power_of_ten(narrow, values) == 0  # 0.6 is not what this one predicts
+    assert power_of_ten(wide, values / 1000.0) == 0
 
 
 def test_limits_of_detection_and_missing_draws_are_left_out() -> None:

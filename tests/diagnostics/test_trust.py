@@ -3,15 +3,18 @@
 import numpy as np
 import pytest
 import xarray as xr
+from _faults import flags_of
 from _pathologies import PATHOLOGIES
+from _remedies import action_of, first_step, off, remedied
 from diagnostics.problems_of_trust import exact_draws, given_posterior, linear_problem
 from scipy.stats import chi2, kstest, norm, truncnorm
 
 import uqms as uq
 from uqms.calibration import computation, misfit
-from uqms.calibration.answer import check_ends, power_scaling
+from uqms.calibration.answer import check_ends, covariance_left, power_scaling
+from uqms.calibration.checks import Check, Verdict
 from uqms.calibration.summary import SummaryTable
-from uqms.calibration.verdict import fisher_information
+from uqms.calibration.verdict import check_residuals, fisher_information
 from uqms.errors import ConvergenceWarning
 from uqms.surrogates.local import local_errors
 
@@ -19,19 +22,44 @@ JACOBIAN = np.column_stack([np.ones(8), np.linspace(-1.0, 1.0, 8)])
 SD = 0.4
 
 
+# Kinds that are quick to draw, with seeds that the whole of `benchmarks/verdict.py` has too.
+QUICK = ("runaway chain", "noise sd too large", "refuted parameter prior")
+SLOW = (
+    "one chain",
+    "stuck chain",
+    "wrong units",
+    "error overstated by 4",
+    "truncation",
+    "missed mode",
+    "outliers",
+    "prior-dominated parameter",
+)
+
+
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [*QUICK, *(pytest.param(kind, marks=pytest.mark.slow) for kind in SLOW)])
+def test_a_fault_is_found_and_the_remedy_that_is_named_first_clears_it(kind: str) -> None:
+    fault = PATHOLOGIES[kind]
+    case = fault.draw(4)
+    assert set(case.flags) & set(fault.wanted), case.text
+    step, after = remedied(case)
+    assert after is not None, f"no step: {step}"
+    assert not set(flags_of(after)) & set(fault.wanted), f"{step}\n{after.verdict}"
+    assert off(case, after) < 1.0  # means are those without the fault
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("step", "name"),
     [
-        name if name in ("bimodal", "unidentified pair") else pytest.param(name, marks=pytest.mark.slow)
-        for name in PATHOLOGIES
-        if name != "funnel"
+        ("Use SMC(), which finds modes, or sample more chains, NUTS(chains=8).", "_particles"),
+        ("Add a model discrepancy, or use a noise model with autocorrelation.", "_discrepancy"),
+        ("Narrow the box (uq.refine(posterior, n)), or correct the error, uq.correct(posterior, runs).", "_refine"),
+        ("Look at uq.plots.predictive(posterior).", None),
     ],
 )
-def test_a_pathology_raises_its_flag(name: str) -> None:
-    function, wanted = PATHOLOGIES[name]
-    found = function(3)
-    assert set(found.flags) & set(wanted), found.text
+def test_the_phrase_that_stands_first_is_carried_out(step: str, name: str | None) -> None:
+    found = action_of(step)
+    assert (found.__name__ if found else None) == name
 
 
 # --- computation ----------------------------------------------------------------------------------------------------
@@ -248,3 +276,126 @@ def test_a_flat_prior_that_ends_too_early_is_told_though_no_power_of_it_matters(
     assert verdict["end of a prior"].value == pytest.approx(beyond, abs=0.3 if status == "warn" else 1.0)
     assert verdict["prior sensitivity"].status == "pass"
     assert verdict["edge of the design box"].status == "pass"
+
+
+# --- what comes first, and outliers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e12])
+def test_what_data_leave_is_right_where_information_is_very_large(scale: float, rng: np.random.Generator) -> None:
+    root = rng.standard_normal((3, 3))
+    prior = root @ root.T
+    prior /= np.sqrt(np.outer(np.diag(prior), np.diag(prior)))
+    J = rng.standard_normal((1, 3)) * scale  # one measurement: two directions stay as the prior has them
+    found = covariance_left((J.T @ J)[None], prior)[0]
+    gain = prior @ J.T / (1.0 + J @ prior @ J.T)
+    assert found == pytest.approx(prior - gain @ J @ prior, rel=1e-6, abs=1e-9)
+
+
+def tails_p(errors: np.ndarray, rng: np.random.Generator) -> float:
+    """Return p of outliers of a straight line's data, the parameters at their posterior mean."""
+    jacobian = np.column_stack([np.ones(len(errors)), np.linspace(-1.0, 1.0, len(errors))])
+    data = jacobian @ rng.standard_normal(2) + SD * errors
+    problem = linear_problem(jacobian, data, SD)
+    mean = exact_draws(jacobian, data, SD, 400, rng).mean(axis=0)
+    found = check_residuals(problem, {"a": mean[:1], "b": mean[1:]})[1]
+    assert found.name == "outliers"
+    return float(found.message.split("p = ")[1].split(" ")[0])
+
+
+def test_outliers_have_their_level_and_power(rng: np.random.Generator) -> None:
+    """Of right data p is uniform, however large the noise; two of 16 that are off by 8 sds are nearly always seen."""
+    levels = [tails_p(rng.uniform(0.5, 2.0) * rng.standard_normal(16), rng) for _ in range(80)]
+    assert kstest(levels, "uniform").pvalue > 0.001
+    seen = 0
+    for _ in range(20):
+        errors = rng.standard_normal(16)
+        errors[rng.choice(16, 2, replace=False)] += 8.0 * rng.choice([-1.0, 1.0], 2)
+        seen += tails_p(errors, rng) <= 0.0025
+    assert seen >= 6  # .42 of simulated data sets with 15 measurements: 6 is 1.1 standard errors less
+
+
+def test_an_outlier_is_named_with_its_place(rng: np.random.Generator) -> None:
+    errors = rng.standard_normal(12)
+    errors[7] += 12.0
+    jacobian = np.ones((12, 1))
+    data = 0.5 + SD * errors
+    problem = linear_problem(jacobian, data, SD)
+    check = check_residuals(problem, {"a": np.array([float(np.median(data))])})[1]
+    assert check.status == "warn"
+    assert "the measurement of 'y' at (t = 7) is" in check.message
+    assert "StudentTNoise" in check.remedy
+
+
+def test_a_cause_is_named_before_what_it_causes() -> None:
+    def first(*names: str, status: str = "fail") -> str:
+        checks = tuple(Check(name, status, 1.0, "", f"Mend {name}.") for name in names)  # type: ignore[arg-type]
+        return Verdict(checks).conclusion.split("First: Mend ")[1].removesuffix(".")
+
+    assert first("R-hat", "other modes") == "other modes"
+    assert first("ESS", "R-hat", "energy") == "energy"
+    assert first("R-hat", "other modes", "prior against data", "prior predictions") == "prior predictions"
+    assert first("predictive misfit", "outliers", status="warn") == "outliers"
+    funnel = (Check("R-hat", "fail", 1.2, "", "Mend R-hat."), Check("energy", "warn", 0.1, "", "Mend energy."))
+    assert Verdict(funnel).conclusion.endswith("First: Mend energy.")
+    others = (Check("R-hat", "fail", 1.2, "", "Mend R-hat."), Check("outliers", "warn", 9.0, "", "Mend outliers."))
+    assert Verdict(others).conclusion.endswith("First: Mend R-hat.")
+    assert first("predictive misfit", "autocorrelated residuals", status="warn") == "autocorrelated residuals"
+    assert first("surrogate error", "edge of the design box", "prior mass cut") == "prior mass cut"
+
+
+def test_every_remedy_that_a_verdict_may_name_first_names_a_step() -> None:
+    """The first sentence is what the verdict prints: it says what to do, not only what is wrong."""
+    assert computation.check_r_hat({"a": 1.2}, 4).remedy.startswith("Sample longer, NUTS(")
+    assert computation.check_energy(np.cumsum(np.ones((2, 50)), axis=1)).remedy.startswith("Use SMC(), or")
+    for check in (
+        computation.check_r_hat({"a": 1.2}, 4),
+        computation.check_r_hat({"a": 1.2}, 1),
+        computation.check_ess({"a": 3.0}, 4),
+        computation.check_energy(np.cumsum(np.ones((2, 50)), axis=1)),
+    ):
+        assert action_of(first_step(Verdict((check,)))) is not None, check.remedy
+
+
+def test_left_out_errors_of_all_scores_are_judged_together() -> None:
+    """Three scores, each stated half again too large, of which no single one is unlikely: together they are."""
+    from calibration.problems import given_surrogate, matern52
+
+    rng = np.random.default_rng(7)
+    x = np.linspace(0.0, 1.0, 20)[:, None]
+    root = np.linalg.cholesky(matern52(x - x.T, 0.4) + 1e-12 * np.eye(20))
+    near, scores = np.arange(5, 15), np.arange(3)
+    found = [local_errors(given_surrogate(x, root @ rng.standard_normal((20, 3))), near, scores) for _ in range(300)]
+    p = np.array([[one.p, one.p_least] for one in found])
+    assert np.mean(p < 0.05) <= 0.05 + 3.0 * np.sqrt(0.05 * 0.95 / 600)  # Bonferroni: at most
+    small = [
+        local_errors(given_surrogate(x, 0.55 * root @ rng.standard_normal((20, 3))), near, scores) for _ in range(100)
+    ]
+    alone = [
+        local_errors(given_surrogate(x, 0.55 * root @ rng.standard_normal((20, 1))), near, scores[:1])
+        for _ in range(100)
+    ]
+    together, one = (np.mean([each.p_least < 0.0025 for each in cases]) for cases in (small, alone))
+    assert together > one + 0.2
+
+
+def test_a_subject_that_is_apart_is_found_and_named(rng: np.random.Generator) -> None:
+    """Six subjects of eight measurements and one parameter each: p is uniform, and one of twice the noise is found."""
+    unit = np.repeat(np.arange(6), 8)
+    basis = np.linspace(0.5, 1.5, 8) / np.linalg.norm(np.linspace(0.5, 1.5, 8))
+
+    def apart(scale: np.ndarray) -> misfit._Apart:
+        errors = scale[:, None] * rng.standard_normal((6, 8))
+        left = errors - (errors @ basis)[:, None] * basis
+        draws = left.ravel() ** 2 + np.tile(basis**2, 6)  # what posterior draws have more, on average
+        return misfit._subject_apart(unit, draws, 6.0)
+
+    levels = np.array([apart(np.ones(6)).p for _ in range(400)])
+    for level in (0.02, 0.1):
+        wanted = 1.0 - (1.0 - level / 6.0) ** 6
+        assert np.mean(levels <= level) == pytest.approx(wanted, abs=4.0 * np.sqrt(wanted / 400))
+    scale = np.ones(6)
+    scale[4] = 3.0
+    found = [apart(scale) for _ in range(50)]
+    assert np.mean([one.unit == 4 and one.p < 0.0025 and one.others > 0.005 for one in found]) > 0.8
+    assert np.mean([apart(3.0 * np.ones(6)).others < 0.005 for _ in range(50)]) > 0.95  # all are off: it is the noise

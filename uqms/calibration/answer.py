@@ -37,6 +37,7 @@ __all__ = [
     "confounded",
     "confounding",
     "contraction",
+    "covariance_left",
     "discrepancy",
     "end_of_a_prior",
     "ends_of",
@@ -57,6 +58,7 @@ MOVED = 1.0  # posterior sds that a mean moves by, with another scale of the dis
 OUTSIDE, OUTSIDE_FAIL = 0.01, 0.05
 BEYOND = 3.0  # sds beyond an end of the prior
 PRIOR_DRAWS = 4000
+ROUNDING = 1e-13  # of the largest eigenvalue of an information: below it there is nothing but rounding
 
 
 def on_model_scale(problem: Problem, theta: Mapping[str, Array]) -> dict[str, Array]:
@@ -108,8 +110,7 @@ def confounding(
     stacked = np.stack(list(values.values()))
     with np.errstate(invalid="ignore", divide="ignore"):
         overall = np.nan_to_num(np.atleast_2d(np.corrcoef(stacked)))
-    before = np.linalg.inv(problem.conditioned_prior.correlation(problem.parameters))  # the prior's own information
-    covariance = np.linalg.inv(information + before)
+    covariance = covariance_left(information, problem.conditioned_prior.correlation(problem.parameters))
     sd = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
     local = np.zeros_like(overall)
     d = len(problem.parameters)
@@ -117,6 +118,18 @@ def confounding(
     np.fill_diagonal(overall, 1.0)
     np.fill_diagonal(local, 1.0)
     return names, overall, local
+
+
+def covariance_left(information: Array, prior: Array) -> Array:
+    """Return what data leave, (prior^-1 + information)^-1 (s, d, d), of parameters with the covariance `prior` (d, d).
+
+    By eigenvalues: where a noise sd is close to zero, information is so large that the sum could not be inverted.
+    """
+    root = np.linalg.cholesky(prior)
+    values, vectors = np.linalg.eigh(root.T @ information @ root)
+    values = np.where(values > ROUNDING * values[:, -1:], values, 0.0)
+    scaled = root @ vectors
+    return np.asarray((scaled / (1.0 + values)[:, None, :]) @ scaled.transpose(0, 2, 1))
 
 
 def log_priors(problem: Problem, theta: Mapping[str, Array]) -> dict[str, Array]:
@@ -319,8 +332,8 @@ def ends_of(prior: Prior, limits: tuple[float, float]) -> tuple[bool, bool]:
 
 
 def _check_ends(problem: Problem, theta: Mapping[str, Array], information: Array) -> Check:
-    prior = np.linalg.inv(problem.conditioned_prior.correlation(problem.parameters))
-    left = np.sqrt(np.diagonal(np.linalg.inv(prior + information).mean(axis=0)))
+    prior = problem.conditioned_prior.correlation(problem.parameters)
+    left = np.sqrt(np.diagonal(covariance_left(information, prior).mean(axis=0)))
     before = on_model_scale(problem, problem.prior_draws(PRIOR_DRAWS, 0))
     sd = {name: float(s * np.std(before[name])) for name, s in zip(problem.parameters, left, strict=True)}
     with np.errstate(all="ignore"):  # ends at infinity

@@ -114,7 +114,10 @@ def check_trace(problem: Problem, sampler: Sampler, trace: Any) -> None:
         values = draws[key].values
         bad = int(np.count_nonzero(~np.isfinite(values)))
         if bad:
-            raise ConformanceError(f"{name}.run returned {bad} draws of {key!r} that are not finite.")
+            raise ConformanceError(
+                f"{name}.run returned {bad} draws of {key!r} that are not finite. Sample again with another seed "
+                "(rng=): a chain broke off."
+            )
         low, high = problem.limits(key)
         slack = 1e-9 * max(1.0, abs(low)) if np.isinf(high - low) else 1e-9 * (high - low)
         outside = int(np.count_nonzero((values < low - slack) | (values > high + slack)))

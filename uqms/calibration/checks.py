@@ -22,14 +22,15 @@ PAGES = "docs/checks"  # a page with a worked example for every name of a check;
 
 # What a check is about, in the order of what a remedy costs: sampling again, stating noise or prior anew, runs of the
 # simulator, measurements. The first two also come first because the others are judged with these draws and this model.
+# Within each a cause stands before what it causes: chains in two places before their R-hat, outliers before a misfit.
 ABOUT: dict[About, tuple[str, ...]] = {
     "draws": (
-        "finite draws", "R-hat", "ESS", "divergences", "energy", "tree depth", "other modes", "moves", "approximation",
+        "finite draws", "other modes", "divergences", "energy", "tree depth", "R-hat", "ESS", "moves", "approximation",
         "log evidence of runs", "Monte Carlo error", "sampler", "joint error", "first-order expansion",
     ),
     "model": (
-        "prior predictions", "prior against data", "predictive misfit", "autocorrelated residuals", "end of a prior",
-        "discrepancy",
+        "prior predictions", "prior against data", "end of a prior", "outliers", "autocorrelated residuals",
+        "predictive misfit", "discrepancy",
     ),
     "surrogate": (
         "prior mass cut", "edge of the design box", "failed runs", "truncation", "surrogate validation",
@@ -38,6 +39,7 @@ ABOUT: dict[About, tuple[str, ...]] = {
     ),
     "parameters": ("prior-dominated", "confounded", "prior sensitivity", "subjects"),
 }  # fmt: skip
+WITHOUT_DRAWS = ("prior predictions",)  # what no draw of the posterior has a part in: draws of wrong data mean nothing
 FAILS: dict[About, str] = {
     "draws": "these draws are not the posterior's",
     "model": "model and data contradict each other",
@@ -92,6 +94,14 @@ class Check:
 
 def _rank(check: Check) -> int:
     return ORDER.index(check.status)
+
+
+def _cost(check: Check) -> tuple[int, int]:
+    """Return the place of a check's remedy among those that are named first."""
+    kind, group = kind_of(check.name), about(check.name)
+    names = ABOUT[group]
+    place = names.index(kind) if kind in names else len(names)
+    return (-1 if kind in WITHOUT_DRAWS else list(ABOUT).index(group), place)
 
 
 def _narrowed(checks: Sequence[Check]) -> str:
@@ -149,8 +159,9 @@ class Verdict:
         worst = [check for check in self.checks if check.status == self.status]
         if self.status == "pass":
             return f"Use the intervals of the parameters, and predictions like the data. {_narrowed(self.checks)}"
-        order = list(ABOUT)
-        first = min(worst, key=lambda check: order.index(about(check.name)))
+        first = min(worst, key=_cost)
+        causes = [check for check in self.warnings if about(check.name) == about(first.name)]
+        first = min((first, *causes), key=_cost)  # a funnel warns by the energy where R-hat fails
         step = f"First: {re.split(r'(?<=[.:]) ', first.remedy)[0].rstrip(':.')}."
         if self.status == "fail":
             return f"Do not use these intervals: {FAILS[about(first.name)]}. {step}"

@@ -131,8 +131,8 @@ def check_r_hat(r_hat: Mapping[str, float], chains: int) -> Check:
     status: Status = "pass" if worst <= R_HAT else "warn" if worst <= R_HAT_FAIL else "fail"
     message = f"largest {worst:.3f} ({name}), limit {R_HAT}"
     remedy = (
-        "The chains disagree. Sample longer, NUTS(tune=2000, draws=2000), use more particles, SMC(particles=4000), or "
-        "look for two modes: SMC() finds them, NUTS() may stay in one."
+        "Sample longer, NUTS(tune=2000, draws=2000), or use more particles, SMC(particles=4000): the chains disagree. "
+        "Perhaps there are two modes: SMC() finds them, NUTS() may stay in one."
     )
     return Check("R-hat", status, float(worst), message, remedy)
 
@@ -167,8 +167,8 @@ def check_energy(energy: Array) -> Check:
     status: Status = "pass" if worst >= E_BFMI else "warn"
     message = f"smallest E-BFMI {worst:.2f}, limit {E_BFMI}"
     remedy = (
-        "Use a tighter prior on the noise or on parameters that the data do not inform, then tune longer, "
-        "NUTS(tune=2000): chains reach the tails too slowly, as in a funnel."
+        "Use SMC(), or a tighter prior on the noise or on parameters that the data do not inform: chains reach the "
+        "tails too slowly, as in a funnel."
     )
     return Check("energy", status, worst, message, remedy)
 

@@ -20,7 +20,7 @@ from uqms.calibration.population import subject_checks as population
 
 __all__ = ["CHECKS", "OF_A_SURROGATE", "OF_RUNS", "judge", "verdict_of"]
 
-OF_A_SURROGATE: tuple[Callable[[Context, int], Check | None], ...] = (
+OF_A_SURROGATE: tuple[Callable[[Context, int], Check | Sequence[Check] | None], ...] = (
     verdict.validation,
     verdict.residuals,
     verdict.misfit,
@@ -38,8 +38,10 @@ def each_surrogate(context: Context) -> list[Check]:
     found: list[Check] = []
     for i, piece in enumerate(context.pieces):
         name = f" ({piece.name})" if piece.name else ""
-        checks = (check(context, i) for check in OF_A_SURROGATE)
-        found += [replace(check, name=check.name + name) for check in checks if check is not None]
+        for function in OF_A_SURROGATE:
+            made = function(context, i) or ()
+            checks = (made,) if isinstance(made, Check) else made
+            found += [replace(check, name=check.name + name) for check in checks]
     return found
 
 

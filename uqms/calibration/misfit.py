@@ -10,11 +10,12 @@ lambda      eigenvalues of the Fisher information in units of the prior's sds   
 ==========  ===================================================================  ===========
 
 At the posterior mean of a linear problem T is chi-square with N - d degrees of freedom plus sum_i chi-square_1 /
-(1 + lambda_i); over posterior draws it is larger by sum_i lambda_i / (1 + lambda_i) on average, which is taken off.
+(1 + lambda_i); over posterior draws it is larger by sum_i lambda_i / (1 + lambda_i) on average, which is taken off of
+its mean.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.stats import chi2
@@ -27,17 +28,20 @@ from uqms.calibration.reweighting import error_scaled
 from uqms.parameters.functions import NumPyFunctions
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.local import local_errors, nearest_runs
+from uqms.surrogates.roughness import roughness
 
 if TYPE_CHECKING:
     from uqms.calibration.single import SingleCalibration
 
-__all__ = ["NOTED", "check_misfit", "check_validation", "explained"]
+__all__ = ["NOTED", "check_misfit", "check_validation", "explained", "scatter"]
 
-MISFIT_LEVEL, OVERFIT_LEVEL = 0.005, 0.001
+MISFIT_LEVEL, OVERFIT_LEVEL = 0.005, 0.0025
+SUBJECT_LEVEL = 0.0025  # of p, of one subject among all
 NOTED = 0.05  # of p: between it and the level a check is a note
-VALIDATION_LEVEL = 1e-3
+VALIDATION_LEVEL = 0.0025
 MATTERS = 0.1  # fraction of a parameter's variance that the surrogate's error has, where draws cannot be reweighted
 SHIFT, SCALE = 0.1, 0.1  # of a mean in sds, and of an sd, relative, with the surrogate's error as the runs show it
+ROUGH = 3.0  # nats; of 36 smooth functions none had more than 0
 NULL_DRAWS = 20_000
 LEFT = 3.0  # degrees of freedom
 SMALLEST = 1e-4  # factor of a variance
@@ -58,8 +62,12 @@ def check_misfit(
     cells = problem.cells
     distances, scatter = _distances(problem, theta, h)
     null, excess = _null_distances(len(cells.offset), information)
-    at = np.searchsorted(null, distances - excess) / len(null)
-    levels, lows = [float(np.mean(1.0 - at))], [float(np.mean(at))]
+    if problem.individual:
+        at_subject = _subject_apart(cells.unit[cells.experiment], distances, excess)
+        if at_subject.p < SUBJECT_LEVEL and at_subject.others >= MISFIT_LEVEL:
+            return _one_subject(problem, at_subject)
+    at = float(np.searchsorted(null, distances.sum() - excess)) / len(null)  # levels of draws would be averaged
+    levels, lows = [1.0 - at], [at]
     freedom = len(cells.z) - len(cells.offset)
     if freedom > 0:
         levels.append(float(np.mean(chi2.sf(scatter, freedom))))
@@ -70,20 +78,60 @@ def check_misfit(
     if p < MISFIT_LEVEL:
         message = f"p = {shown:.2g}: surrogate error and noise do not explain the distance of data and model"
         remedy = (
-            "Look at uq.plots.predictive(posterior). Possible causes are a wrong unit or noise sd, an outlier, or a "
-            "model that lacks a process: then add a discrepancy. The intervals are too narrow until the cause is "
-            "found."
+            "Infer the noise sd, GaussianNoise(sd=uq.HalfNormal(...)), unless uq.plots.predictive(posterior) shows a "
+            "pattern; then add a discrepancy. The measurements scatter more than is stated, or the model lacks a "
+            "process: the intervals are too narrow until the cause is found."
         )
         return Check("predictive misfit", "warn", p, message, remedy)
     # With as many parameters as measurements the fit is close whatever the noise.
     if low < OVERFIT_LEVEL and len(cells.offset) - excess >= LEFT:
         message = f"p = {low:.2g}: the measurements are closer to the model than the noise sd implies"
         remedy = (
-            "Correct the noise sd: it is too large (a variance given as sd, or another unit), so the intervals are too "
-            "wide."
+            "Correct the noise sd, or infer it, GaussianNoise(sd=uq.HalfNormal(...)): it is too large (a variance "
+            "given as sd, or another unit), so the intervals are too wide."
         )
         return Check("predictive misfit", "warn", p, message, remedy)
     return explained(p, shown)
+
+
+class _Apart(NamedTuple):
+    """The subject whose measurements are least likely, the probability of any as unlikely, and that of the others."""
+
+    unit: int
+    p: float
+    others: float
+
+
+def _subject_apart(unit: Ints, distances: Array, excess: float) -> _Apart:
+    """Return the subject whose part of T is the least likely.
+
+    Each has chi-square parts with as many degrees of freedom as it has cells, less its share of what parameters take up
+    (of all subjects `excess`, by which posterior draws have more too). Where subjects share the surrogate's error the
+    parts are not independent, but add up to T.
+    """
+    count = np.bincount(unit)
+    own = np.bincount(unit, distances)
+    taken = excess * count / max(len(unit), 1)
+    levels = np.where(count > 0, chi2.sf(own - taken, np.maximum(count - taken, 0.5)), 1.0)
+    worst = int(np.argmin(levels))
+    rest = np.arange(len(count)) != worst
+    others = chi2.sf(np.sum((own - taken)[rest]), max(float(np.sum((count - taken)[rest])), 0.5))
+    return _Apart(worst, min(1.0, int(np.count_nonzero(count)) * float(levels[worst])), float(others))
+
+
+def _one_subject(problem: "SingleCalibration", apart: _Apart) -> Check:
+    cells = problem.cells
+    row = int(np.flatnonzero(cells.unit[cells.experiment][cells.row_cell] == apart.unit)[0])
+    name = str(problem.observations.subject[row])
+    message = (
+        f"p = {max(apart.p, 1e-12):.2g}: surrogate error and noise do not explain the measurements of subject {name!r}"
+    )
+    remedy = (
+        f"Look at subject {name!r} by itself, uq.plots.individual_fits(posterior, subjects=[{name!r}]), and calibrate "
+        "without it unless its units, doses or the noise explain it. A subject for which the simulator does not hold "
+        "moves what describes all."
+    )
+    return Check("predictive misfit", "warn", apart.p, message, remedy)
 
 
 def explained(p: float, shown: float) -> Check:
@@ -130,7 +178,10 @@ def _check_density(problem: "SingleCalibration", theta: Mapping[str, Array], lat
 
 
 def _distances(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints) -> tuple[Array, Array]:
-    """Return T, and the squared scatter of replicates in units of the noise, of each draw (s,)."""
+    """Return each cell's part of T, averaged over draws (N,), and each draw's squared scatter of replicates (s,).
+
+    The scatter is in units of the noise.
+    """
     cells = problem.cells
     deviation = (cells.z - cells.cell_mean[cells.row_cell]) ** 2 / cells.row_variance
     by_group = np.bincount(cells.group[cells.row_cell], deviation, minlength=int(cells.group.max()) + 1)
@@ -142,10 +193,10 @@ def _distances(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints
         at = np.arange(len(sigma))
         predicted, _ = cells.responded(expected_outputs(problem, {k: v[rows] for k, v in theta.items()}, h[rows]))
         residual = cells.cell_mean - predicted
-        distances.append(np.sum(residual * alpha[h[rows], at], axis=1))
+        distances.append(residual * alpha[h[rows], at])
         repeated = np.flatnonzero(by_group)
         scatter.append(np.sum(by_group[repeated] / sigma[:, repeated] ** 2, axis=1))
-    return np.concatenate(distances), np.concatenate(scatter)
+    return np.concatenate(distances).mean(axis=0), np.concatenate(scatter)
 
 
 def _null_distances(n: int, information: Array) -> tuple[Array, float]:
@@ -192,6 +243,8 @@ def check_validation(problem: "SingleCalibration", theta: Mapping[str, Array], s
             "Run more points near the posterior (uq.refine(posterior, n)), or try another kernel: the surrogate "
             "understates its error there. Look at uq.leave_one_out(surrogate)."
         )
+        rough, smoothed = scatter(problem) if matters else ("", "")
+        remedy = f"{smoothed}: the simulator is rough, {rough}." if rough else remedy
         return Check(name, "warn" if matters else "note", ratio, message, remedy)
     remedy = (
         "Narrow the box (uq.refine(posterior, n)), or correct the error, uq.correct(posterior, runs). The stated error "
@@ -199,6 +252,25 @@ def check_validation(problem: "SingleCalibration", theta: Mapping[str, Array], s
         "noise sd is too small."
     )
     return Check(name, "warn" if matters else "pass", ratio, message, remedy)
+
+
+def scatter(problem: "SingleCalibration") -> tuple[str, str]:
+    """Return in words how the runs scatter around a smooth function, and what to do; both "" where they do not."""
+    surrogate = problem.surrogate
+    found = roughness(surrogate, problem.used) if isinstance(surrogate, GaussianProcessSurrogate) else None
+    if found is None or found.gain <= ROUGH:
+        return "", ""
+    words = f"a scatter of {found.scatter:.1%} of the sd of its runs makes them {found.gain:.1f} nats more likely"
+    if any(surrogate.layouts[output].dims for output in surrogate.layouts):  # of a curve it cannot be fitted
+        remedy = (
+            "Make the solver more accurate and run the design again, or fit some coordinates as scalar outputs with "
+            "uq.GaussianProcess(noise='fitted'); more runs alone do not help"
+        )
+    else:
+        remedy = (
+            "Fit with uq.GaussianProcess(noise='fitted'), or make the solver more accurate; more runs alone do not help"
+        )
+    return words, remedy
 
 
 def _effect(

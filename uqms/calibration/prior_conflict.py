@@ -103,9 +103,9 @@ def prior_against_data(context: "Context") -> list[Check]:
 def _remedy(problem: Problem, conflict: _Conflict) -> str:
     if conflict.name in problem.parameters:
         return (
-            "Check units and the source of the prior. If more extreme values are possible, widen the prior, run a "
-            "design over it and calibrate again; otherwise look for what the model lacks. Prior and data disagree, "
-            "and the posterior lies between them."
+            f"Check units, then widen the prior of {conflict.name} if more extreme values are possible, run a design "
+            "over it and calibrate again. Otherwise look for what the model lacks. Prior and data disagree, and the "
+            "posterior lies between them."
         )
     return (
         f"Give {conflict.name} a prior with a scale of the size that the data show, such as a wider HalfNormal or a "
@@ -150,7 +150,8 @@ def prior_predictions(context: "Context") -> list[Check]:
         f"(predicted median {float(np.median(worst.draws[:, place])):.4g}), p = {p:.2g}, limit {WARN:g}"
     )
     remedy = (
-        "Check units and scale, then the prior: widen it if more extreme values are possible, and run a design over it."
+        "Check units and scale, then widen the prior if more extreme values are possible, run a design over it and "
+        "calibrate again."
     )
     factor, status = power_of_ten(worst.draws, worst.values), _status(p)
     if factor:

@@ -35,6 +35,7 @@ from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration.checks import Check, Verdict
 from uqms.calibration.member_shares import chain_of
+from uqms.calibration.misfit import scatter
 from uqms.calibration.population.calibration import Individuals
 from uqms.calibration.population.layout import from_natural
 from uqms.calibration.population.subject_checks import SUBJECT_EDGE_MASS
@@ -44,8 +45,6 @@ from uqms.calibration.verdict import EDGE, EDGE_MASS
 from uqms.designs import sobol
 from uqms.errors import PACKAGE, ConvergenceWarning, InputError
 from uqms.parameters import Box, ParameterSpace
-from uqms.surrogates.gp import GaussianProcessSurrogate
-from uqms.surrogates.roughness import roughness
 
 __all__ = ["Round", "another_round", "design_of", "finite_draws", "refine", "widened"]
 
@@ -59,7 +58,6 @@ NUMBERS = 6_000_000  # of the draws of all subjects, at most
 NEW = 0.25  # of the points near the posterior of a population lie where new subjects would
 NEW_TAIL = 0.005  # of the new subjects beyond each end of the box
 SHARE, MOVED = 0.25, 0.3
-ROUGH = 3.0  # nats; of 36 smooth functions none had more than 0
 EFFECT = "effect on the posterior"
 # Checks that more runs where the posterior is mend. The limit of "surrogate error" is the caller's `share`.
 MENDED = frozenset(
@@ -527,13 +525,7 @@ def _rough(posterior: Posterior) -> list[str]:
     """Return what to do where runs scatter: more of them do not help a surrogate that takes them as exact."""
     words = []
     for part, problem in posterior.problem.named_parts.items():
-        surrogate = problem.surrogate
-        found = roughness(surrogate, problem.used) if isinstance(surrogate, GaussianProcessSurrogate) else None
-        if found is not None and found.gain > ROUGH:
-            of_part = f" of part {part!r}" if part else ""
-            words.append(
-                f"the simulator{of_part} is rough: a scatter of {found.scatter:.1%} of the sd of its runs makes them "
-                f"{found.gain:.1f} nats more likely. Fit with uq.GaussianProcess(noise='fitted'), or make the solver "
-                "more accurate; more runs alone do not help"
-            )
+        found, remedy = scatter(problem)
+        if found:
+            words.append(f"the simulator{f' of part {part!r}' if part else ''} is rough: {found}. {remedy}")
     return words

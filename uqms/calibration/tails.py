@@ -25,6 +25,7 @@ __all__ = ["FAIL", "WARN", "power_of_ten", "tail_probability", "two_sided"]
 WARN, FAIL = 1e-3, 1e-6
 TAIL, ROOTS, PRIOR_SHAPE, PRIOR_COUNT = 0.2, 3.0, 0.5, 10  # tail: so many of S draws, at most 3 sqrt(S)
 UNIT = 0.15  # in powers of ten, from a whole one
+FORESEEN = 0.05  # of p, of measurements in another unit
 
 
 def two_sided(draws: Array, values: Array) -> Array:
@@ -54,9 +55,15 @@ def tail_probability(draws: Array, values: Array) -> Array:
 
 
 def power_of_ten(draws: Array, values: Array) -> int:
-    """Return the power of ten between measurements and predictions, 0 where there is none."""
+    """Return the power of ten between measurements and predictions, 0 where there is none.
+
+    Either their ratio is close to one, or measurements divided by the nearest one are as the prior predicts.
+    """
     measured, foreseen = (float(np.median(np.abs(one))) for one in (values, draws))
     if not (measured > 0.0 and foreseen > 0.0):
         return 0
     power = math.log10(measured / foreseen)
-    return round(power) if abs(power - round(power)) <= UNIT else 0
+    if abs(power - round(power)) <= UNIT or round(power) == 0:
+        return round(power)
+    p = len(values) * float(two_sided(draws, values / 10.0 ** round(power)).min())
+    return round(power) if p > FORESEEN else 0

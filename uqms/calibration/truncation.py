@@ -48,16 +48,29 @@ def check_truncation(problem: "SingleCalibration", theta: Mapping[str, Array], h
     noise = noise_sd(problem, mean, phi, limits=False) ** 2
     ratio = float(np.mean(slope**2 * left / noise))
     wrong = share > SHARE and ratio > OF_NOISE
+    remedy = (
+        "Refine (uq.refine(posterior, n)), so that the basis is made of runs near the posterior, or keep more scores "
+        "(uq.Curve(tolerance=1e-10, max_scores=40)). The variance of the truncation is one value for the whole design "
+        "box. It is too large here if curves change their shape in a part of the box."
+    )
+    if limited := sorted(map(str, _limited(problem))):
+        remedy = (
+            f"Keep more scores of {limited[0]!r}, uq.Curve(max_scores=40), fit and calibrate again. The settings of "
+            "the basis leave this out, however many runs there are."
+        )
     return Check(
         "truncation",
         "warn" if wrong else "pass",
         share,
         f"truncation of the basis is {share:.0%} of the surrogate's stated variance at the posterior, and {ratio:.2g} "
         "times the noise variance",
-        "Refine (uq.refine(posterior, n)), so that the basis is made of runs near the posterior, or keep more scores "
-        "(uq.Curve(tolerance=1e-10, max_scores=40)). The variance of the truncation is one value for the whole design "
-        "box. It is too large here if curves change their shape in a part of the box.",
+        remedy,
     )
+
+
+def _limited(problem: "SingleCalibration") -> set[str]:
+    """Return the measured outputs whose basis has fewer scores than its tolerance asks for, because of its settings."""
+    return set(getattr(problem.surrogate, "attrs", {}).get("cut_off", "").split("\n")) & set(problem.cells.output)
 
 
 def check_known_noise(problem: "SingleCalibration") -> None:
@@ -68,7 +81,7 @@ def check_known_noise(problem: "SingleCalibration") -> None:
     InputError
         It names the settings with which to fit again.
     """
-    limited = set(getattr(problem.surrogate, "attrs", {}).get("cut_off", "").split("\n")) & set(problem.cells.output)
+    limited = _limited(problem)
     sds = problem.noise.settings[: len(problem.noise.outputs)]
     constant = [g for g, sd in enumerate(sds) if not isinstance(sd, Prior) and g not in problem.noise.growth]
     known = np.isin(problem.cells.group, constant)
@@ -78,7 +91,7 @@ def check_known_noise(problem: "SingleCalibration") -> None:
     theta = problem.prior_draws(DRAWS, 0)
     left, stated, _, _ = _variances(problem, theta, np.zeros(DRAWS, dtype=np.int64))
     sd = problem.noise.phi(theta, (DRAWS,))[:, problem.cells.group]
-    for output in sorted(limited):
+    for output in sorted(map(str, limited)):
         rows = (problem.cells.output == output) & known
         if not rows.any():
             continue

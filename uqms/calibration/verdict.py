@@ -1,16 +1,17 @@
 """The checks of a verdict on the surrogate, the model and the data, each with a message and a remedy."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 import numpy as np
+from scipy.special import gammaln
 
 from uqms._typing import Array, Ints
 from uqms.calibration import _latent_outputs
-from uqms.calibration.answer import check_prior_mass, log_priors, on_model_scale
-from uqms.calibration.base import Problem
+from uqms.calibration.answer import check_prior_mass, covariance_left, log_priors, on_model_scale
+from uqms.calibration.base import Piece, Problem
 from uqms.calibration.checks import Check, Sampled, Status, Verdict
 from uqms.calibration.computation import check_modes, check_places
 from uqms.calibration.context import Context, Linearised, evenly
@@ -20,7 +21,7 @@ from uqms.calibration.discrepancy import NOISE
 from uqms.calibration.expansion import check_expansion
 from uqms.calibration.link_errors import check_links_expansion
 from uqms.calibration.markov import Chains, noise_of, only_noise
-from uqms.calibration.misfit import NOTED, check_misfit, check_validation
+from uqms.calibration.misfit import NOTED, check_misfit, check_validation, scatter
 from uqms.calibration.progress import progress
 from uqms.calibration.reweighting import DRAWS, error_weight, reweighted_finite
 from uqms.calibration.success import check_failures
@@ -55,6 +56,15 @@ HALVED = (0.25, 0.5, 0.75)  # of the variance of the surrogate's error; the firs
 DEPENDS = 1.0  # posterior sds that a mean moves by
 EDGE, EDGE_MASS = 0.02, 0.01
 AUTOCORRELATION_LEVEL = 0.01
+STRUCTURE = "autocorrelated residuals"
+TAIL_LEVEL, FEWEST_TAILED = 0.0025, 8  # of p, and cells of which outliers are looked for
+TAILED, TAILED_SCALES = 3.0, np.geomspace(0.05, 1.0, 12)  # degrees of freedom; scales over the root mean square
+TAILED_CONSTANT = float(
+    gammaln(0.5 * (TAILED + 1.0))
+    - gammaln(0.5 * TAILED)
+    - 0.5 * math.log(math.pi * TAILED)
+    + 0.5 * math.log(2 * math.pi)
+)
 SMOOTH = (0.3, 1.0)  # length scales of a discrepancy that the residuals are tested for, of each range
 FEWEST_SMOOTH, CENTRES = 8, 100  # different places of an output for that test; centres of its low-rank covariance
 SHARE_DRAWS, NULL_DRAWS = 200, 2000
@@ -71,7 +81,7 @@ def linearised(problem: Problem, sampled: Sampled) -> Linearised:
     share = _share(problem, theta, h)
     few = problem.pieces(some, latents[picked], h[picked])
     local = _local_informations(problem, some, h[picked], conditions=True)
-    left = [_given_others(information, own, piece.columns) for piece, own in zip(few, local, strict=True)]
+    left = [_given_others(i, local, few) for i in range(len(few))]
     return Linearised(share, [share[piece.columns] for piece in few], few, left, information)
 
 
@@ -83,10 +93,10 @@ def validation(context: Context, i: int) -> Check | None:
     return check_validation(piece.problem, piece.theta, np.nan_to_num(linear.shares[i]))
 
 
-def residuals(context: Context, i: int) -> Check | None:
-    """Judge whether residuals along curves are independent; subjects have curves of their own, which are not pooled."""
+def residuals(context: Context, i: int) -> Sequence[Check]:
+    """Judge whether residuals are independent and without outliers; subjects have their own, which are not pooled."""
     piece = context.pieces[i]
-    return None if piece.problem.individual else _check_residuals(piece.problem, piece.theta, piece.latents)
+    return [] if piece.problem.individual else check_residuals(piece.problem, piece.theta, piece.latents)
 
 
 def misfit(context: Context, i: int) -> Check | None:
@@ -211,13 +221,20 @@ def _informations(problem: "SingleCalibration", theta: Mapping[str, Array], h: I
     return np.concatenate(found), np.concatenate(without)
 
 
-def _given_others(whole: Array, own: Array, columns: Ints) -> Array:
-    """Return the information of one part in units of what prior and the other parts leave of its parameters."""
-    place, d = (columns[:, None], columns), len(columns)
-    before = whole + np.eye(whole.shape[-1])
-    before[:, place[0], place[1]] -= _reduced(own, d)
+def _given_others(i: int, local: Sequence[Array], few: Sequence[Piece]) -> Array:
+    """Return the information of part i in units of what prior and the other parts leave of its parameters.
+
+    That of the others is summed: taking one's own off from all would leave rounding where it is very large.
+    """
+    own, columns = local[i], few[i].columns
+    d, size = len(columns), 1 + max(int(piece.columns.max()) for piece in few)
+    others = np.zeros((len(own), size, size))
+    for j, (piece, one) in enumerate(zip(few, local, strict=True)):
+        if j != i:
+            others[:, piece.columns[:, None], piece.columns] += _reduced(one, len(piece.columns))
     root = np.tile(np.eye(own.shape[-1]), (len(own), 1, 1))  # no other part has anything on true conditions
-    root[:, :d, :d] = np.linalg.cholesky(np.linalg.inv(before)[:, place[0], place[1]])
+    left = covariance_left(others, np.eye(size))
+    root[:, :d, :d] = np.linalg.cholesky(left[:, columns[:, None], columns])
     return np.asarray(root.transpose(0, 2, 1) @ own @ root)
 
 
@@ -335,12 +352,12 @@ def linear_covariances(problem: Problem, theta: Mapping[str, Array], h: Ints) ->
     units of their prior's sds.
     """
     picked = evenly(len(h), SHARE_DRAWS)
-    prior = np.linalg.inv(problem.conditioned_prior.correlation(problem.parameters))
-    full, without = (np.tile(prior, (len(picked), 1, 1)) for _ in range(2))
+    prior = problem.conditioned_prior.correlation(problem.parameters)
+    full, without = (np.zeros((len(picked), *prior.shape)) for _ in range(2))
     for piece in problem.pieces({name: values[picked] for name, values in theta.items()}, None, h[picked]):
         for total, own in zip((full, without), _informations(piece.problem, piece.theta, piece.h), strict=True):
             total[:, piece.columns[:, None], piece.columns] += _reduced(own, len(piece.columns))
-    return np.linalg.inv(full).mean(axis=0), np.linalg.inv(without).mean(axis=0)
+    return covariance_left(full, prior).mean(axis=0), covariance_left(without, prior).mean(axis=0)
 
 
 def _share(problem: Problem, theta: Mapping[str, Array], h: Ints) -> Array:
@@ -380,6 +397,9 @@ def surrogate_error(context: Context) -> list[Check]:
             "the measurement error, limits the precision."
         )
     status: Status = "pass" if share[worst] <= SHARE_LIMIT else "warn"
+    for part in _parts(problem) if status == "warn" else ():
+        rough, smoothed = scatter(part)
+        remedy = f"{smoothed}: the simulator is rough, {rough}." if rough else remedy
     return [Check("surrogate error", status, float(share[worst]), message, remedy)]
 
 
@@ -507,42 +527,60 @@ def _smooth_features(points: Array) -> Array:
     return np.asarray(covariance(points, centres) @ (vectors[:, kept] / np.sqrt(values[kept])))
 
 
-def _check_residuals(problem: "SingleCalibration", theta: Mapping[str, Array], latents: Array | None = None) -> Check:
-    """Compare two statistics of the estimated noise with what the model itself, with independent noise, gives.
+def check_residuals(
+    problem: "SingleCalibration", theta: Mapping[str, Array], latents: Array | None = None
+) -> list[Check]:
+    """Compare three statistics of the estimated noise with what the model itself, with independent noise, gives.
 
     The lag-1 correlation along curves sees rough misfit, the score of a smooth discrepancy sees what curves and
-    conditions have in common. The noise is estimated from data minus prediction as E[noise | data]: what the
-    surrogate's error and the parameters can explain, which is correlated along a curve, is taken out of the data and
-    of the null's draws alike.
+    conditions have in common, and long tails show outliers. The noise is estimated from data minus prediction as
+    E[noise | data]: what the surrogate's error and the parameters can explain, which is correlated along a curve, is
+    taken out of the data and of the null's draws alike.
     """
-    name = "autocorrelated residuals"
     series, smooth = _series(problem), _Smooth.of(problem)
+    tailed = problem.closed_form and len(problem.cells.offset) >= FEWEST_TAILED
     if not series and not smooth.rows:
         few = f"no curve with at least 4 observed coordinates, fewer than {FEWEST_SMOOTH} coordinates and conditions"
-        return Check(name, "pass", float("nan"), f"not judged: {few}")
+        checks = [Check(STRUCTURE, "pass", float("nan"), f"not judged: {few}")]
+        if not tailed:
+            return checks
     centre = {key: np.array([np.mean(values)]) for key, values in theta.items()}
     estimate, h = _estimated_noise(problem, centre, latents)
     linear = linearise(problem, centre, np.array([h]), limits=False)
 
     def statistics(residual: Array, without_parameters: Array) -> Array:
         lag = [_lag_one(residual, series)] if series else []
-        return np.stack([*lag, *([smooth(without_parameters)] if smooth.rows else [])], axis=-1)
+        found = [*lag, *([smooth(without_parameters)] if smooth.rows else [])]
+        return np.stack([*found, *([_tails(without_parameters)] if tailed else [])], axis=-1)
 
-    found = statistics(estimate, _without_parameters(linear, estimate))
+    without = _without_parameters(linear, estimate)
+    found = statistics(estimate, without)
     null = _null_statistics(linear, statistics)
     if not (np.isfinite(found).all() and np.isfinite(null).all()):
-        return Check(name, "pass", float("nan"), "not judged: the simulator fails at or near the posterior mean")
+        return [Check(STRUCTURE, "pass", float("nan"), "not judged: the simulator fails at or near the posterior mean")]
     levels = np.mean(null >= found, axis=0)
-    tests = len(levels)  # each at a fraction of the level (Bonferroni)
-    of_lag = bool(series) and (tests == 1 or levels[0] <= levels[1])
-    level = float(levels.min())
+    structured = slice(0, len(levels) - tailed)
+    if series or smooth.rows:
+        of_structure = _structure(bool(series), smooth.names, found[structured], null[:, structured])
+        checks = [_check_structure(of_structure, float(levels[structured].min()), len(levels) - tailed)]
+    if tailed:
+        checks.append(_check_tails(problem, without, float(levels[-1])))
+    return checks
+
+
+def _structure(series: bool, names: tuple[str, ...], found: Array, null: Array) -> tuple[str, float]:
+    """Return what is least likely of the model, in words and as a number."""
+    levels = np.mean(null >= found, axis=0)
+    if series and (len(levels) == 1 or levels[0] <= levels[1]):
+        return f"lag-1 correlation {found[0]:.2f}", float(found[0])
+    value = float(found[-1] / null[:, -1].mean())
+    return f"smooth structure over {', '.join(names)}, {value:.1f} times the expected", value
+
+
+def _check_structure(found: tuple[str, float], level: float, tests: int) -> Check:
+    """Judge the smallest p of so many tests, each at a fraction of the level (Bonferroni)."""
     status: Status = "warn" if level <= AUTOCORRELATION_LEVEL / tests else "note" if level < NOTED / tests else "pass"
-    if of_lag:
-        value = float(found[0])
-        message = f"lag-1 correlation {value:.2f}"
-    else:
-        value = float(found[-1] / null[:, -1].mean())
-        message = f"smooth structure over {', '.join(smooth.names)}, {value:.1f} times the expected"
+    message, value = found
     message += f", p = {max(level, 1.0 / NULL_DRAWS):.2g} for independent noise"
     remedy = (
         "Add a model discrepancy, or use a noise model with autocorrelation, and check the simulator's assumptions. "
@@ -553,7 +591,43 @@ def _check_residuals(problem: "SingleCalibration", theta: Mapping[str, Array], l
             "Look at uq.plots.predictive(posterior) before you rely on the intervals: "
             f"only {NOTED:.0%} of correct models show so much correlation."
         )
-    return Check(name, status, value, message, remedy)
+    return Check(STRUCTURE, status, value, message, remedy)
+
+
+def _tails(residual: Array) -> Array:
+    """Return by how many nats a Student law fits residuals (..., N) better than a normal one, scales at their best."""
+    rms = np.sqrt(np.mean(residual**2, axis=-1, keepdims=True))
+    square = (residual / np.maximum(rms, 1e-300)) ** 2
+    n, best = residual.shape[-1], np.full(residual.shape[:-1], -np.inf)
+    for scale in TAILED_SCALES:
+        value = -0.5 * (TAILED + 1.0) * np.sum(np.log1p(square / (TAILED * scale**2)), axis=-1) - n * np.log(scale)
+        best = np.maximum(best, value)
+    return np.asarray(best + n * (0.5 + TAILED_CONSTANT))
+
+
+def _check_tails(problem: "SingleCalibration", residual: Array, level: float) -> Check:
+    """Judge whether a few measurements lie much farther from the model than the others do."""
+    cells, row = problem.cells, int(np.argmax(np.abs(residual)))
+    others = np.delete(residual, row)
+    away = float(abs(residual[row]) / max(1.4826 * np.median(np.abs(others)), 1e-300))
+    level = max(level, 1.0 / NULL_DRAWS)
+    if level > TAIL_LEVEL:
+        message = f"p = {level:.2g} for normal noise, limit {TAIL_LEVEL:g}"
+        return Check("outliers", "pass", away, message)
+    place = [f"{name} = {column[row]:g}" for name, column in cells.coords.items() if np.isfinite(column[row])]
+    conditions = cells.conditions[cells.experiment[row]]
+    place += [f"{name} = {value:g}" for name, value in zip(problem.condition_names, conditions, strict=True)]
+    where = f" at ({', '.join(place)})" if place else ""
+    message = (
+        f"the measurement of {str(cells.output[row])!r}{where} is {away:.1f} robust sds of the others from the model, "
+        f"p = {level:.2g} for normal noise, limit {TAIL_LEVEL:g}"
+    )
+    remedy = (
+        "Check these measurements, and use StudentTNoise(scale=uq.HalfNormal(...)), which bears outliers, or leave out "
+        "what was measured wrongly. A few measurements that are far off move the estimates, or make an inferred noise "
+        "sd too large."
+    )
+    return Check("outliers", "warn", away, message, remedy)
 
 
 def _estimated_noise(

@@ -25,7 +25,7 @@ class LocalErrors:
     Attributes
     ----------
     ratio, p
-        Of the score whose errors are the largest, and the probability of larger ones.
+        Of the score, or all together, whose errors are the largest, and the probability of larger ones.
     least, p_least
         Of the score whose errors are the smallest, and the probability of smaller ones.
     ratios
@@ -42,14 +42,17 @@ class LocalErrors:
 def local_errors(surrogate: GaussianProcessSurrogate, runs: Ints, scores: Ints) -> LocalErrors | None:
     """Compare the left-out errors of `runs` with their joint distribution, for the worst of the `scores` on each side.
 
+    Beside every score, all together are compared.
+
     The squared Mahalanobis distance of m errors is chi-square with m degrees of freedom. Where the variance was
     estimated from all f errors, its fraction of f is Beta(m / 2, (f - m) / 2). Averaged hyperparameters average the
-    probabilities. That of the worst score is multiplied by their number (Bonferroni). None when they cannot be judged.
+    probabilities. That of the worst is multiplied by their number (Bonferroni). None when they cannot be judged.
     """
     process = surrogate.process
     weights = np.exp(process.log_weights)
     every = np.ones(process.q)
     ratios, levels, lows = [], [], []
+    pooled: list[tuple[Array, Array]] = []
     for j in scores:
         known = process.known(int(j))
         near = runs[known[runs]]
@@ -65,12 +68,18 @@ def local_errors(surrogate: GaussianProcessSurrogate, runs: Ints, scores: Ints) 
             distance_of_law = np.minimum(distance / freedom, 1.0)
         else:
             law, distance_of_law = chi2(m), distance
+            pooled.append((distance, m))
         every[j] = float(weights @ (distance / m))
         ratios.append(every[j])
         levels.append(float(weights @ law.sf(distance_of_law)))
         lows.append(float(weights @ law.cdf(distance_of_law)))
     if not levels:
         return None
+    if len(pooled) > 1:  # what is off in every score is clearer in all together
+        distance, m = (np.sum(column, axis=0) for column in zip(*pooled, strict=True))
+        ratios.append(float(weights @ (distance / m)))
+        levels.append(float(weights @ chi2(m).sf(distance)))
+        lows.append(float(weights @ chi2(m).cdf(distance)))
     worst, least = int(np.argmin(levels)), int(np.argmin(lows))
     p, p_least = (min(1.0, len(levels) * one) for one in (levels[worst], lows[least]))
     return LocalErrors(ratios[worst], p, ratios[least], p_least, every)
