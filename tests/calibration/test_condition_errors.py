@@ -241,7 +241,7 @@ def test_verdict_knows_that_conditions_were_fitted(posterior: Posterior) -> None
     found = fisher_information(problem, some, np.zeros(5, dtype=np.int64))
     per = 1.0 / (SLOPE**2 * ERROR**2 + SIGMA**2 / REPEATS)
     np.testing.assert_allclose(found[:, 0, 0], 3 * per * 9.0, rtol=0.1)  # the prior's sd is that of 4 000 draws
-    assert posterior.verdict["predictive misfit"].status == "pass"
+    assert posterior.verdict["predictive misfit"].status == "pass", posterior.verdict["predictive misfit"]
 
 
 @pytest.mark.slow

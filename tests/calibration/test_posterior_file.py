@@ -128,7 +128,7 @@ OWN = """
         out["log"] = posterior.problem.log_likelihood(theta, latents if posterior.problem.latents else None).tolist()
         out["share"] = {str(k): float(v) for k, v in posterior.surrogate_share.items()}
         out["tree"] = {str(k): float(np.nansum(v)) for g in posterior.tree.children.values()
-                       for k, v in g.dataset.data_vars.items()}
+                       for k, v in g.dataset.data_vars.items() if v.dtype.kind != "U"}
         out["attrs"] = posterior.tree.attrs["space"]
         return out
 """

@@ -39,6 +39,7 @@ CONSTANT, EXPONENTIAL, MATERN52, SQUARED, BASIS = 0, 1, 2, 3, 4
 # Of the largest diagonal entry of J' K J: an orthogonal discrepancy cannot tell parameters apart that the data do not.
 ORTHOGONAL_JITTER = 1e-10
 ROUNDING = 1e-16
+SHORTEST = 1e-300  # of a length; compiled code raises where it divides by zero
 FAR = 700.0  # of an exponent: correlations beyond are 0, also at a distance that is infinite since a length is tiny
 
 
@@ -116,7 +117,7 @@ def _own(data: Array, at: int, phi: Array, K: Array) -> int:
                     for m in range(c):
                         step = points[i, m] - points[j, m]
                         if step != 0.0:  # no distance is none, however short the length
-                            step /= phi[int(lengths[m])]
+                            step /= max(phi[int(lengths[m])], SHORTEST)
                             r2 += step * step
                     value = kappa_of(family, math.sqrt(r2))[0]
             K[i, j] = amplitude * amplitude * value
@@ -193,7 +194,7 @@ def terms_reverse(
                 if ids[i] >= 0.0 and ids[i] == ids[j]:
                     r2 = 0.0
                     for m in range(c):
-                        step = (points[i, m] - points[j, m]) / phi[int(lengths[m])]
+                        step = (points[i, m] - points[j, m]) / max(phi[int(lengths[m])], SHORTEST)
                         r2 += step * step
                     slope = kappa_of(family, math.sqrt(r2))[1]
                     if slope == 0.0:

@@ -14,6 +14,7 @@ At the posterior mean of a linear problem T is chi-square with N - d degrees of 
 its mean.
 """
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -60,8 +61,8 @@ def check_misfit(
     if not problem.closed_form:
         return _check_density(problem, theta, latents, h)
     cells = problem.cells
-    distances, scatter = _distances(problem, theta, h)
-    null, excess = _null_distances(len(cells.offset), information)
+    distances, error, scatter = _distances(problem, theta, h)
+    null, excess = _null_distances(len(cells.offset), information, error)
     if problem.individual:
         at_subject = _subject_apart(cells.unit[cells.experiment], distances, excess)
         if at_subject.p < SUBJECT_LEVEL and at_subject.others >= MISFIT_LEVEL:
@@ -177,10 +178,10 @@ def _check_density(problem: "SingleCalibration", theta: Mapping[str, Array], lat
     return Check("predictive misfit", "warn", p, message, remedy)
 
 
-def _distances(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints) -> tuple[Array, Array]:
-    """Return each cell's part of T, averaged over draws (N,), and each draw's squared scatter of replicates (s,).
+def _distances(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints) -> tuple[Array, float, Array]:
+    """Return each cell's part of T, averaged over draws (N,), the average's Monte Carlo error, and scatter (s,).
 
-    The scatter is in units of the noise.
+    The last is each draw's squared scatter of replicates in units of the noise.
     """
     cells = problem.cells
     deviation = (cells.z - cells.cell_mean[cells.row_cell]) ** 2 / cells.row_variance
@@ -196,16 +197,23 @@ def _distances(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints
         distances.append(residual * alpha[h[rows], at])
         repeated = np.flatnonzero(by_group)
         scatter.append(np.sum(by_group[repeated] / sigma[:, repeated] ** 2, axis=1))
-    return np.concatenate(distances).mean(axis=0), np.concatenate(scatter)
+    parts = np.concatenate(distances)
+    error = float(np.std(parts.sum(axis=1))) / math.sqrt(len(parts))
+    return parts.mean(axis=0), error, np.concatenate(scatter)
 
 
-def _null_distances(n: int, information: Array) -> tuple[Array, float]:
-    """Return sorted draws of T at the posterior mean, and what posterior draws have more on average."""
+def _null_distances(n: int, information: Array, error: float) -> tuple[Array, float]:
+    """Return sorted draws of T at the posterior mean, and what posterior draws have more on average.
+
+    The former have the Monte Carlo error of an average of T over few draws: where the data leave nothing of as many
+    parameters as there are measurements, it is larger than T at the posterior mean.
+    """
     values = np.maximum(np.linalg.eigvalsh(information.mean(axis=0))[::-1][:n], 0.0)
     rng = np.random.default_rng(0)
     null = rng.chisquare(1.0, (NULL_DRAWS, len(values))) @ (1.0 / (1.0 + values))
     if n > len(values):
         null = null + rng.chisquare(n - len(values), NULL_DRAWS)
+    null += error * rng.standard_normal(NULL_DRAWS)
     return np.sort(null), float(np.sum(values / (1.0 + values)))
 
 
