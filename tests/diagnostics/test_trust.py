@@ -134,7 +134,7 @@ def test_misfit_has_its_level_and_power(rng: np.random.Generator) -> None:
 
 def test_the_law_of_the_distance_is_that_of_residuals(rng: np.random.Generator) -> None:
     information = (JACOBIAN.T @ JACOBIAN / SD**2)[None]
-    null, excess = misfit._null_distances(8, information)
+    null, excess = misfit._null_distances(8, information, 0.0)
     inverse = np.linalg.inv(information[0] + np.eye(2))
     truth = rng.standard_normal((20_000, 2))
     data = truth @ JACOBIAN.T + SD * rng.standard_normal((20_000, 8))
