@@ -136,7 +136,7 @@ def test_rows_given_the_rest_and_moments_are_those_of_the_dense_normal(name: str
     _, _, (means, *_), (covariances, *_) = data_moments(problem, draws)
     np.testing.assert_allclose(means[0], f[order], rtol=1e-10)
     np.testing.assert_allclose(covariances[0], C[np.ix_(order, order)], rtol=1e-8, atol=1e-12)
-    distance, _ = _distances(problem, arrays_of(theta), np.zeros(1, dtype=np.int64))
+    distance, _, _ = _distances(problem, arrays_of(theta), np.zeros(1, dtype=np.int64))
     assert distance.sum() == pytest.approx((dense.z - f) @ np.linalg.solve(C, dense.z - f), rel=1e-8)
 
 

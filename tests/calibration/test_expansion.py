@@ -222,7 +222,7 @@ def test_misfit_and_information_are_those_of_the_expansion(name: str) -> None:
     else:
         first = np.unique(problem.cells.row_cell, return_index=True)[1]
         assert len(first) == len(f)
-    distance, _ = _distances(problem, draws, np.zeros(1, dtype=np.int64))
+    distance, _, _ = _distances(problem, draws, np.zeros(1, dtype=np.int64))
     assert distance.sum() == pytest.approx((dense.z - f) @ np.linalg.solve(C, dense.z - f), rel=1e-8)
     box, columns = problem.surrogate.domain, []
     for key in problem.parameters:
