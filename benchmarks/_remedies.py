@@ -1,9 +1,9 @@
 """Carry out the remedy that a verdict names first, as a user who reads it would, and judge again.
 
-Only the sentence after "First:" is read. Each phrase that names a step has an action; the one that stands first in the
-sentence is carried out. A sentence in which no phrase names a step clears nothing. `uq.verify` is a test: what it says
-is followed. A refinement is repeated, as it is meant to be, while the verdict asks for it; so is a step for one of two
-parts, for the other.
+Only the sentence after "First step:" is read. Each phrase that names a step has an action; the first one of
+the sentence is carried out. A sentence in which no phrase names a step clears nothing. `uq.verify` is a test: what it
+says is followed. A refinement is repeated, as it is meant to be, while the verdict asks for it; so is a step for one of
+two parts, for the other.
 """
 
 import re
@@ -27,7 +27,7 @@ type Action = Callable[[Case, Posterior, Check], tuple[Case, Posterior]]
 
 def first_step(verdict: Verdict) -> str:
     """Return what the verdict says first."""
-    found = re.search(r"First: (.*)$", verdict.conclusion, re.DOTALL)
+    found = re.search(r"First step: (.*)$", verdict.conclusion, re.DOTALL)
     return "" if found is None else found.group(1)
 
 

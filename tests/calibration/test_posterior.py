@@ -331,7 +331,7 @@ def test_a_summary_prints_all_its_columns(posterior: uq.Posterior) -> None:
 def test_verdict_and_repr(posterior: uq.Posterior) -> None:
     assert posterior.verdict.status == "pass", str(posterior.verdict)
     assert str(posterior.verdict).startswith(
-        "Verdict: PASS. Use the intervals of the parameters, and predictions like the data. To narrow "
+        "Verdict: PASS. Use the intervals of the parameters, and predictions under conditions like those of the data."
     )
     assert posterior.tree.attrs["verdict_text"] == str(posterior.verdict)
     names = "rate, volume, sigma_conc, clearance, half_life"

@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal
 import uqms as uq
 from uqms.calibration import refits
 from uqms.calibration.rescaling import FACTORS, with_scaled_discrepancy
-from uqms.errors import InputError, SamplingError
+from uqms.errors import InputError, NumericalWarning, SamplingError
 
 DATA = np.array([[2.2, 2.4, 2.1, 2.3]])
 OTHER = np.array([[0.9, 1.3, 1.1], [1.2, 0.8, 1.4]])
@@ -176,7 +176,8 @@ def test_a_refit_that_fails_is_not_known(error: Exception, monkeypatch: pytest.M
         raise error
 
     monkeypatch.setattr(refits, "sampled_again", fail)
-    check = one(uq.OffsetDiscrepancy(sd=KNOWN)).sample(SMC, rng=1).verdict["discrepancy"]
+    with pytest.warns(NumericalWarning, match=r"4 times the prior scale .* could not be sampled \(\w+Error: no\)"):
+        check = one(uq.OffsetDiscrepancy(sd=KNOWN)).sample(SMC, rng=1).verdict["discrepancy"]
     assert check.status == "note"
     assert "4 (reweighted, k-hat" in check.message
 

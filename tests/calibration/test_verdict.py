@@ -98,8 +98,10 @@ def test_a_clean_problem_raises_no_flag(clean: uq.Calibration) -> None:
     assert flags(got) == []
     assert got.status == "pass"
     first, second, *_ = str(got).splitlines()
-    usable = "Verdict: PASS. Use the intervals of the parameters, and predictions like the data."
-    assert first == f"{usable} To narrow them, measure more; runs would hardly help."
+    usable = (
+        "Verdict: PASS. Use the intervals of the parameters, and predictions under conditions like those of the data."
+    )
+    assert first == f"{usable} More measurements would narrow them; more runs would hardly do so."
     assert second.startswith("PASS  R-hat: largest 1.001 (theta)")
     assert "→" not in str(got)
 
@@ -399,7 +401,7 @@ def test_the_worst_comes_first_with_its_remedy() -> None:
     got = Verdict(checks)
     assert got.status == "fail"
     assert str(got).splitlines() == [
-        "Verdict: FAIL. Do not use these intervals: model and data contradict each other. First: mend it.",
+        "Verdict: FAIL. Do not use these intervals: model and data contradict each other. First step: mend it.",
         "FAIL  c: broken",
         "      → mend it",
         "WARN  b: not so well",
@@ -411,8 +413,8 @@ def test_the_worst_comes_first_with_its_remedy() -> None:
     assert (note.status, note.warnings, [check.name for check in note.notes]) == ("pass", (), ["d"])
     assert str(note).splitlines()[1:] == ["NOTE  d: by the way", "      → say so", "PASS  a: all well"]
     assert Verdict(checks[:2]).status == "warn"
-    words = "Verdict: WARN. Use the intervals as those of this model only: it does not describe the data well."
-    assert str(Verdict(checks[:2])).startswith(f"{words} First: try harder.\n")
+    words = "Verdict: WARN. Use the intervals only within this model, which does not describe the data well."
+    assert str(Verdict(checks[:2])).startswith(f"{words} First step: try harder.\n")
     assert got["b"].value == 1.0
     with pytest.raises(KeyError, match="no check is named 'd'; the checks are"):
         got["d"]
@@ -438,24 +440,26 @@ def test_the_conclusion_names_the_cheapest_step_of_the_worst_checks() -> None:
     rough = check("surrogate validation", "warn", "Run more points.")
     assert Verdict((far, few)).conclusion == (
         "Do not use these intervals: the surrogate does not hold where the posterior is. "
-        "First: Refine again, uq.refine(posterior, n), and so on."
+        "First step: Refine again, uq.refine(posterior, n), and so on."
     )
     # another prior costs less than runs
-    assert Verdict((far, units)).conclusion.endswith("model and data contradict each other. First: Check units.")
+    assert Verdict((far, units)).conclusion.endswith("model and data contradict each other. First step: Check units.")
     # the warning that limits the use most, and the step that costs least
     assert Verdict((ridge, rough, few)).conclusion == (
-        "Use the intervals for a first look: the surrogate's error is large there, or not as stated. "
-        "First: Use more draws, NUTS(draws=...)."
+        "Use the intervals for a first look only: the surrogate's error is large, or is not the stated one. "
+        "First step: Use more draws, NUTS(draws=...)."
     )
-    assert Verdict((ridge,)).conclusion.startswith("Use predictions like the data; ")
+    assert Verdict((ridge,)).conclusion.startswith("Use predictions under conditions like those of the data. ")
     over = check("errors of y", "warn", "Call uq.correct(posterior, runs).")
     held = Verdict((over, Check("effect on the posterior", "pass", 0.0, ""))).conclusion
-    assert held.startswith("Use the intervals, which hold on the simulator; ")
-    assert Verdict((over,)).conclusion.startswith("Use the intervals for a first look: ")
-    for share, told in ((0.0, "measure more."), (0.09, "measure more; runs would hardly help.")):
-        assert Verdict((Check("surrogate error", "pass", share, ""),)).conclusion.endswith(f"To narrow them, {told}")
+    assert held.startswith("Use the intervals, which hold for the simulator too. ")
+    assert Verdict((over,)).conclusion.startswith("Use the intervals for a first look only: ")
+    for share, told in ((0.0, "them."), (0.09, "them; more runs would hardly do so.")):
+        assert Verdict((Check("surrogate error", "pass", share, ""),)).conclusion.endswith(
+            f"More measurements would narrow {told}"
+        )
     of_parts = Check("surrogate error", "pass", 0.01, ""), Check("surrogate error (b)", "pass", 0.3, "")
-    assert "run more points near the posterior: 30% of a variance" in Verdict(of_parts).conclusion
+    assert "More runs near the posterior would narrow them: 30% of a variance" in Verdict(of_parts).conclusion
 
 
 def scalars_over_a_condition(misfit: float, rng: np.random.Generator) -> uq.Calibration:

@@ -330,16 +330,16 @@ def test_an_outlier_is_named_with_its_place(rng: np.random.Generator) -> None:
 def test_a_cause_is_named_before_what_it_causes() -> None:
     def first(*names: str, status: str = "fail") -> str:
         checks = tuple(Check(name, status, 1.0, "", f"Mend {name}.") for name in names)  # type: ignore[arg-type]
-        return Verdict(checks).conclusion.split("First: Mend ")[1].removesuffix(".")
+        return Verdict(checks).conclusion.split("First step: Mend ")[1].removesuffix(".")
 
     assert first("R-hat", "other modes") == "other modes"
     assert first("ESS", "R-hat", "energy") == "energy"
     assert first("R-hat", "other modes", "prior against data", "prior predictions") == "prior predictions"
     assert first("predictive misfit", "outliers", status="warn") == "outliers"
     funnel = (Check("R-hat", "fail", 1.2, "", "Mend R-hat."), Check("energy", "warn", 0.1, "", "Mend energy."))
-    assert Verdict(funnel).conclusion.endswith("First: Mend energy.")
+    assert Verdict(funnel).conclusion.endswith("First step: Mend energy.")
     others = (Check("R-hat", "fail", 1.2, "", "Mend R-hat."), Check("outliers", "warn", 9.0, "", "Mend outliers."))
-    assert Verdict(others).conclusion.endswith("First: Mend R-hat.")
+    assert Verdict(others).conclusion.endswith("First step: Mend R-hat.")
     assert first("predictive misfit", "autocorrelated residuals", status="warn") == "autocorrelated residuals"
     assert first("surrogate error", "edge of the design box", "prior mass cut") == "prior mass cut"
 

@@ -14,7 +14,7 @@ from scipy.stats import t as student
 import uqms as uq
 from uqms.errors import InputError
 from uqms.planning import measurements
-from uqms.planning.densities import Density, equivalent_variance
+from uqms.planning.densities import Density, Sampled, equivalent_variance
 from uqms.planning.forecasts import OneSubject
 from uqms.surrogates.transforms import Identity, Log
 
@@ -208,3 +208,25 @@ def test_gaussian_noise_by_draws_is_that_in_closed_form() -> None:
     whole = uq.CustomNoise(lambda z, y, p, xp: xp.sum(-((z - y) ** 2)), lambda y, p, rng: y, {})
     with pytest.raises(InputError, match="one of all measurements together"):
         uq.next_experiment(counted(), uq.candidates(table, outputs="y", noise=whole), 1)
+
+
+def test_densities_that_are_kept_belong_to_their_draws() -> None:
+    """Screening and the final gain take different draws, which may be equally many."""
+    rng = np.random.default_rng(4)
+    density = Density(uq.PoissonNoise(), Identity(), {}, 1)
+    mean = rng.normal(30.0, 3.0, (6, 1, 1))
+
+    def made() -> Sampled:
+        return Sampled.of([density], mean, np.zeros((6, 1, 1, 1)), False, np.random.default_rng(5))
+
+    first, rows, kept = np.array([0, 2, 4]), np.array([0]), made()
+    second = first + 1
+    kept.of_pairs(rows, first)
+    found = kept.of_pairs(rows, second)
+    np.testing.assert_array_equal(found, made().of_pairs(rows, second))
+    z = kept.z[0][second, 0]
+    np.testing.assert_allclose(
+        found,
+        poisson(kept.y[:, 0, 0]).logpmf(z[:, None]) - poisson(z).logpmf(z)[:, None] + poisson(z).logpmf(z)[:, None],
+        rtol=1e-10,
+    )

@@ -5,6 +5,7 @@ from scipy.stats import binom, norm
 
 import uqms as uq
 from uqms.errors import InputError
+from uqms.planning import level_sets
 from uqms.planning.level_sets import expected_misclassified, gained_by, given_run
 
 
@@ -187,3 +188,12 @@ def test_figure():
         uq.plots.level_set(edge, names=["a"])
     with pytest.raises(InputError, match="what uq.level_set"):
         uq.plots.level_set(runs)
+
+
+@pytest.mark.parametrize("rank", [0, 3, 40])
+def test_root_of_a_covariance_that_may_be_singular(rank: int) -> None:
+    some = np.random.default_rng(1).standard_normal((40, rank)) * np.geomspace(1.0, 1e-4, rank)
+    covariance = some @ some.T
+    root = level_sets._root(covariance)
+    assert root.shape == (40, rank)
+    np.testing.assert_allclose(root @ root.T, covariance, atol=1e-11 * max(covariance.max(), 1.0))

@@ -1,6 +1,7 @@
 """Rounds, a correction, and what to measure and run next: the steps of a file are the calls of a script."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from example_studies import check
 
 import uqms as uq
+from uqms.errors import MissingFileError
+from uqms.study import Results
 
 pytestmark = pytest.mark.slow
 
@@ -152,6 +155,42 @@ def test_a_changed_round_leaves_those_before_it(folder: Path, tmp_path: Path) ->
     assert found == dict.fromkeys(current, "up to date") | dict.fromkeys(
         [*stale, "next_experiment", "next_runs"], "stale"
     )
+
+
+def test_other_noise_makes_every_round_stale(folder: Path) -> None:
+    """The runs of a round are where the posterior before it was."""
+    text = (folder / "study.toml").read_text()
+    (folder / "noise.toml").write_text(text.replace("sd = 0.02", "sd = 0.03"))
+    found = {one.step: one.state for one in uq.Study.from_toml(folder / "noise.toml").status()}
+    assert [step for step, state in found.items() if state == "up to date"] == ["runs", "surrogate"]
+
+
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        ("next_experiment = 3", "`candidates` is missing"),
+        ("next_runs = 3", "expected a table"),
+        ("rounds = 3", "expected a table for each round"),
+        ("rounds = [3]", "expected a table"),
+    ],
+)
+def test_a_section_that_is_no_table_is_a_mistake(tmp_path: Path, head: str, told: str) -> None:
+    (tmp_path / "decay_model.py").write_text(MODEL)
+    (tmp_path / "data.csv").write_text(DATA)
+    name = head.partition(" ")[0]
+    sections = re.split(r"\n(?=\[+[a-z_]+\]+\n)", STUDY)
+    text = "\n".join(one for one in sections if not re.match(rf"\[+{name}\]", one))
+    found = check(tmp_path, f"{head}\n{text}")
+    assert any(number == 1 and told in message for number, _, message in found), found
+
+
+def test_a_posterior_that_is_not_corrected_yet_is_missing(folder: Path, tmp_path: Path) -> None:
+    whole = shutil.copytree(folder, tmp_path / "study")
+    (whole / "results" / "correction.nc").unlink()
+    results = uq.Study.from_toml(whole / "study.toml")
+    with pytest.raises(MissingFileError, match="not corrected yet"):
+        _ = Results(results).posterior
+    assert Results(results).posterior_after(2).draws.sizes["draw"] == 200
 
 
 def test_the_report_has_what_is_next(folder: Path, tmp_path: Path) -> None:

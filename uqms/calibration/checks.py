@@ -47,13 +47,15 @@ FAILS: dict[About, str] = {
     "parameters": "the data do not determine the parameters",
 }
 WARNS: dict[About, str] = {
-    "draws": "Use the intervals as approximate ones: draws are too few, do not agree, or are not the posterior's own.",
-    "model": "Use the intervals as those of this model only: it does not describe the data well.",
-    "surrogate": "Use the intervals for a first look: the surrogate's error is large there, or not as stated.",
-    "parameters": "Use predictions like the data; intervals of single parameters depend on more than the data.",
+    "draws": "Use the intervals as approximate ones: draws are too few, do not agree, or come from an approximation.",
+    "model": "Use the intervals only within this model, which does not describe the data well.",
+    "surrogate": "Use the intervals for a first look only: the surrogate's error is large, or is not the stated one.",
+    "parameters": "Use predictions under conditions like those of the data. Intervals of single parameters depend on "
+    "more than the data.",
 }
 SEVEREST: tuple[About, ...] = ("model", "surrogate", "draws", "parameters")  # what a warning limits the use by most
-HELD = "Use the intervals, which hold on the simulator; bands of outputs have an error that is not as stated."
+HELD = "Use the intervals, which hold for the simulator too. The stated error of outputs is not the actual one."
+USABLE = "Use the intervals of the parameters, and predictions under conditions like those of the data."
 NARROWED = 0.1  # of a parameter's variance, by the surrogate's error: above it, runs are what narrows intervals
 
 
@@ -97,7 +99,7 @@ def _rank(check: Check) -> int:
 
 
 def _cost(check: Check) -> tuple[int, int]:
-    """Return the place of a check's remedy among those that are named first."""
+    """Return the order in which remedies are named: by what they cost, and within that causes before consequences."""
     kind, group = kind_of(check.name), about(check.name)
     names = ABOUT[group]
     place = names.index(kind) if kind in names else len(names)
@@ -109,8 +111,8 @@ def _narrowed(checks: Sequence[Check]) -> str:
     shares = [check.value for check in checks if kind_of(check.name) == "surrogate error"]
     share = max((one for one in shares if np.isfinite(one)), default=0.0)
     if share < NARROWED:
-        return f"To narrow them, measure more{'; runs would hardly help' if share > 0.0 else ''}."
-    return f"To narrow them, run more points near the posterior: {share:.0%} of a variance is the surrogate's error."
+        return f"More measurements would narrow them{'; more runs would hardly do so' if share > 0.0 else ''}."
+    return f"More runs near the posterior would narrow them: {share:.0%} of a variance is the surrogate's error."
 
 
 @final
@@ -158,11 +160,11 @@ class Verdict:
         """
         worst = [check for check in self.checks if check.status == self.status]
         if self.status == "pass":
-            return f"Use the intervals of the parameters, and predictions like the data. {_narrowed(self.checks)}"
+            return f"{USABLE} {_narrowed(self.checks)}"
         first = min(worst, key=_cost)
         causes = [check for check in self.warnings if about(check.name) == about(first.name)]
         first = min((first, *causes), key=_cost)  # a funnel warns by the energy where R-hat fails
-        step = f"First: {re.split(r'(?<=[.:]) ', first.remedy)[0].rstrip(':.')}."
+        step = f"First step: {re.split(r'(?<=[.:]) ', first.remedy)[0].rstrip(':.')}."
         if self.status == "fail":
             return f"Do not use these intervals: {FAILS[about(first.name)]}. {step}"
         if {kind_of(check.name) for check in worst} == {"errors of an output"} and self._holds:

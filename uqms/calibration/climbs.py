@@ -57,11 +57,10 @@ class Climb:
         """Return the climbs of some of the points."""
         return Climb(self.log_density, self.root[rows])
 
-    def up(self, z: Array, iterations: int, first: float | None = None, gain: float = GAIN) -> Climbed:
-        """Climb from z (S, D); points whose last step gains less than `gain` stop, the others go on.
+    def up(self, z: Array, iterations: int) -> Climbed:
+        """Climb from z (S, D); points whose last step gains less than `GAIN` stop, the others go on.
 
-        First steps are the gradient's, in units of the root; with `first`, half of the longest length of the line
-        search is that norm of z, and the first update scales what BFGS knows of the curvature.
+        First steps are the gradient's, in units of the root.
         """
         count, d = z.shape
         z, value = z.copy(), self.evaluate(z[:, None])[:, 0]
@@ -72,18 +71,13 @@ class Climb:
             if not going.any():
                 break
             some, was, known = self.some(going), slope[going], inverse[going]
-            way = np.einsum("sij,sj->si", known, was)
-            if first is not None:
-                way = np.where(fresh[going, None], _of_length(some.root, way, 0.5 * first / LENGTHS[0]), way)
-            step = some.step(z[going], value[going], way)
+            step = some.step(z[going], value[going], np.einsum("sij,sj->si", known, was))
             now = some.slope(step.z, step.value)
-            if first is not None:
-                known = np.where(fresh[going, None, None], _scaled(known, step.moved, was - now), known)
             known = bfgs(known, step.moved, was - now)
             stuck = step.gain == 0.0
             known[stuck] = np.eye(d)  # no way up in this direction: begin anew along the gradient
             z[going], value[going], slope[going], inverse[going] = step.z, step.value, now, known
-            ended = (step.gain < gain) & (fresh[going] | ~stuck)
+            ended = (step.gain < GAIN) & (fresh[going] | ~stuck)
             fresh[going] = stuck
             going[going] = ~ended
         return Climbed(z, value, inverse)
@@ -124,16 +118,3 @@ def bfgs(inverse: Array, s: Array, y: Array) -> Array:
     left = np.eye(s.shape[1]) - rho * s[:, :, None] * y[:, None, :]
     out = left @ inverse @ np.swapaxes(left, 1, 2) + rho * s[:, :, None] * s[:, None, :]
     return np.asarray(np.where(usable[:, None, None], out, inverse))
-
-
-def _of_length(root: Array, way: Array, length: float) -> Array:
-    """Return moves of x (S, D) along `way` whose moves of z have this norm."""
-    norm = np.linalg.norm(np.einsum("sij,sj->si", root, way), axis=1)
-    return np.asarray(way * (length / np.where(norm > 0.0, norm, np.inf))[:, None])
-
-
-def _scaled(inverse: Array, s: Array, y: Array) -> Array:
-    """Return inverse curvatures (S, D, D) in the size of the first one that was seen (Nocedal & Wright 2006, 6.20)."""
-    sy, yy = np.sum(s * y, axis=1), np.sum(y * y, axis=1)
-    size = np.where(sy > 1e-12, sy / np.where(yy > 0.0, yy, 1.0), 1.0)
-    return np.asarray(inverse * size[:, None, None])

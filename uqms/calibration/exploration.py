@@ -45,7 +45,6 @@ HURRIED, ITERATIONS = 20, 60  # of climbs with wider noise, and of the last
 NEAR = 1e-3  # of a width
 MOST = 24  # dimensions; beyond, climbs cost more than the particles
 SHORT = 1e-2  # prior sds, the unit of climbs by differences, where there is no compiled gradient
-FIRST, ENOUGH = 1.0, 1e-3  # prior sds of the first step of these, and nats below which a step ends one
 FAR = 12.0  # prior sds beyond which no climb goes
 FLATTEST = 0.05  # least curvature, in units of the one that was guessed
 NEGLIGIBLE = 7.0  # nats below the largest mass: 0.1 %
@@ -169,7 +168,7 @@ class _Way:
         """Return ends of climbs from z (n, D) and their widths (n, D), not finite where a climb ends nowhere."""
         if self.target is None:
             unit = SHORT * np.eye(z.shape[1])
-            climbed = Climb(self.space.log_density, np.tile(unit, (len(z), 1, 1))).up(z, iterations, FIRST, ENOUGH)
+            climbed = Climb(self.space.log_density, np.tile(unit, (len(z), 1, 1))).up(z, iterations)
             variances = SHORT**2 * np.diagonal(climbed.inverse, axis1=1, axis2=2)
             ended = np.where(np.isfinite(climbed.value)[:, None], climbed.z, np.nan)
             return ended, np.sqrt(np.maximum(variances, 0.0))

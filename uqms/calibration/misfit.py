@@ -34,7 +34,7 @@ from uqms.surrogates.roughness import roughness
 if TYPE_CHECKING:
     from uqms.calibration.single import SingleCalibration
 
-__all__ = ["NOTED", "check_misfit", "check_validation", "explained", "scatter"]
+__all__ = ["NOTED", "check_misfit", "check_validation", "explained", "rough_simulator"]
 
 MISFIT_LEVEL, OVERFIT_LEVEL = 0.005, 0.0025
 SUBJECT_LEVEL = 0.0025  # of p, of one subject among all
@@ -251,7 +251,7 @@ def check_validation(problem: "SingleCalibration", theta: Mapping[str, Array], s
             "Run more points near the posterior (uq.refine(posterior, n)), or try another kernel: the surrogate "
             "understates its error there. Look at uq.leave_one_out(surrogate)."
         )
-        rough, smoothed = scatter(problem) if matters else ("", "")
+        rough, smoothed = rough_simulator(problem) if matters else ("", "")
         remedy = f"{smoothed}: the simulator is rough, {rough}." if rough else remedy
         return Check(name, "warn" if matters else "note", ratio, message, remedy)
     remedy = (
@@ -262,7 +262,7 @@ def check_validation(problem: "SingleCalibration", theta: Mapping[str, Array], s
     return Check(name, "warn" if matters else "pass", ratio, message, remedy)
 
 
-def scatter(problem: "SingleCalibration") -> tuple[str, str]:
+def rough_simulator(problem: "SingleCalibration") -> tuple[str, str]:
     """Return in words how the runs scatter around a smooth function, and what to do; both "" where they do not."""
     surrogate = problem.surrogate
     found = roughness(surrogate, problem.used) if isinstance(surrogate, GaussianProcessSurrogate) else None

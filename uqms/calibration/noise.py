@@ -114,6 +114,8 @@ class NoiseModel(ABC):
     link
         "log" when noise is added to the logarithm of the output, so that `y` and `rows.z` are logarithms. "identity" by
         default.
+    mean_suffices
+        Whether replicates inform of the output by their mean alone. False by default.
     process
         Correlated noise beside the density. None by default.
     scaled
@@ -139,6 +141,7 @@ class NoiseModel(ABC):
     gaussian: ClassVar[bool] = False
     broadcasts: ClassVar[bool] = True
     counts: ClassVar[bool] = False
+    mean_suffices: ClassVar[bool] = False
     limits: ClassVar[tuple[float, float]] = (-np.inf, np.inf)
     link: ClassVar[Literal["identity", "log"]] = "identity"
 
@@ -597,6 +600,7 @@ class PoissonNoise(NoiseModel):
     """
 
     counts: ClassVar[bool] = True
+    mean_suffices: ClassVar[bool] = True
     limits: ClassVar[tuple[float, float]] = (0.0, np.inf)
 
     @property
@@ -696,6 +700,7 @@ class BinomialNoise(NoiseModel):
 
     trials: int | None = None
     counts: ClassVar[bool] = True
+    mean_suffices: ClassVar[bool] = True
     limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def __post_init__(self) -> None:

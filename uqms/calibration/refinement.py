@@ -35,7 +35,7 @@ from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration.checks import Check, Verdict
 from uqms.calibration.member_shares import chain_of
-from uqms.calibration.misfit import scatter
+from uqms.calibration.misfit import rough_simulator
 from uqms.calibration.population.calibration import Individuals
 from uqms.calibration.population.layout import from_natural
 from uqms.calibration.population.subject_checks import SUBJECT_EDGE_MASS
@@ -525,7 +525,7 @@ def _rough(posterior: Posterior) -> list[str]:
     """Return what to do where runs scatter: more of them do not help a surrogate that takes them as exact."""
     words = []
     for part, problem in posterior.problem.named_parts.items():
-        found, remedy = scatter(problem)
+        found, remedy = rough_simulator(problem)
         if found:
             words.append(f"the simulator{f' of part {part!r}' if part else ''} is rough: {found}. {remedy}")
     return words

@@ -7,7 +7,6 @@ scale. Its draws are judged by R-hat; the verdict takes those of reweighting or 
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -19,8 +18,8 @@ from uqms.calibration.base import Piece, Problem
 from uqms.calibration.checks import Sampled
 from uqms.calibration.rescaling import FACTORS, Rescaled, rescaled, with_scaled_discrepancy
 from uqms.calibration.reweighting import width_of
-from uqms.calibration.samplers import NUTS, SMC, Laplace, Metropolis, Pathfinder, Sampler
-from uqms.errors import InputError
+from uqms.calibration.samplers import Sampler
+from uqms.errors import PACKAGE, InputError, NumericalWarning
 
 if TYPE_CHECKING:
     from uqms.calibration.parts import JointCalibration
@@ -31,27 +30,13 @@ __all__ = ["GROUP", "by_piece", "kept", "known", "of_part", "sampled_again", "sh
 _logger = logging.getLogger(__name__)
 GROUP = "discrepancy_scale"  # of the DataTree
 R_HAT = 1.1  # of a refit; its draws are few
-LEAST = 100
 SEED = 104_729  # between the seeds of refits
 
 
 def shortened(sampler: object) -> Sampler | None:
-    """Return the sampler with about a third of the work, None for one of a user's own, whose work is not known."""
-    if type(sampler) is NUTS:
-        draws, tune = _part(sampler.draws, 4), _part(sampler.tune, 3)
-        return replace(sampler, draws=draws, tune=tune, ess=None, progress=False)
-    if type(sampler) is SMC:
-        return replace(sampler, particles=_part(sampler.particles, 4))
-    if type(sampler) is Metropolis:
-        draws, tune, particles = (_part(one, 4) for one in (sampler.draws, sampler.tune, sampler.particles))
-        return replace(sampler, draws=draws, tune=tune, particles=particles)
-    if type(sampler) in (Laplace, Pathfinder):  # an optimisation or two, whatever is drawn from it
-        return cast(Sampler, sampler)
-    return None
-
-
-def _part(count: int, divisor: int) -> int:
-    return min(count, max(LEAST, count // divisor))
+    """Return what the sampler offers for a refit; None where it offers nothing, so that its work is not known."""
+    offered = getattr(sampler, "shortened", None)
+    return None if offered is None else cast(Sampler, offered())
 
 
 def by_piece(
@@ -106,7 +91,11 @@ def _tried(
             warnings.simplefilter("ignore")  # of few draws; they are judged by R-hat
             return sampled_again(problem, piece.parts, judged, factor, sampler, seed)
     except Exception as error:  # whatever it is: hours of sampling are not lost for a check
-        _logger.info("no posterior with %g times the scale of the discrepancy: %s", factor, error)
+        message = (
+            f"The posterior with {factor:g} times the prior scale of the discrepancy could not be sampled "
+            f"({type(error).__name__}: {error}), so how the answer depends on this scale is not known."
+        )
+        warnings.warn(message, NumericalWarning, skip_file_prefixes=PACKAGE)
         return None
 
 

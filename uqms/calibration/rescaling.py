@@ -102,7 +102,7 @@ def rescaled(
     """Return how the quantities move when the discrepancy is `factor` times as large; draws (S,) of everything.
 
     `log_likelihood` (S,) is that of the problem's own data; it is computed where it is None and needed. `judged` are
-    draws of the quantities that are told of, by default all of `draws`.
+    draws of the quantities whose changes are returned; by default all of `draws`.
     """
     other = with_scaled_discrepancy(problem, factor)
     log_weight = np.zeros(len(next(iter(draws.values()))))

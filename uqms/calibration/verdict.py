@@ -21,7 +21,7 @@ from uqms.calibration.discrepancy import NOISE
 from uqms.calibration.expansion import check_expansion
 from uqms.calibration.link_errors import check_links_expansion
 from uqms.calibration.markov import Chains, noise_of, only_noise
-from uqms.calibration.misfit import NOTED, check_misfit, check_validation, scatter
+from uqms.calibration.misfit import NOTED, check_misfit, check_validation, rough_simulator
 from uqms.calibration.progress import progress
 from uqms.calibration.reweighting import DRAWS, error_weight, reweighted_finite
 from uqms.calibration.success import check_failures
@@ -398,7 +398,7 @@ def surrogate_error(context: Context) -> list[Check]:
         )
     status: Status = "pass" if share[worst] <= SHARE_LIMIT else "warn"
     for part in _parts(problem) if status == "warn" else ():
-        rough, smoothed = scatter(part)
+        rough, smoothed = rough_simulator(part)
         remedy = f"{smoothed}: the simulator is rough, {rough}." if rough else remedy
     return [Check("surrogate error", status, float(share[worst]), message, remedy)]
 
@@ -595,7 +595,7 @@ def _check_structure(found: tuple[str, float], level: float, tests: int) -> Chec
 
 
 def _tails(residual: Array) -> Array:
-    """Return by how many nats a Student law fits residuals (..., N) better than a normal one, scales at their best."""
+    """Return log-likelihood ratios of a Student and a normal law of residuals (..., N), at their best scales."""
     rms = np.sqrt(np.mean(residual**2, axis=-1, keepdims=True))
     square = (residual / np.maximum(rms, 1e-300)) ** 2
     n, best = residual.shape[-1], np.full(residual.shape[:-1], -np.inf)
@@ -623,9 +623,9 @@ def _check_tails(problem: "SingleCalibration", residual: Array, level: float) ->
         f"p = {level:.2g} for normal noise, limit {TAIL_LEVEL:g}"
     )
     remedy = (
-        "Check these measurements, and use StudentTNoise(scale=uq.HalfNormal(...)), which bears outliers, or leave out "
-        "what was measured wrongly. A few measurements that are far off move the estimates, or make an inferred noise "
-        "sd too large."
+        "Check these measurements, and use StudentTNoise(scale=uq.HalfNormal(...)), which tolerates outliers, or leave "
+        "out what was measured wrongly. A few measurements that are far off move the estimates, or make an inferred "
+        "noise sd too large."
     )
     return Check("outliers", "warn", away, message, remedy)
 

@@ -29,7 +29,7 @@ from scipy.special import ndtri
 from uqms._typing import Array, Bools, Ints
 from uqms.calibration.context import evenly
 from uqms.calibration.joint_error import joint_root
-from uqms.calibration.noise import BinomialNoise, GaussianNoise, NoiseModel, PoissonNoise, Rows
+from uqms.calibration.noise import GaussianNoise, NoiseModel, Rows
 from uqms.errors import InputError
 from uqms.parameters.functions import NumPyFunctions
 from uqms.surrogates.process import sobol_points
@@ -39,7 +39,6 @@ __all__ = ["Density", "Sampled", "equivalent_variance", "together"]
 
 INNER, OWN_ERRORS = 4000, 128  # draws with an error each, at least; draws of all that is not asked about
 PAIRS = 10_000_000  # of measurements and draws of outputs, in one matrix
-SUMS = (PoissonNoise, BinomialNoise)  # their replicates inform of the output by their mean alone
 TRIES = 100  # of errors for which the means of counts are possible
 FISHER = 32  # measurements of which Fisher information is the mean
 KEPT = 400_000_000  # bytes of densities that are kept
@@ -108,7 +107,7 @@ class Density:
         value = np.asarray(self.response.inverse(y))
         value = value if self.model.broadcasts else np.broadcast_to(value, shape)
         out, often, columns = np.zeros(shape), 1.0, z.T
-        if isinstance(self.model, SUMS):  # up to a factor that measurements have under all outputs
+        if self.model.mean_suffices:  # up to a factor that measurements have under all outputs
             often, columns = float(z.shape[1]), z.mean(axis=1)[None]
         with np.errstate(all="ignore"):
             for column in columns:
@@ -180,7 +179,7 @@ class Sampled:
     own: tuple[Array, Ints] | None
     z: tuple[Array, ...]
     shown: Array
-    _kept: OrderedDict[tuple[int, int, bool], Array] = field(default_factory=OrderedDict)
+    _kept: OrderedDict[tuple[int, bytes, bool], Array] = field(default_factory=OrderedDict)
 
     @classmethod
     def of(
@@ -206,7 +205,7 @@ class Sampled:
 
     def outer(self, rows: Ints, outer: Ints) -> Ints:
         """Return as many of the outer draws as there is room for."""
-        often = max(1 if isinstance(one.model, SUMS) else one.replicates for one in (self.densities[p] for p in rows))
+        often = max(1 if one.model.mean_suffices else one.replicates for one in (self.densities[p] for p in rows))
         return outer[evenly(len(outer), max(100, 4 * PAIRS // (self.y[..., 0].size * max(often, 4))))]
 
     def of_pairs(self, rows: Ints, outer: Ints, moved: Array | None = None) -> Array:
@@ -241,7 +240,7 @@ class Sampled:
 
     def _pair(self, p: int, outer: Ints, moved: Array | None) -> Array:
         """Return log p(z_np | y_mkp), shape (S K, N)."""
-        key = (p, len(outer), moved is not None)
+        key = (p, outer.tobytes(), moved is not None)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]

@@ -52,10 +52,8 @@ __all__ = ["Forecaster", "Joint", "MeasuredSubject", "OfParts", "OfSubject", "On
 SCREENED, FEWEST, ERRORS = 200, 12, (8, 3)  # draws at which means and errors of many candidates are computed
 MOVED = 0.01  # of the variance of a candidate, by which the mean of its error given the data may vary between draws
 INPUTS = 120_000  # draws times different conditions at which the means of many candidates are computed
-BLOCK, FEW_INPUTS = (
-    64,
-    8,
-)  # candidates whose errors are computed together; points per condition from which 4 times as many
+BLOCK = 64  # candidates whose errors are computed together
+FEW_INPUTS = 8  # candidates per condition, from which four times as many are
 NUMBERS = 2_000_000
 
 
@@ -94,6 +92,11 @@ class Points:
 
     def __len__(self) -> int:
         return len(self.replicates)
+
+    @property
+    def pieces(self) -> tuple[tuple["Points", Ints], ...]:
+        """The points of each surrogate, with their places: here of one."""
+        return ((self, np.arange(len(self))),)
 
     def at(self, rows: Ints) -> "Points":
         """Return some of the points, with the conditions that they have."""
@@ -677,7 +680,7 @@ class OfParts:
 
     def joint(self, points: Any, alternatives: int, rng: np.random.Generator) -> Joint:
         """Return what the points would show; points of different surrogates are independent given a draw."""
-        pieces, places = _Several.pieces_of(points)
+        pieces, places = zip(*points.pieces, strict=True)
         found = [self.wholes[str(one.part[0])].joint(one, alternatives, rng) for one in pieces]
         J = max(one.mean.shape[1] for one in found)
         S, P = found[0].mean.shape[0], sum(one.mean.shape[2] for one in found)
@@ -692,7 +695,7 @@ class OfParts:
 
     def screen(self, points: Any, count: int | None = None) -> tuple[Ints, Array, Array, Array]:
         """Return means at some draws, and variances of each point alone."""
-        pieces, places = _Several.pieces_of(points)
+        pieces, places = zip(*points.pieces, strict=True)
         found = [self.wholes[str(one.part[0])].screen(one, count) for one in pieces]
         least = min(len(some) for some, *_ in found)
         if any(len(some) > least for some, *_ in found):
@@ -718,10 +721,10 @@ class _Several:
         """Which of all points are measured."""
         return np.concatenate([one.measured for one in self.of])[np.argsort(np.concatenate(self.places))]
 
-    @classmethod
-    def pieces_of(cls, points: "Points | _Several") -> tuple[tuple[Points, ...], tuple[Ints, ...]]:
-        """Return the points of each surrogate, and their places."""
-        return (points.of, points.places) if isinstance(points, _Several) else ((points,), (np.arange(len(points)),))
+    @property
+    def pieces(self) -> tuple[tuple[Points, Ints], ...]:
+        """The points of each surrogate, with their places."""
+        return tuple(zip(self.of, self.places, strict=True))
 
     def at(self, rows: Ints) -> "_Several":
         """Return some of the points, in the order of `rows`."""

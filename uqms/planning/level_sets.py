@@ -59,7 +59,7 @@ MEMBERS = 8  # hyperparameter draws of the next runs
 EVEN = 0.1  # of points and choices lie evenly in the box
 TOLERANCE = 0.01
 ROUNDING = 1e-9
-ROUNDED = 1e-12
+ROUNDED = 1e-12  # of the largest variance, below which a covariance has nothing but rounding
 LABEL = 1.0
 
 

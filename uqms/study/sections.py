@@ -558,14 +558,14 @@ class _Sections:
     def _next(self) -> None:
         """Read what is to be measured and run next."""
         at = ("next_experiment",)
-        given = self.document.get("next_experiment", {})
-        if "next_experiment" in self.document and "candidates" not in given:
-            self.reading.wrong(at, "`candidates` is missing: what can be measured, { outputs = ..., times = [...] }.")
+        given = self.document.get("next_experiment")
         if isinstance(given, dict) and "candidates" in given:
             ideas = self.reading.arguments(candidates, given["candidates"], (*at, "candidates"), without=("table",))
             self.found.candidates = None if ideas is LOST else Request(candidates, ideas)
             rest = {key: one for key, one in given.items() if key != "candidates"}
             self.found.next_experiment = self._request(rest, at, next_experiment, ("posterior", "ideas"))
+        elif given is not None:
+            self.reading.wrong(at, "`candidates` is missing: what can be measured, { outputs = ..., times = [...] }.")
         self.found.next_runs = self._seeded("next_runs", next_runs, "posterior", "success")
 
     def _tables(self, key: str) -> list[tuple[str, Any]]:

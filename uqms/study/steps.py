@@ -195,10 +195,13 @@ class Results:
         Raises
         ------
         MissingFileError
-            When it was not sampled yet.
+            When it was not sampled, or not corrected yet.
         """
-        correction = self.correction
-        return self.posterior_after(len(self.study.rounds)) if correction is None else correction.posterior
+        if "correct" not in self.study.document:
+            return self.posterior_after(len(self.study.rounds))
+        if (correction := self.correction) is None:
+            raise MissingFileError(f"the posterior is not corrected yet: `uqms study run {self.study.path.name}`.")
+        return correction.posterior
 
     @property
     def verification(self) -> "Verification | None":

@@ -1,6 +1,6 @@
 """Markov chains without derivatives, whose proposals a tempered pilot teaches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -9,7 +9,7 @@ from uqms import _checks as check
 from uqms._teaching import taught
 from uqms._typing import Array
 from uqms.calibration.mixture import Mixture, fit_mixture
-from uqms.calibration.samplers.shared import trace_of, warn_of_few
+from uqms.calibration.samplers.shared import fewer, trace_of, warn_of_few
 from uqms.calibration.tempering import ACCEPTANCE, temper
 from uqms.calibration.whitened import Whitened
 from uqms.errors import SamplingError
@@ -71,6 +71,11 @@ class Metropolis:
             check.whole("Metropolis", name, getattr(self, name))
         check.whole("Metropolis", "particles", self.particles, least=10)
         warn_of_few("Metropolis", self.chains, self.draws)
+
+    def shortened(self) -> "Metropolis":
+        """Return the sampler with about a third of the work, for a refit that only compares two posteriors."""
+        counts = {name: fewer(getattr(self, name), 4) for name in ("draws", "tune", "particles")}
+        return replace(self, **counts)
 
     def run(self, problem: "Problem", seed: int) -> Any:
         """Return draws, and the fraction of proposals accepted between kept draws.

@@ -12,7 +12,8 @@ class Sampler(Protocol):
     """Protocol of a sampler for `Calibration.sample`: one method that draws from a calibration's posterior.
 
     `problem.log_likelihood` of many points at once, `problem.priors` and `problem.prior_draws` are what a sampler
-    needs; `problem.model()` is the PyMC model.
+    needs; `problem.model()` is the PyMC model. A method `shortened()` that returns the same sampler with about a third
+    of the work lets the posterior with another scale of a discrepancy be sampled.
 
     Examples
     --------

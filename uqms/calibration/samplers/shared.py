@@ -17,9 +17,10 @@ from uqms.errors import PACKAGE, ConvergenceWarning, InputError, NumericalWarnin
 # Frames that a warning of a constructor skips: those of the package, and of the code that dataclasses makes.
 CONSTRUCTORS = (*PACKAGE, "<string>")
 
-__all__ = ["LINE", "check_share", "import_beside", "pick", "trace_of", "warn_of_few"]
+__all__ = ["LINE", "check_share", "fewer", "import_beside", "pick", "trace_of", "warn_of_few"]
 
 SAME = 0.05  # of the different points of a sampler: if more than that are one value, the prior is rounded there
+LEAST = 100  # draws of a refit
 LINE = "__line__"  # the point of the real line, beside the parameters, in draws of a compiled target
 
 
@@ -110,3 +111,8 @@ def pick(starts: Array) -> Callable[[Any], Array]:
         return np.array(starts[np.random.default_rng(seed).integers(len(starts))])
 
     return start
+
+
+def fewer(count: int, divisor: int) -> int:
+    """Return a part of a count of draws, and not less than `LEAST` unless there are fewer."""
+    return min(count, max(LEAST, count // divisor))

@@ -1,13 +1,13 @@
 """Tempered sequential Monte Carlo as a sampler: several modes, no derivatives, and the evidence."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
 from uqms import _checks as check
 from uqms._teaching import taught
-from uqms.calibration.samplers.shared import check_share, trace_of, warn_of_few
+from uqms.calibration.samplers.shared import check_share, fewer, trace_of, warn_of_few
 from uqms.calibration.tempering import temper
 from uqms.calibration.whitened import Whitened
 from uqms.errors import SamplingError
@@ -66,6 +66,10 @@ class SMC:
             check.whole("SMC", name, getattr(self, name), least=10 if name == "particles" else 1)
         check_share("SMC", "correlation", self.correlation, 0.001, 1.0)
         warn_of_few("SMC", self.chains, self.particles, "particles")
+
+    def shortened(self) -> "SMC":
+        """Return the sampler with about a third of the work, for a refit that only compares two posteriors."""
+        return replace(self, particles=fewer(self.particles, 4))
 
     def run(self, problem: "Problem", seed: int) -> Any:
         """Return draws (chain = run, draw = particle), and the log evidence of each run.
