@@ -117,6 +117,45 @@ def test_what_does_not_die_and_what_goes_on_to_appear_ends_the_patience(monkeypa
     assert processes._LONGEST <= clock.now < processes._LONGEST + 0.5
 
 
+def test_what_waits_for_a_processor_is_not_killed_before_its_fork_is_seen(monkeypatch):
+    # Stopped at the first look, it goes on to wait for a processor, and then ends the fork that it had begun.
+    def look():
+        looks.append(1)
+        found = {2: processes.Process(1, 0, lives=True, runs=len(looks) < 6)}
+        if len(looks) > 5:  # an orphan goes to another parent, out of the tree
+            found[3] = processes.Process(1 if 2 in killed else 2, 0, lives=True)
+        return {pid: process for pid, process in found.items() if pid not in killed}
+
+    def send(pid, what):
+        if what is signal.SIGKILL:
+            killed.add(pid)
+        return True
+
+    looks, killed = [], set()
+    monkeypatch.setattr(processes, "_send", send)
+    monkeypatch.setattr(processes, "snapshot", look)
+    assert processes.end_all(lambda seen: processes.family(seen, [2]) & seen.keys()) == {2, 3}
+
+
+def test_kill_tree_finds_the_orphans_of_sessions_that_the_tree_has_started(monkeypatch):
+    # 2 leads a session and dies although 3, which it has forked meanwhile, was not seen yet; 4 is somebody else's.
+    def look():
+        orphan = {3: processes.Process(1, 2, lives=True)} if 2 in killed else {}
+        found = {2: processes.Process(9, 2, lives=True), 4: processes.Process(1, 9, lives=True)} | orphan
+        return {pid: process for pid, process in found.items() if pid not in killed}
+
+    def send(pid, what):
+        if what is signal.SIGKILL:
+            killed.add(pid)
+        return True
+
+    killed = set()
+    monkeypatch.setattr(processes, "_send", send)
+    monkeypatch.setattr(processes, "snapshot", look)
+    processes.kill_tree(2)
+    assert killed == {2, 3}
+
+
 @pytest.mark.parametrize("itself", [True, False])
 def test_kill_tree(number, itself):
     program = shell(
@@ -181,8 +220,9 @@ def test_other_systems_see_the_same_processes(number):
     pytest.importorskip("psutil")
     program = subprocess.Popen(["sleep", f"{number:.0f}"], start_new_session=True, env={**PATH, processes.MARK: "7-x"})
     try:
+        wait_for(lambda: not processes.snapshot()[program.pid].runs)  # it sleeps
         seen = processes._portable_snapshot()[program.pid]
-        assert seen == processes.snapshot()[program.pid] == (os.getpid(), program.pid, True)
+        assert seen == processes.snapshot()[program.pid] == (os.getpid(), program.pid, True, False)
         assert f"{processes.MARK}=7-x" in processes._portable_environment(program.pid)
         program.kill()
         wait_for(lambda: not processes.snapshot()[program.pid].lives)

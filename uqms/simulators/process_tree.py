@@ -44,6 +44,7 @@ class Process(NamedTuple):
     parent: int
     session: int
     lives: bool  # False: it has ended and nobody has waited for it yet
+    runs: bool = False  # it has a processor or waits for one, so that a signal may not have reached it yet
 
 
 Processes = dict[int, Process]
@@ -97,7 +98,14 @@ def kill_tree(pid: int, *, itself: bool = True) -> None:
         False leaves the process itself alone, for instance because it is the caller.
     """
     leave = set() if itself else {pid}
-    end_all(lambda processes: family(processes, [pid]) - leave)
+    sessions: set[int] = set()  # whose first process is of the tree, so that all others descend from it
+
+    def find(processes: Processes) -> set[int]:
+        tree = family(processes, [pid]) - leave
+        sessions.update({processes[each].session for each in tree & processes.keys()} & tree)
+        return tree | {each for each, process in processes.items() if process.session in sessions}
+
+    end_all(find)
     if itself and pid == os.getpid():
         os.kill(pid, signal.SIGKILL)
 
@@ -129,7 +137,9 @@ def end_all(find: Callable[[Processes], set[int]]) -> set[int]:
         quiet = 0  # looks that found no more; one is not enough, what forks is not stopped at once
         while quiet < 2 and time.monotonic() < until:
             fresh = _living(find(processes := snapshot()), processes) - untouchable - stopped
-            quiet = 0 if fresh else quiet + 1 if stopped else 2
+            # On a busy machine what was stopped can be waiting for a processor, with a fork begun.
+            busy = any(pid in processes and processes[pid].runs for pid in stopped)
+            quiet = 0 if fresh or busy else quiet + 1 if stopped else 2
             untouchable |= {pid for pid in fresh if not _send(pid, signal.SIGSTOP)}
             stopped |= fresh - untouchable
             if fresh - ended:
@@ -173,7 +183,7 @@ def snapshot() -> Processes:
                 with open(f"/proc/{entry}/stat", "rb", buffering=0) as file:
                     # The name stands in parentheses and may hold anything, parentheses too.
                     state, parent, _, session = file.read(1024).rpartition(b")")[2].split()[:4]
-                found[int(entry)] = Process(int(parent), int(session), state not in b"ZX")
+                found[int(entry)] = Process(int(parent), int(session), state not in b"ZX", state == b"R")
     return found
 
 
@@ -184,7 +194,8 @@ def _portable_snapshot() -> Processes:
     for process in psutil.process_iter(["ppid", "status"]):
         with suppress(OSError):
             lives = process.info["status"] not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-            found[process.pid] = Process(process.info["ppid"] or 0, os.getsid(process.pid), lives)
+            runs = process.info["status"] == psutil.STATUS_RUNNING
+            found[process.pid] = Process(process.info["ppid"] or 0, os.getsid(process.pid), lives, runs)
     return found
 
 
