@@ -12,8 +12,9 @@ between the 5th and the 195th covers 95 % exactly, if ranks are uniform. Aims, f
   of one design share the errors of one surrogate;
 - the same for 50 % within max(0.06, 3 standard errors);
 - sharpness: the mean interval score (Gneiting & Raftery 2007, doi:10.1198/016214506000001437) is at most 1.15 times
-  that of the same intervals stretched around their median by the one factor that suits best: inflated ones fail;
-- at most 2 % of the fits are doubtful.
+  that of the same intervals stretched around their median by the one factor that suits the other designs best (within
+  two standard errors over designs): inflated ones fail;
+- at most 2 % of the fits are doubtful, within two standard errors of that share.
 
 ``--quick`` makes 8 designs with 6 truths each.
 """
@@ -30,7 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
-from _report import Aim, aim, finish, line
+from _report import Aim, aim, binomial, finish, line
 
 import uqms as uq
 from uqms._typing import Array
@@ -174,15 +175,21 @@ def judged(name: str, ratio: float, designs: list[list[Scored]], seconds: float)
                 f"{len(designs)} designs, {seconds:.0f} s" if i == 0 else None,
             )
         )
-    scores = np.mean([one.scores.mean(axis=0) for each in designs for one in each], axis=0)
-    best = int(np.argmin(scores))
-    own = float(np.interp(1.0, STRETCHES, scores))
-    remark = f"the best stretch is {STRETCHES[best]:.2f}"
+    scores = np.array([np.mean([one.scores.mean(axis=0) for one in each], axis=0) for each in designs])
+    others = np.argmin(scores.sum(axis=0) - scores, axis=1)  # chosen without the design: by chance none is better
+    own = np.array([np.interp(1.0, STRETCHES, each) for each in scores])
+    rival = scores[np.arange(len(scores)), others]
+    again = np.random.default_rng(1).integers(len(scores), size=(2000, len(scores)))
+    error_of_ratio = float(np.std(own[again].sum(axis=1) / rival[again].sum(axis=1)))
+    sharpness = float(own.sum() / rival.sum())
+    remark = f"the best stretch is {STRETCHES[int(np.median(others))]:.2f}"
+    most = 1.15 + 2.0 * error_of_ratio
     found.append(
-        aim(f"{label}: interval score over that of the best stretch", own / scores[best], None, 1.15, None, n, remark)
+        aim(f"{label}: interval score over that of the best stretch", sharpness, None, most, error_of_ratio, n, remark)
     )
     doubtful = float(np.mean([one.doubtful for each in designs for one in each]))
-    found.append(aim(f"{label}: share of doubtful fits", doubtful, None, 0.02, None, n))
+    most = 0.02 + 2.0 * float(np.sqrt(0.02 * 0.98 / n))
+    found.append(aim(f"{label}: share of doubtful fits", doubtful, None, most, binomial(doubtful, n), n))
     return found
 
 

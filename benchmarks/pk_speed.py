@@ -1,6 +1,6 @@
 """From a new process to 1000 effective draws: ours beside the model that a strong user writes by hand, and surmise.
 
-    python benchmarks/pk_speed.py [--quick] [--cost] [--only ROLE ...] [--threads N]
+    python benchmarks/pk_speed.py [--quick] [--cost] [--only ROLE ...] [--repeats N] [--threads N]
 
 Two-compartment oral pharmacokinetics: 5 parameters, 200 runs, 50 times, Gaussian noise of known sd. Runs are made
 beforehand; the clock of a repeat starts when its process does and stops when the draws are there. Every repeat checks
@@ -535,6 +535,7 @@ def main() -> int:
     """Measure all of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one repeat")
+    parser.add_argument("--repeats", type=int, default=5, help="repeats of each contestant (default 5)")
     parser.add_argument("--cost", action="store_true", help="cost against runs and measurements")
     parser.add_argument("--only", nargs="+", choices=ROLES, metavar="ROLE", help=f"contestants: {', '.join(ROLES)}")
     parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS of all; by default it is not set")
@@ -550,7 +551,9 @@ def main() -> int:
             result = ROLES[given.role](clock, data["x"], data["y"], data["z"])
         print(json.dumps(result))
         return 0
-    return finish(cost(given.quick) if given.cost else race(1 if given.quick else 5, given.only, given.threads))
+    return finish(
+        cost(given.quick) if given.cost else race(1 if given.quick else given.repeats, given.only, given.threads)
+    )
 
 
 if __name__ == "__main__":

@@ -97,6 +97,7 @@ def test_data_of_both_scales_are_one_gaussian() -> None:
     assert found == pytest.approx(dense(problem, THETA, ROWS), abs=1e-8)
 
 
+@pytest.mark.slow
 def test_data_of_the_cell_alone() -> None:
     """As through the cell's own surrogate; nothing else is informed when it does not reach there."""
     problem = uq.Calibration(chain(), of_cell(), NOISE["cell.apd"])

@@ -94,7 +94,9 @@ def test_the_likelihood_is_the_dense_normal_with_the_variance_at_the_mean(name: 
     assert float(problem.log_likelihood(theta)) == pytest.approx(dense.log_density, rel=1e-10)
 
 
-@pytest.mark.parametrize("name", list(SET))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if "discrepancy" in name else name for name in SET]
+)
 def test_derivatives_are_those_of_differences(name: str) -> None:
     problem, theta, _ = problem_of(name)
     u, block = problem.unit_inputs(arrays_of(theta))[0], block_of(problem)

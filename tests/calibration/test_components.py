@@ -40,7 +40,9 @@ PROBLEMS = {
 }
 
 
-@pytest.mark.parametrize("form", list(PROBLEMS))
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=pytest.mark.slow) if form == "latent" else form for form in PROBLEMS]
+)
 def test_observations_in_a_model_of_ones_own_are_those_of_the_calibration(form: str) -> None:
     problem = PROBLEMS[form]()
     assert problem.form == form

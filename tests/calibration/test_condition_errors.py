@@ -113,7 +113,7 @@ def test_simulated_data_have_the_errors_between_true_conditions(form: str) -> No
     assert np.abs((np.cov(drawn.T) - covariance) / spread).max() < 4.5
 
 
-@pytest.mark.parametrize("form", ["independent", "latent"])
+@pytest.mark.parametrize("form", ["independent", pytest.param("latent", marks=pytest.mark.slow)])
 def test_the_model_has_the_same_density_and_its_derivative(form: str) -> None:
     import pytensor
 

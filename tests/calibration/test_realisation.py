@@ -160,7 +160,7 @@ def counts(mode: str = "experiment") -> uq.Calibration:
 
 
 def test_latents_make_the_covariance_and_have_derivatives() -> None:
-    from uqms.calibration.bridge import PluggedOutputsOp, ReverseOp
+    from uqms.calibration.bridge import PluggedOutputs
 
     problem = counts()
     u = problem.unit_inputs({"theta": np.array([0.4])})
@@ -182,17 +182,14 @@ def test_latents_make_the_covariance_and_have_derivatives() -> None:
 
     rng = np.random.default_rng(1)
     bar, eta = rng.standard_normal((1, n)), rng.standard_normal(size)
-    op = PluggedOutputsOp(problem)
-    outputs: list[list] = [[None], [None], [None]]
-    ReverseOp(op).perform(None, (u[0], phi[0], eta, bar), outputs)
+    plugged = PluggedOutputs(problem)
+    slopes = plugged.reverse(u[0], phi[0], eta, bar)
 
     def value(at: np.ndarray, xi: np.ndarray) -> float:
-        out: list[list] = [[None]]
-        op.perform(None, (at, phi[0], xi), out)
-        return float(np.sum(out[0][0] * bar))
+        return float(np.sum(plugged(at, phi[0], xi)[0] * bar))
 
-    np.testing.assert_allclose(outputs[0][0], central(lambda at: value(at, eta), u[0]), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(outputs[2][0], central(lambda xi: value(u[0], xi), eta), rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(slopes[0], central(lambda at: value(at, eta), u[0]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(slopes[2], central(lambda xi: value(u[0], xi), eta), rtol=1e-6, atol=1e-8)
 
 
 def test_new_observations_have_the_covariance_of_the_likelihood() -> None:

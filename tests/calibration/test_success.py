@@ -11,7 +11,7 @@ from scipy.stats import kstest, norm
 
 import uqms as uq
 from uqms._typing import Array
-from uqms.calibration.bridge import LogSuccessOp
+from uqms.calibration.bridge import LogSuccess, PythonOp
 from uqms.calibration.success import check_failures
 from uqms.errors import InputError
 
@@ -169,7 +169,7 @@ def test_gradient_of_the_log_prior_is_that_of_differences(parts: tuple[Any, Any]
     success = problem(parts, failures="impossible").success
     assert success is not None
     x = pytensor.tensor.dvector()
-    value = LogSuccessOp(success)(x)[0]
+    value = PythonOp(LogSuccess(success))(x)[0]
     both = pytensor.function([x], [value, pytensor.grad(value, x)], mode="FAST_COMPILE")
     at = np.array([1.3, 1.1])
     found, slope = both(at)

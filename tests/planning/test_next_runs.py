@@ -281,6 +281,7 @@ def chain_posterior():
     return problem.sample(uq.Laplace(draws=400), rng=1)
 
 
+@pytest.mark.slow
 def test_runs_of_a_member_take_what_is_said(chain_posterior):
     problem, (theta, h) = chain_posterior.problem, draws_of(chain_posterior)
     chain = problem.surrogate
@@ -300,6 +301,7 @@ def test_runs_of_a_member_take_what_is_said(chain_posterior):
         np.testing.assert_allclose(found, taken, rtol=0.02, atol=0.02 * found.max())
 
 
+@pytest.mark.slow
 def test_a_plan_has_a_design_for_each_member(chain_posterior):
     plan = uq.next_runs(chain_posterior, 10, cost={"cell": 0.3, "cable": 1.8}, about=["g"], rng=2, stop=0.0)
     assert set(plan.designs) == {"cell", "cable"}
@@ -493,6 +495,7 @@ def test_what_cannot_be_right_is_said_before_work(posterior, settings, match):
         uq.next_runs(posterior, **({"n": 5, "rng": 1} | settings))
 
 
+@pytest.mark.slow
 def test_the_figure_shows_what_the_plan_says(chain_posterior):
     plan = uq.next_runs(chain_posterior, 10, cost={"cell": 0.3, "cable": 1.8}, about=["g", "r"], rng=2, stop=0.0)
     figure = uq.plots.next_runs(plan)

@@ -2,8 +2,9 @@
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, final, runtime_checkable
 
 import numpy as np
 import pymc as pm
@@ -194,7 +195,7 @@ def _dependent_variable(
             inside = pt.and_(inside, constraint.allows(now, PyTensorFunctions))
         total = density(now) - log_share
         if success is not None:
-            total += LogSuccessOp(success)(pt.stack([now[n] for n in success.names]))[0]
+            total += PythonOp(LogSuccess(success))(pt.stack([now[n] for n in success.names]))[0]
         return pt.switch(inside, total, -np.inf)
 
     def random(*_: Any, rng: np.random.Generator, size: Any = None) -> Any:
@@ -216,33 +217,6 @@ def _dependent_variable(
     )
 
 
-@final
-class LogSuccessOp(Op):  # type: ignore[misc]
-    """Log probability of success at parameters (P,), and its derivative (P,)."""
-
-    __props__ = ("success",)
-
-    def __init__(self, success: Success) -> None:
-        self.success = success
-
-    def make_node(self, x: Any) -> Apply:
-        """Describe inputs and outputs."""
-        return Apply(self, [pt.as_tensor(x, dtype="float64")], [pt.dscalar(), pt.dvector()])
-
-    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
-        """Evaluate."""
-        value, slope = self.success.log_and_slope(np.asarray(inputs[0], dtype=np.float64))
-        outputs[0][0], outputs[1][0] = np.asarray(value), slope
-
-    def connection_pattern(self, node: Apply) -> list[list[bool]]:
-        """Only the value is differentiated."""
-        return [[True, False]]
-
-    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
-        """Scale the derivative that the evaluation returned beside the value."""
-        return [cotangents[0] * outputs[1]]
-
-
 def _tensor(ndim: int) -> Any:
     return pt.tensor(dtype="float64", shape=(None,) * ndim)
 
@@ -255,95 +229,100 @@ def _bars(outputs: Any, cotangents: Any) -> list[Any]:
     ]
 
 
-# --- the surrogate as an expression -----------------------------------------------------------------------------------
+# --- operations -------------------------------------------------------------------------------------------------------
 
 
-@final
-class ScoresOp(Op):  # type: ignore[misc]
-    """Mean (H, k, q) and covariance (H, q, k, k) of a surrogate's scores at inputs (k, d), any surrogate.
+class Evaluation(Protocol):
+    """What `PythonOp` evaluates: arrays to arrays, with derivatives; compared by what it holds.
 
-    Of correlated scores the covariance has the shape (H, k, q, k, q).
+    Attributes
+    ----------
+    outputs
+        Number of dimensions of each output.
+    by
+        Places of the inputs by which it is differentiated.
+    no_derivative
+        Why it has no derivative; empty where it has one.
     """
 
-    __props__ = ("surrogate", "correlated")
-    inputs = 1
-
-    def __init__(self, surrogate: Surrogate, correlated: bool = False) -> None:
-        self.surrogate, self.correlated = surrogate, correlated
-
-    def make_node(self, u: Any) -> Apply:
-        """Describe inputs and outputs."""
-        u = pt.as_tensor(u, dtype="float64")
-        shapes = (None,) * 3, (None,) * (5 if self.correlated else 4)
-        return Apply(self, [u], [pt.tensor(dtype="float64", shape=shape) for shape in shapes])
-
-    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
-        """Evaluate."""
-        scores = self.surrogate.scores(np.asarray(inputs[0]))
-        outputs[0][0], outputs[1][0] = np.ascontiguousarray(scores.mean), np.ascontiguousarray(scores.covariance)
-
-    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
-        """Return the reverse derivative."""
-        if not has_derivative(self.surrogate):  # PyMC then chooses a sampler without gradients
-            return [grad_not_implemented(self, 0, inputs[0], "the simulator is a black box without a derivative")]
-        return [ReverseOp(self)(inputs[0], *_bars(outputs, cotangents))]
-
-    def reverse(self, u: Array, mean_bar: Array, covariance_bar: Array) -> tuple[Array, ...]:
-        """Return the derivative by inputs."""
-        return (self.surrogate.scores_reverse(u, mean_bar, covariance_bar),)
+    @property
+    def outputs(self) -> tuple[int, ...]: ...
+    @property
+    def by(self) -> tuple[int, ...]: ...
+    @property
+    def no_derivative(self) -> str: ...
+    def __call__(self, *inputs: Any, **nothing: Any) -> Sequence[Any]: ...
 
 
-@final
-class RowsOp(Op):  # type: ignore[misc]
-    """Offset (H, k, N), basis (H, k, N, q) and truncation (H, k, N, t) of rows that depend on inputs (k, d)."""
+@runtime_checkable
+class WithReverse(Protocol):
+    """An `Evaluation` with a reverse derivative; others return a value and its derivatives by the inputs `by`."""
 
-    __props__ = ("decoder",)
-    inputs = 1
+    def reverse(self, *inputs_and_bars: Array) -> Sequence[Any]:
+        """Return derivatives by the inputs `by`, given all inputs and the derivatives by all outputs."""
 
-    def __init__(self, decoder: InputDecoder) -> None:
-        self.decoder = decoder
 
-    def make_node(self, u: Any) -> Apply:
-        """Describe inputs and outputs."""
-        shapes = [pt.tensor(dtype="float64", shape=(None,) * n) for n in (3, 4, 4)]
-        return Apply(self, [pt.as_tensor(u, dtype="float64")], shapes)
+@dataclass(frozen=True)
+class _Reverse:
+    """The reverse derivative of an evaluation, as an evaluation."""
 
-    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
-        """Evaluate."""
-        for output, part in zip(outputs, self.decoder.at(np.asarray(inputs[0])), strict=True):
-            output[0] = np.ascontiguousarray(part)
+    of: Any
+    outputs: tuple[int, ...]
+    by: ClassVar[tuple[int, ...]] = ()
+    no_derivative: ClassVar[str] = "second derivatives are not implemented"
 
-    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
-        """Return the reverse derivative."""
-        return [ReverseOp(self)(inputs[0], *_bars(outputs, cotangents))]
-
-    def reverse(self, u: Array, *bars: Array) -> tuple[Array, ...]:
-        """Return the derivative by inputs."""
-        return (self.decoder.reverse(u, Decoder(*bars)),)
+    def __call__(self, *inputs: Array) -> Sequence[Any]:
+        return tuple(self.of.reverse(*inputs))
 
 
 @final
-class ReverseOp(Op):  # type: ignore[misc]
-    """Reverse derivative of an operation that is evaluated in Python, by its method `reverse`.
+class PythonOp(Op):  # type: ignore[misc]
+    """A function of arrays that is written in Python, with its derivative, as an operation.
 
-    Inputs are those of the operation and derivatives by its outputs; outputs are derivatives by its inputs.
+    Parameters
+    ----------
+    of
+        The function, an `Evaluation`.
     """
 
     __props__ = ("of",)
 
-    def __init__(self, of: Any) -> None:
+    def __init__(self, of: Evaluation) -> None:
         self.of = of
 
     def make_node(self, *inputs: Any) -> Apply:
         """Describe inputs and outputs."""
-        tensors = [pt.as_tensor(v) for v in inputs]
-        return Apply(self, tensors, [_tensor(v.ndim) for v in tensors[: self.of.inputs]])
+        return Apply(self, [pt.as_tensor(v, dtype="float64") for v in inputs], [_tensor(n) for n in self.of.outputs])
 
     def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
         """Evaluate."""
-        found = self.of.reverse(*(np.ascontiguousarray(v) for v in inputs))
-        for place, value in zip(outputs, found, strict=True):
-            place[0] = value
+        for place, value in zip(outputs, self.of(*(np.ascontiguousarray(v) for v in inputs)), strict=True):
+            place[0] = np.array(value, order="C")
+
+    def connection_pattern(self, node: Apply) -> list[list[bool]]:
+        """Say by what each output is differentiated: derivatives that are outputs themselves by nothing."""
+        return _connections(self.of.by, len(node.inputs), len(self.of.outputs), isinstance(self.of, WithReverse))
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
+        """Return the reverse derivative, or scale the derivatives that the evaluation returned beside the value."""
+        by = self.of.by
+        if self.of.no_derivative:  # PyMC then chooses a sampler without gradients
+            slopes = [grad_not_implemented(self, i, inputs[i], self.of.no_derivative) for i in by]
+        elif isinstance(self.of, WithReverse):
+            reverse = PythonOp(_Reverse(self.of, tuple(inputs[i].ndim for i in by)))
+            slopes = reverse(*inputs, *_bars(outputs, cotangents), return_list=True)
+        else:
+            slopes = [cotangents[0] * slope for slope in outputs[1:]]
+        return _by_place(by, slopes, len(inputs))
+
+
+def _connections(by: Sequence[int], inputs: int, outputs: int, with_reverse: bool) -> list[list[bool]]:
+    return [[i in by and (with_reverse or o == 0) for o in range(outputs)] for i in range(inputs)]
+
+
+def _by_place(by: Sequence[int], slopes: Sequence[Any], inputs: int) -> list[Any]:
+    found = dict(zip(by, slopes, strict=True))
+    return [found[i] if i in found else disconnected_type() for i in range(inputs)]
 
 
 @final
@@ -389,8 +368,7 @@ class CompiledOp(Op):  # type: ignore[misc]
 
     def connection_pattern(self, node: Apply) -> list[list[bool]]:
         """Say by what each output is differentiated: derivatives that are outputs themselves by nothing."""
-        places = range(len(self.outputs))
-        return [[i in self.by and (bool(self.reverse) or o == 0) for o in places] for i in range(len(node.inputs))]
+        return _connections(self.by, len(node.inputs), len(self.outputs), bool(self.reverse))
 
     def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
         """Return the reverse derivative, or scale the derivatives that the evaluation returned beside the value."""
@@ -399,11 +377,10 @@ class CompiledOp(Op):  # type: ignore[misc]
             slopes = reverse(*inputs, *_bars(outputs, cotangents), return_list=True)
         else:
             slopes = [cotangents[0] * slope for slope in outputs[1:]]
-        by = dict(zip(self.by, slopes, strict=True))
-        return [by[i] if i in by else disconnected_type() for i in range(len(inputs))]
+        return _by_place(self.by, slopes, len(inputs))
 
 
-# From a block of a Gaussian process and inputs (k, d) to `ScoresOp`'s mean and covariance.
+# From a block of a Gaussian process and inputs (k, d) to `ScoresAt`'s mean and covariance.
 SCORES = CompiledOp("surrogates.fused", "scores_flat", (3, 4), by=(1,), reverse="scores_flat_reverse")
 # From data, parts (H, size), log weights (H,), hyperparameters and measured values, see `GaussianLikelihood`, to the
 # Gaussian log-likelihood with its derivatives by parts and hyperparameters.
@@ -417,102 +394,126 @@ OUTPUTS = CompiledOp(
 )
 
 
-@final
-class JointErrorOp(Op):  # type: ignore[misc]
+# --- what is evaluated in Python --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LogSuccess:
+    """Log probability of success at parameters (P,), and its derivative (P,)."""
+
+    success: Success
+    outputs: ClassVar = (0, 1)
+    by: ClassVar = (0,)
+    no_derivative: ClassVar = ""
+
+    def __call__(self, x: Array) -> Sequence[Any]:
+        return self.success.log_and_slope(x)
+
+
+@dataclass(frozen=True)
+class ScoresAt:
+    """Mean (H, k, q) and covariance (H, q, k, k) of a surrogate's scores at inputs (k, d), any surrogate.
+
+    Of correlated scores the covariance has the shape (H, k, q, k, q).
+    """
+
+    surrogate: Surrogate
+    correlated: bool = False
+    by: ClassVar = (0,)
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        return 3, 5 if self.correlated else 4
+
+    @property
+    def no_derivative(self) -> str:
+        return "" if has_derivative(self.surrogate) else "the simulator is a black box without a derivative"
+
+    def __call__(self, u: Array) -> Sequence[Any]:
+        scores = self.surrogate.scores(u)
+        return scores.mean, scores.covariance
+
+    def reverse(self, u: Array, mean_bar: Array, covariance_bar: Array) -> Sequence[Any]:
+        """Return the derivative by inputs."""
+        return (self.surrogate.scores_reverse(u, mean_bar, covariance_bar),)
+
+
+@dataclass(frozen=True)
+class RowsAt:
+    """Offset (H, k, N), basis (H, k, N, q) and truncation (H, k, N, t) of rows that depend on inputs (k, d)."""
+
+    decoder: InputDecoder
+    outputs: ClassVar = (3, 4, 4)
+    by: ClassVar = (0,)
+    no_derivative: ClassVar = ""
+
+    def __call__(self, u: Array) -> Sequence[Any]:
+        return tuple(self.decoder.at(u))
+
+    def reverse(self, u: Array, *bars: Array) -> Sequence[Any]:
+        """Return the derivative by inputs."""
+        return (self.decoder.reverse(u, Decoder(*bars)),)
+
+
+@dataclass(frozen=True)
+class JointErrorParts:
     """Parts (H, size) of the joint error of any surrogate at inputs (K, d), for `GAUSSIAN`."""
 
-    __props__ = ("problem",)
-    inputs = 1
+    problem: "SingleCalibration"
+    outputs: ClassVar = (2,)
+    by: ClassVar = (0,)
 
-    def __init__(self, problem: "SingleCalibration") -> None:
-        self.problem = problem
+    @property
+    def no_derivative(self) -> str:
+        return "" if has_derivative(self.problem.surrogate) else NO_DERIVATIVE
 
-    def make_node(self, u: Any) -> Apply:
-        """Describe inputs and outputs."""
-        return Apply(self, [pt.as_tensor(u, dtype="float64")], [pt.dmatrix()])
+    def __call__(self, u: Array) -> Sequence[Any]:
+        return (self.problem.parts(u[None])[0][:, 0],)
 
-    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
-        """Evaluate."""
-        outputs[0][0] = self.problem.parts(np.asarray(inputs[0])[None])[0][:, 0]
-
-    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
-        """Return the reverse derivative."""
-        if not has_derivative(self.problem.surrogate):
-            return [grad_not_implemented(self, 0, inputs[0], NO_DERIVATIVE)]
-        return [ReverseOp(self)(inputs[0], cotangents[0])]
-
-    def reverse(self, u: Array, parts_bar: Array) -> tuple[Array, ...]:
+    def reverse(self, u: Array, parts_bar: Array) -> Sequence[Any]:
         """Return the derivative by inputs."""
         return (self.problem.parts_reverse(u, parts_bar),)
 
 
-@final
-class LowRankGaussianOp(Op):  # type: ignore[misc]
+@dataclass(frozen=True)
+class LowRankGaussian:
     """`GAUSSIAN` with the features of any surrogate's error in front of it, `LowRank`, from inputs (K, d).
 
     Features and data come as blocks of numbers, so that others take their place in a compiled model.
     """
 
-    __props__ = ("lowrank",)
+    lowrank: "LowRank"
+    outputs: ClassVar = (0, 2, 1)
+    by: ClassVar = (2, 3)
 
-    def __init__(self, lowrank: "LowRank") -> None:
-        self.lowrank = lowrank
+    @property
+    def no_derivative(self) -> str:
+        return "" if self.lowrank.differentiable else NO_DERIVATIVE
 
-    def make_node(self, features: Any, data: Any, u: Any, phi: Any, z: Any) -> Apply:
-        """Describe inputs and outputs."""
-        inputs = [pt.as_tensor(v, dtype="float64") for v in (features, data, u, phi, z)]
-        return Apply(self, inputs, [pt.dscalar(), pt.dmatrix(), pt.dvector()])
-
-    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
-        """Evaluate."""
-        features, data, u, phi, z = (np.ascontiguousarray(v) for v in inputs)
+    def __call__(self, features: Array, data: Array, u: Array, phi: Array, z: Array) -> Sequence[Any]:
         with np.errstate(all="ignore"):  # a search may try inputs beyond all numbers: there is no density then
-            found = self.lowrank.with_blocks(features, data).value_and_slopes(u, phi, z)
-        for place, value in zip(outputs, found, strict=True):
-            place[0] = np.array(value)
-
-    def connection_pattern(self, node: Apply) -> list[list[bool]]:
-        """Only the value is differentiated, by inputs and hyperparameters."""
-        nothing, value = [False] * 3, [True, False, False]
-        return [nothing, nothing, value, value, nothing]
-
-    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
-        """Scale the derivatives that the evaluation returned beside the value."""
-        bar, nothing = cotangents[0], disconnected_type
-        by_inputs = bar * outputs[1]
-        if not self.lowrank.differentiable:
-            by_inputs = grad_not_implemented(self, 2, inputs[2], NO_DERIVATIVE)
-        return [nothing(), nothing(), by_inputs, bar * outputs[2], nothing()]
+            return self.lowrank.with_blocks(features, data).value_and_slopes(u, phi, z)
 
 
-@final
-class PluggedOutputsOp(Op):  # type: ignore[misc]
+@dataclass(frozen=True)
+class PluggedOutputs:
     """`OUTPUTS` for a surrogate of the user's own, through its protocol."""
 
-    __props__ = ("problem",)
-    inputs = 3
+    problem: "SingleCalibration"
+    outputs: ClassVar = (2,)
+    by: ClassVar = (0, 1, 2)
 
-    def __init__(self, problem: "SingleCalibration") -> None:
-        self.problem = problem
+    @property
+    def no_derivative(self) -> str:
+        return "" if has_derivative(self.problem.surrogate) else NO_DERIVATIVE
 
-    def make_node(self, u: Any, phi: Any, eta: Any) -> Apply:
-        """Describe inputs and outputs."""
-        return Apply(self, [pt.as_tensor(v) for v in (u, phi, eta)], [pt.dmatrix()])
+    def __call__(self, u: Array, phi: Array, eta: Array) -> Sequence[Any]:
+        eta = eta[None][:, self.problem.free]
+        return (self.problem.latent_outputs(u[None], phi[None], eta)[0][:, 0],)
 
-    def perform(self, node: Apply, inputs: Any, outputs: Any) -> None:
-        """Evaluate."""
-        u, phi, eta = (np.asarray(v)[None] for v in inputs)
-        outputs[0][0] = self.problem.latent_outputs(u, phi, eta[:, self.problem.free])[0][:, 0]
-
-    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> Any:
-        """Return the reverse derivative."""
-        if not has_derivative(self.problem.surrogate):
-            return [grad_not_implemented(self, i, one, NO_DERIVATIVE) for i, one in enumerate(inputs)]
-        return ReverseOp(self)(*inputs, cotangents[0], return_list=True)
-
-    def reverse(self, u: Array, phi: Array, eta: Array, y_bar: Array) -> tuple[Array, ...]:
+    def reverse(self, u: Array, phi: Array, eta: Array, bar: Array) -> Sequence[Any]:
         """Return derivatives by inputs, hyperparameters and latents."""
-        problem = self.problem
+        problem, y_bar = self.problem, bar
         found = problem.joint_error(u[None])
         scores = Scores(found.scores.mean[:, 0], found.scores.covariance[:, 0], found.scores.log_weights)
         means, covariances, phis, slopes, own, *rows = problem.latent_parts(found, u[None], phi[None])
@@ -555,8 +556,10 @@ def _numba(op: CompiledOp, node: Apply, **_: Any) -> Any:
     return op.compiled()
 
 
-for _operation in (LogSuccessOp, ScoresOp, RowsOp, ReverseOp, JointErrorOp, LowRankGaussianOp, PluggedOutputsOp):
-    numba_funcify.register(_operation)(in_python)
+numba_funcify.register(PythonOp)(in_python)
+
+
+# --- the surrogate as an expression -----------------------------------------------------------------------------------
 
 
 class SurrogateTensor(NamedTuple):
@@ -602,7 +605,7 @@ def conditions(problem: "SingleCalibration", values: Mapping[str, Any]) -> dict[
 def exact_scores(surrogate: Surrogate, u: Any) -> Any:
     """Return the outputs (k, q) of a simulator that is used directly, at inputs (k, d) in the unit cube."""
     if not isinstance(surrogate, DirectSimulator) or surrogate.backend != "pytensor":
-        return ScoresOp(surrogate)(u)[0][0]
+        return PythonOp(ScoresAt(surrogate))(u)[0][0]
     columns = [one.inverse(u[:, j], PyTensorFunctions) for j, one in enumerate(surrogate.domain.maps)]
     return surrogate.expression(columns)
 
@@ -671,7 +674,7 @@ def as_tensor(
     else:
         found = surrogate.scores(np.full((1, len(names)), 0.5))
         log_weights = found.log_weights
-        means, covariances = ScoresOp(surrogate, found.correlated)(u)
+        means, covariances = PythonOp(ScoresAt(surrogate, found.correlated))(u)
     weights = np.exp(log_weights - np.logaddexp.reduce(log_weights))
     if isinstance(decoder, InputDecoder) or covariances.ndim == 5:
         return _joint_tensor(decoder, u, means, covariances, weights)
@@ -701,7 +704,7 @@ def _joint_tensor(
 ) -> SurrogateTensor:
     """Return a surrogate whose rows depend on the input, or whose scores are correlated, as expressions."""
     if isinstance(decoder, InputDecoder):
-        offset, basis, truncation = RowsOp(decoder)(u)  # (H or 1, k, N, ...)
+        offset, basis, truncation = PythonOp(RowsAt(decoder))(u)  # (H or 1, k, N, ...)
     else:
         offset, basis, truncation = (pt.as_tensor(one)[None, None] for one in decoder)
         basis, truncation = (pt.repeat(one, u.shape[0], axis=1) for one in (basis, truncation))
@@ -856,7 +859,7 @@ def joint_density(problem: "SingleCalibration") -> Callable[[Any, Any, Any], Any
             return pt.concatenate([cell_means(cells, exact_scores(surrogate, u)), fixed])[None]
 
     else:
-        parts = JointErrorOp(problem)
+        parts = PythonOp(JointErrorParts(problem))
     return lambda u, phi, z: GAUSSIAN(data, parts(u), log_weights, phi, z)[0]
 
 
@@ -902,7 +905,7 @@ def latent_outputs(problem: "SingleCalibration") -> tuple[Callable[[Any, Any, An
     """Return a function from inputs (K, d), phi and latents to the latent outputs (H, N), and log weights (H,)."""
     free, block = problem.free, _block(problem, problem.structure)
     size = problem.latent_count
-    operation = PluggedOutputsOp(problem) if block is None else OUTPUTS
+    operation = PythonOp(PluggedOutputs(problem)) if block is None else OUTPUTS
 
     def outputs(u: Any, phi: Any, eta: Any) -> Any:
         whole = eta if len(free) == size else pt.set_subtensor(pt.zeros(size)[free], eta)

@@ -153,7 +153,7 @@ def test_the_operation_reads_other_features(correlated: bool, by_input: bool) ->
     first, other = (through(one, rng.random((m, u.shape[1]))) for m in (2, 8))
     block, data = pytensor.shared(first.error.flat()), pytensor.shared(first.likelihood.data)
     at = pt.dmatrix("u")
-    value = bridge.LowRankGaussianOp(first)(block, data, at, sd, z)[0]
+    value = bridge.PythonOp(bridge.LowRankGaussian(first))(block, data, at, sd, z)[0]
     function = pytensor.function([at], [value, pytensor.grad(value, at)], mode="FAST_COMPILE")
     for lowrank in (first, other):
         block.set_value(lowrank.error.flat())

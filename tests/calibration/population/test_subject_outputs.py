@@ -61,7 +61,13 @@ def drawn(one: uq.PopulationCalibration, draws: int, seed: int = 3) -> Posterior
 
 
 # ------------------------------------------------------------------------------------------------- the simulator itself
-@pytest.mark.parametrize("noise", [uq.GaussianNoise(sd=uq.HalfNormal(0.5)), STUDENT], ids=["normal", "student"])
+@pytest.mark.parametrize(
+    "noise",
+    [
+        pytest.param(uq.GaussianNoise(sd=uq.HalfNormal(0.5)), id="normal"),
+        pytest.param(STUDENT, id="student", marks=pytest.mark.slow),
+    ],
+)
 def test_outputs_of_a_simulator_are_those_of_the_parameters(noise: Any) -> None:
     found = drawn(of_decay(noise), 60)
     some = found.hierarchy.some
@@ -74,7 +80,7 @@ def test_outputs_of_a_simulator_are_those_of_the_parameters(noise: Any) -> None:
     np.testing.assert_allclose(predicted.sd["conc"].values, wanted.std(axis=0), rtol=1e-10)
 
 
-@pytest.mark.parametrize("limit", [None, 2.0])
+@pytest.mark.parametrize("limit", [None, pytest.param(2.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "noise",
     [

@@ -122,7 +122,7 @@ def add_likelihood(
     def density(u: Any, phi: Any, z: Any) -> Any:
         if BLOCK in shared:
             return bridge.PROCESS_GAUSSIAN(shared[BLOCK], u, phi, z)[0]
-        return bridge.LowRankGaussianOp(lowrank)(shared[FEATURES], shared[DATA], u, phi, z)[0]
+        return bridge.PythonOp(bridge.LowRankGaussian(lowrank))(shared[FEATURES], shared[DATA], u, phi, z)[0]
 
     return bridge.likelihood(data, u, values, name, latents, density, replicate)
 
