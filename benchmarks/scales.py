@@ -2,8 +2,8 @@
 
     python benchmarks/scales.py [--quick] [--half seen|unseen] [--designs N] [--only KIND ...] [--kernel K] [--cost]
 
-Simulators of 24 kinds are generated, each with shape and design of its own. The method was chosen on twelve of them
-(seen); the other twelve (unseen) were written down before they were first run, and both halves are printed. Sixteen
+Simulators of 27 kinds are generated, each with shape and design of its own. The method was chosen on thirteen of them
+(seen); the other fourteen (unseen) were written down before they were first run, and both halves are printed. Nineteen
 kinds have inputs from 0 to 1, eight have positive inputs in their own units, most of which act by their ratios. Of each
 problem 8 d or 20 d runs in turn, d inputs, and 500 new points. Beside `GaussianProcess(scales="auto")` are the same
 with ``scales="given"``, scikit-learn (constant * Matérn-5/2 with one length scale an input + white noise, targets
@@ -194,6 +194,20 @@ def by_logarithm(rng: np.random.Generator) -> tuple[Ends, Function]:
     return ends, lambda x: function(np.log(x) / np.log(ends[:, 1]))
 
 
+def switch(rng: np.random.Generator) -> tuple[int, Function]:
+    """Return where a bistable gene ends after a while: its front is as steep as the time is long."""
+    t, hill = rng.uniform(3.0, 8.0), rng.uniform(2.0, 4.0)
+
+    def function(u: Array) -> Array:
+        leak, rate, decay = 0.02 + 0.2 * u[:, 0], 0.5 + 1.5 * u[:, 1], 0.5 + 0.5 * u[:, 2]
+        y = np.full(len(u), 0.2)
+        for _ in range(400):
+            y = y + t / 400.0 * (leak + rate * y**hill / (0.5 + y**hill) - decay * y)
+        return y
+
+    return 3, function
+
+
 # ---------------------------------------------------------------------------------------------------- kinds, unseen
 def oscillator(rng: np.random.Generator) -> tuple[int, Function]:
     """Return where a damped oscillator is: frequency, damping, amplitude."""
@@ -319,14 +333,44 @@ def arrhenius(rng: np.random.Generator) -> tuple[Ends, Function]:
     return ends, function
 
 
+def excitable(rng: np.random.Generator) -> tuple[int, Function]:
+    """Return the potential of a cell that fires or does not, by current and recovery, at a time."""
+    t, start = rng.uniform(15.0, 30.0), rng.uniform(-1.3, -1.0)
+
+    def function(u: Array) -> Array:
+        current, slope = 0.2 + 0.4 * u[:, 0], 0.6 + 0.4 * u[:, 1]
+        v, w = np.full(len(u), start), np.full(len(u), -0.6)
+        for _ in range(1500):
+            h = t / 1500.0
+            v, w = v + h * (v - v**3 / 3.0 - w + current), w + h * 0.08 * (v + 0.7 - slope * w)
+        return v
+
+    return 2, function
+
+
+def prey(rng: np.random.Generator) -> tuple[int, Function]:
+    """Return the number of prey after one or two cycles with their predators."""
+    t = rng.uniform(4.0, 10.0)
+
+    def function(u: Array) -> Array:
+        birth, eaten, death = 0.5 + u[:, 0], 0.5 + u[:, 1], 0.4 + 0.8 * u[:, 2]
+        x, y = np.ones(len(u)), np.full(len(u), 0.5)
+        for _ in range(2000):
+            h = t / 2000.0
+            x, y = x * np.exp(h * (birth - eaten * y)), y * np.exp(h * (0.5 * x - death))
+        return np.asarray(x)
+
+    return 3, function
+
+
 KINDS = {
     "seen": (
         plain, step, two_compartments, logistic, hill, borehole, ishigami, additive,
-        clearances, spread, by_value, by_logarithm,
+        clearances, spread, by_value, by_logarithm, switch,
     ),
     "unseen": (
         oscillator, enzyme, heat, wing, outbreak, vessel, bumps, kink,
-        inhibition, windkessel, polynomial, arrhenius,
+        inhibition, windkessel, polynomial, arrhenius, excitable, prey,
     ),
 }  # fmt: skip
 

@@ -242,13 +242,35 @@ def test_settings_are_checked() -> None:
         Adapted(M52 + SE)
     with pytest.raises(InputError, match=r"scales is 'automatic'; give 'auto' or 'given'"):
         uq.GaussianProcess(scales="automatic")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"A cheap model takes a kernel of the scaled distance"):
-        uq.GaussianProcess(kernel=Adapted(M52), mean=uq.Physics(lambda theta: {"y": theta["a"]}))
 
 
 def test_files_know_it() -> None:
     for kernel in (*KERNELS, OneOf.that_adapts(M52, 3)):
         assert kernel_of_description(description_of(kernel)) == kernel
+
+
+@pytest.mark.parametrize("kernel", [*KERNELS, M52 + SE, OneOf((M52, Adapted(M52), uq.Matern72()))])
+def test_an_input_before_the_others_changes_nothing(kernel: Kernel) -> None:
+    ell, rng = ell_of(kernel), np.random.default_rng(3)
+    if isinstance(kernel, OneOf):
+        ell = kernel.ell_of(Adapted(M52), ell_of(Adapted(M52)), D)
+    u, x = rng.random((4, D)), rng.random((5, D))
+    before = [np.column_stack([10.0 * rng.standard_normal(len(one)), one]) for one in (u, x)]
+    lifted = kernel.lifted(ell, D)
+    assert len(lifted) == hyperparameter_count(kernel, D + 1)
+    np.testing.assert_allclose(kernel.correlation(*before, lifted), kernel.correlation(u, x, ell), rtol=1e-12)
+
+
+def test_a_score_by_itself_keeps_its_kernel_in_compiled_code() -> None:
+    one, rng = OneOf((M52, uq.Matern72())), np.random.default_rng(4)
+    x, y, u = rng.random((12, D)), rng.standard_normal((12, 2)), rng.random((4, D))
+    each = [Hyperparameters(one.ell_of(kernel, np.ones(D), D), 0.0, 0.0, 0.0, 1, False) for kernel in one.kernels]
+    both = condition(one, x, y, 1, each)
+    for j in range(2):
+        alone = both.select(np.array([j]))
+        wanted, (mean, covariance) = scores_at(alone, u), scores_flat(alone.flat(), u)
+        np.testing.assert_allclose(mean, wanted.mean, rtol=1e-8, atol=1e-10)
+        np.testing.assert_allclose(covariance, wanted.covariance, rtol=1e-6, atol=1e-10)
 
 
 # ------------------------------------------------------------------------------------------------------- chosen by runs

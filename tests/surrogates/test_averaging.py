@@ -147,9 +147,9 @@ def test_more_runs_are_averaged_when_that_still_matters(monkeypatch: pytest.Monk
 
 def test_of_many_runs_a_chosen_kernel_is_at_its_mode() -> None:
     """Draws by the normal law at the mode were up to 12 nats a value worse: they leave its ridge."""
-    assert uq.GaussianProcess(scales="auto").fit(table(45)).process.draws == 1
-    assert uq.GaussianProcess(scales="auto").fit(table(30)).process.draws == 16
-    assert uq.GaussianProcess(hyperparameters="averaged", scales="auto").fit(table(45)).process.draws == 16
+    assert uq.GaussianProcess(scales="auto").fit(table(64)).process.draws == 1
+    assert uq.GaussianProcess(scales="auto").fit(table(45)).process.draws == 16
+    assert uq.GaussianProcess(hyperparameters="averaged", scales="auto").fit(table(64)).process.draws == 16
 
 
 def test_the_share_of_the_hyperparameters_is_that_of_the_draws() -> None:

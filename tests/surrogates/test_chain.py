@@ -728,7 +728,7 @@ def test_a_chain_of_two_levels_is_the_nonlinear_ladder_at_equal_hyperparameters(
         level(14, False).assign_coords(fidelity=("run", ["low"] * 14)),
         level(9, True).assign_coords(fidelity=("run", ["high"] * 9)),
     )
-    fitted = uq.NonlinearMultiFidelity(levels=("low", "high"), hyperparameters="point").fit(runs)
+    fitted = uq.NonlinearMultiFidelity(levels=("low", "high"), hyperparameters="point", scales="given").fit(runs)
     low, high = fitted.ladder.steps
     upper, h, j = high.own(0, 0)
 

@@ -57,10 +57,13 @@ FITS: dict[str, Callable[[Stationary], object]] = {
             lambda p: {"y": np.sin(5.0 * p["a"])}, derivative=lambda p: {"y": {"a": 5.0 * np.cos(5.0 * p["a"])}}
         ),
         hyperparameters="point",
+        scales="given",
     ).fit(table(20)),
     "many runs": lambda k: uq.LocalGaussianProcess(k, neighbours=24).fit(table(64)),
     "many runs, a sum": lambda k: uq.LocalGaussianProcess(k + uq.Matern32(), neighbours=24).fit(table(64)),
-    "two levels": lambda k: uq.MultiFidelity(("coarse", "fine"), k, hyperparameters="point").fit(levels(1)),
+    "two levels": lambda k: uq.MultiFidelity(("coarse", "fine"), k, hyperparameters="point", scales="given").fit(
+        levels(1)
+    ),
     "two levels, not nested": lambda k: uq.MultiFidelity(("coarse", "fine"), k, hyperparameters="point").fit(levels(2)),
 }
 

@@ -204,3 +204,21 @@ def test_what_a_cheap_model_cannot_do_is_said(surrogate: GaussianProcessSurrogat
     wrong = uq.Physics(cheap, derivative=lambda at: {"peak": {"k": at["ka"]}, "conc": {}})
     with pytest.raises(InputError, match="derivative by 'k'; the inputs are"):
         uq.GaussianProcess(mean=wrong, hyperparameters="point").fit(table()).gradient(at, {"peak": 1.0})
+
+
+def test_what_a_cheap_model_leaves_has_learned_directions() -> None:
+    # The cheap model knows a wave; what is left follows the difference of the inputs.
+    space = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0))
+    design, new = uq.sobol(space, 32, rng=1), uq.sobol(space, 64, rng=2)
+
+    def truth(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return 2.0 * np.sin(12.0 * a * b) + np.sin(9.0 * (a - b))
+
+    cheap = uq.Physics(lambda theta: {"y": np.sin(12.0 * theta["a"] * theta["b"])})
+    runs = uq.ensemble.build(design, {"y": truth(**{name: design[name].values for name in "ab"})})
+    points = {name: new[name].values for name in "ab"}
+    error = {}
+    for scales in ("auto", "given"):
+        prediction = uq.GaussianProcess(mean=cheap, scales=scales).fit(runs).predict(points)  # type: ignore[arg-type]
+        error[scales] = np.sqrt(np.mean((prediction.mean["y"].values - truth(**points)) ** 2))
+    assert error["auto"] < 0.2 * error["given"]

@@ -19,7 +19,7 @@ import math
 import numpy as np
 
 from uqms._compiled import compiled
-from uqms._native import A1, A2, NONE, I, deferred, native
+from uqms._native import A1, A2, NONE, I, deferred
 from uqms._typing import Array, Ints
 from uqms.calibration._blas import gemm, times_lower
 from uqms.surrogates.fused import adapted_at, fill_shares, inputs_at, kernel_of, kernel_size, own_code, score_size, see
@@ -199,7 +199,7 @@ def _seen(block: Array, adapted: int, u: Array) -> tuple[Array, Array]:
     return z, s
 
 
-@native(NONE, A1, I, A2, A2, I, I, A2, A2, A2, A2, A2, A2, A2, A2, fastmath=FAST)
+@deferred(NONE, A1, I, A2, A2, I, I, A2, A2, A2, A2, A2, A2, A2, A2, fastmath=FAST)
 def _score(
     block: Array,
     rank: int,
@@ -262,7 +262,7 @@ def _score(
         own[a, j] = max(s, 0.0)
 
 
-@native(NONE, A1, I, A2, A2, I, I, A2, A2, A2, A2, A2, A2, A2, A2, A2, fastmath=FAST)
+@deferred(NONE, A1, I, A2, A2, I, I, A2, A2, A2, A2, A2, A2, A2, A2, A2, fastmath=FAST)
 def _score_reverse(
     block: Array,
     rank: int,

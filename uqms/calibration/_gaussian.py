@@ -192,7 +192,7 @@ def _whiten_rows_reverse(d: Array, X: Array, X_bar: Array, d_bar: Array) -> None
         d_bar[c] = -0.5 * (1.0 + squares) / d[c]
 
 
-@native(F, A1, A2, A1, A2, A1, A1, fastmath=FAST)
+@deferred(F, A1, A2, A1, A2, A1, A1, fastmath=FAST)
 def _whiten_series(data: Array, steps: Array, d: Array, X: Array, total: Array, before: Array) -> float:
     """Replace X (N, m) by R^-1/2 X; fill the innovations' variances and those of the process before each row (N,).
 
@@ -223,7 +223,7 @@ def _whiten_series(data: Array, steps: Array, d: Array, X: Array, total: Array, 
     return log_det
 
 
-@native(NONE, A1, A1, A2, A1, A2, A2, A1, A1, A2, A1, A1, fastmath=FAST)
+@deferred(NONE, A1, A1, A2, A1, A2, A2, A1, A1, A2, A1, A1, fastmath=FAST)
 def _whiten_series_reverse(
     data: Array,
     phi: Array,
@@ -301,7 +301,7 @@ def _whiten_series_reverse(
         phi_bar[place] += 2.0 * phi[place] * s2_bar
 
 
-@native(NONE, A1, A2, A1, A1, A2, A1, fastmath=FAST)
+@deferred(NONE, A1, A2, A1, A1, A2, A1, fastmath=FAST)
 def _turned_series(data: Array, steps: Array, total: Array, before: Array, X: Array, diagonal: Array) -> None:
     """Replace X (N, m) by R^-1/2' X and fill the diagonal of R^-1 (N,)."""
     N, m = X.shape
@@ -496,7 +496,7 @@ def _by_block(T: Array, q: int, right: Array, out: Array) -> None:
                         out[row, c] += f * right[k * q + j, c]
 
 
-@native(F, A2, A3, I, A2, A3, A2, A2, B, fastmath=FAST)
+@deferred(F, A2, A3, I, A2, A3, A2, A2, B, fastmath=FAST)
 def _shared(S: Array, T: Array, q: int, y: Array, Q: Array, a: Array, S_bar: Array, slopes: bool) -> float:
     """Fill y, Q, a = t - T y and the derivative by S; return what shared errors add to -2 log p."""
     K, p = T.shape[0], T.shape[1]
@@ -704,7 +704,7 @@ def _joint_features(
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
-@native(NONE, A1, I, A2, A2, A3, A2, A3, A2, A3, A3, fastmath=FAST)
+@deferred(NONE, A1, I, A2, A2, A3, A2, A3, A2, A3, A3, fastmath=FAST)
 def _given_data(
     starts: Array,
     q: int,

@@ -189,6 +189,13 @@ class Adapted(Kernel):
         scales = 1.0 / np.diag(factor)
         return self.ell_of(np.append(scales, own[len(inputs) :]), factor * scales[:, None], b[inputs])
 
+    def lifted(self, ell: Array, d: int) -> Array:
+        """Return `ell` for the same process of d inputs with one before them on which nothing depends."""
+        own, lower, b = self.parts_of(ell, d)
+        directions = np.eye(d + 1)
+        directions[1:, 1:] = lower
+        return self.ell_of(self.kernel.lifted(own, d), directions, np.append(0.0, b))
+
     def __str__(self) -> str:
         learned = [name for name in LEARNED if getattr(self, name)]
         return f"{self.kernel} with learned {' and '.join(learned)}" if learned else str(self.kernel)
@@ -398,6 +405,11 @@ class OneOf(Kernel):
         """Return `ell` for the same process of inputs in another order."""
         kernel, own = self.of(ell, len(inputs))
         return self.ell_of(kernel, kernel.reordered(own, inputs), len(inputs))
+
+    def lifted(self, ell: Array, d: int) -> Array:
+        """Return `ell` for the same process of d inputs with one before them on which nothing depends."""
+        kernel, own = self.of(ell, d)
+        return self.ell_of(kernel, kernel.lifted(own, d), d + 1)
 
     def __str__(self) -> str:
         return " or ".join(map(str, self.kernels))

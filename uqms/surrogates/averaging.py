@@ -250,6 +250,18 @@ def draws_of(found: Sample, degrees: int, noise: Noise, order: int, count: int =
     ]
 
 
+class Doubt(NamedTuple):
+    """How probable it is that a cheap model, or a lower level, says nothing.
+
+    Both cases are as probable before the runs. `log_evidence` is that of the two together, over the evidence with a
+    flat prior of what the cheap model is multiplied by; it is comparable between kernels.
+    """
+
+    share: float
+    sample: Sample  # of the case that it says nothing
+    log_evidence: float
+
+
 def without_cheap(
     found: Sample,
     x: Float[np.ndarray, "n d"],
@@ -258,8 +270,8 @@ def without_cheap(
     columns: int,
     noise: Noise,
     cheap: Float[np.ndarray, " n"],
-) -> tuple[float, Sample]:
-    """Return the probability that the cheap model has no part in the mean, and the sample of that case.
+) -> Doubt:
+    """Return how probable it is that the cheap model has no part in the mean.
 
     It is that of a coefficient of zero against one of the prior `CHEAP`, by the ratio of the density of zero after and
     before the runs (Dickey 1971, doi:10.1214/aoms/1177693507): given p the coefficient has a Student t in closed form.
@@ -288,13 +300,12 @@ def without_cheap(
     logs = np.log(np.maximum(found.weights, 1e-300))
     zero, other = np.logaddexp.reduce(logs + at_zero), np.logaddexp.reduce(logs + before)
     weights = np.exp(logs + at_zero - zero)
-    return float(np.exp(zero - np.logaddexp(zero, other))), Sample(
-        found.points, weights, 1.0 / float(weights @ weights)
-    )
+    whole = float(np.logaddexp(zero, other))
+    return Doubt(float(np.exp(zero - whole)), Sample(found.points, weights, 1.0 / float(weights @ weights)), whole)
 
 
-def at_zero(found: Sample, place: int, location: float, scale: float) -> tuple[float, Sample]:
-    """Return the probability that one p is zero, against its normal prior, and the sample of that case.
+def at_zero(found: Sample, place: int, location: float, scale: float) -> Doubt:
+    """Return how probable it is that one p is zero, against its normal prior.
 
     The density of zero after the runs is that of a normal kernel around each point (Silverman's width).
     """
@@ -307,8 +318,8 @@ def at_zero(found: Sample, place: int, location: float, scale: float) -> tuple[f
     weights = np.exp(near - after)
     points = found.points.copy()
     points[:, place] = 0.0
-    share = float(np.exp(after - np.logaddexp(after, before)))
-    return share, Sample(points, weights, 1.0 / float(weights @ weights))
+    whole = float(np.logaddexp(after, before))
+    return Doubt(float(np.exp(after - whole)), Sample(points, weights, 1.0 / float(weights @ weights)), whole)
 
 
 def _correlation(scores: Array, weights: Array) -> Array:

@@ -21,6 +21,7 @@ from uqms._typing import Array, Ints
 from uqms.errors import InputError
 from uqms.surrogates.averaging import CHEAP
 from uqms.surrogates.kernels import (
+    NEVER,
     Matern32,
     Matern52,
     Product,
@@ -34,11 +35,10 @@ from uqms.surrogates.kernels import (
 )
 from uqms.surrogates.training import JITTER_FIRST
 
-__all__ = ["NEVER", "RHO", "CoKriging", "WithLower", "expanded", "second_slope"]
+__all__ = ["RHO", "CoKriging", "WithLower", "expanded", "second_slope"]
 
 RHO = CHEAP  # mean and sd of the normal prior of rho, of levels that are scaled to sd 1
 RHO_BOUNDS = (-10.0, 10.0)
-NEVER = 1e30
 
 
 @final

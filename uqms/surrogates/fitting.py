@@ -47,6 +47,7 @@ from uqms.surrogates.training import (
 __all__ = ["Fitting", "Probable"]
 
 FEW = 20  # runs per input up to which hyperparameters are averaged, and which choose a kernel
+FEW_CHOSEN = 30  # the same where the kernel was chosen, which has more of them
 LEAST = 60  # runs that choose a kernel, where there are as many
 BETWEEN = 0.1  # share of the variance of left-out runs above which they are averaged too
 CLEAR = 3.0  # standard errors
@@ -115,6 +116,16 @@ class Fitting:
                 found += others[j + 1 :]
                 break
         return math.fsum(one.value for one in found), found
+
+    def log_evidence(self, y: Array, found: Sequence[Hyperparameters]) -> Array:
+        """Return how probable each score (q,) is, whatever its kernel, with and without the cheap model.
+
+        Infinite where a trend passes through all runs.
+        """
+        every = [self._ordered(y, j) for j in range(y.shape[1])]
+        return np.array(
+            [each.log_evidence(self.kernel, self.columns, one) for each, one in zip(every, found, strict=True)]
+        )
 
     def left_out(self, y: Array, found: Sequence[Hyperparameters]) -> Array:
         """Return errors and variances (2, n, q) of left-out scores, NaN where a run has none."""
@@ -217,7 +228,8 @@ class Fitting:
         """Tell whether some score has few of the runs that are judged."""
         n, d = self.x.shape
         judged = np.arange(n) if self.judged is None else self.judged
-        return bool(np.isfinite(y[judged]).sum(axis=0).min(initial=n) <= FEW * d)
+        few = FEW_CHOSEN if isinstance(self.kernel, OneOf) else FEW
+        return bool(np.isfinite(y[judged]).sum(axis=0).min(initial=n) <= few * d)
 
     def _matters(self, y: Array, found: Sequence[Hyperparameters], bases: Sequence[OutputBasis], runs: Ints) -> bool:
         """Tell whether uncertain hyperparameters make more than `BETWEEN` of the variance of left-out runs."""
@@ -275,6 +287,8 @@ class _Ordered(NamedTuple):
         It is the one whose evidence is largest; of several that are about as probable, that which learns least. Of many
         runs some choose the kernel, and all train it.
         """
+        if self.y.any() and not self._tells(columns):
+            return replace(self._without().chosen(kernel, columns - 1, averages), cheap=False)
         d, first = self.x.shape[1], kernel.kernels[0]
         plain = self._unordered().trained(first, columns, soon=True)
         rivals: list[Rival] = []
@@ -319,7 +333,7 @@ class _Ordered(NamedTuple):
         self, kernel: Kernel, columns: int, start: Array, tolerance: float, least: float = -math.inf
     ) -> Probable:
         """Return the most probable hyperparameters that are climbed to from a start; or some, when below `least`."""
-        trend = trend_basis(self.x, columns)
+        trend = trend_basis(self.x, columns, *self.cheap)
         found = climb(self.x, self.y, trend, kernel, self.noise, start, tolerance, hopeless=-least)
         return Probable(-found.value, found.point)
 
@@ -329,7 +343,8 @@ class _Ordered(NamedTuple):
         return subset(len(self.x), size) if len(self.x) >= 2 * size else np.arange(len(self.x))
 
     def _some(self, rows: Ints) -> "_Ordered":
-        return self._replace(x=self.x[rows], y=self.y[rows], noise=taken(self.noise, rows))
+        cheap = tuple(one[rows] for one in self.cheap)
+        return self._replace(x=self.x[rows], y=self.y[rows], noise=taken(self.noise, rows), cheap=cheap)
 
     def _rivals(self, kernel: OneOf, columns: int, plain: Array, asks: bool, close: float) -> list[Rival]:
         """Return what is compared, each climbed to from the best of those that are a part of it.
@@ -372,24 +387,26 @@ class _Ordered(NamedTuple):
 
     def _asks(self, kernel: Kernel, columns: int, found: Hyperparameters) -> bool:
         """Tell whether the runs ask for more than the simplest kernel."""
-        trend, none = trend_basis(self.x, columns), np.empty((len(self.x), 0))
+        trend, none = trend_basis(self.x, columns, *self.cheap), np.empty((len(self.x), 0))
         left = left_out_errors(self.x, self.y, trend, kernel, found, none)
         return float(np.mean(left.variance)) > PREDICTED**2 * float(np.var(self.y))
 
     def _rough(self, kernel: Kernel, columns: int, start: Array) -> Rival:
         """Return a rival whose evidence is approximate: by the average information, not by the curvature."""
-        trend = trend_basis(self.x, columns)
+        trend = trend_basis(self.x, columns, *self.cheap)
         found = climb(self.x, self.y, trend, kernel, self.noise, start, FINE, of_logs=True)
+        mode, covariance = found.point, found.covariance
         return Rival(
-            kernel,
-            averaging.around(self.x, self.y, kernel, columns, self.noise, found.point, found.covariance),
+            kernel, averaging.around(self.x, self.y, kernel, columns, self.noise, mode, covariance, *self.cheap)
         )
 
     def _rival(self, kernel: Kernel, columns: int, mode: Array) -> Rival:
         """Return a rival at its mode."""
-        return Rival(kernel, averaging.around(self.x, self.y, kernel, columns, self.noise, mode))
+        return Rival(kernel, averaging.around(self.x, self.y, kernel, columns, self.noise, mode, None, *self.cheap))
 
-    def _of_rivals(self, kernel: OneOf, columns: int, found: Hyperparameters, order: int) -> list[Hyperparameters]:
+    def _of_rivals(
+        self, kernel: OneOf, columns: int, found: Hyperparameters, order: int, doubted: bool
+    ) -> list[Hyperparameters]:
         """Return draws of the hyperparameters of all rivals, each as often as its probability says."""
         d, drawn = self.x.shape[1], []
         far = max(map(_evidence, found.rivals)) - FAR
@@ -398,18 +415,45 @@ class _Ordered(NamedTuple):
         expected = averaging.DRAWS * np.exp(before - np.logaddexp.reduce(before))
         samples = [self._sampled(*each, columns) for each in zip(rivals, np.maximum(expected, 1.0), strict=True)]
         evidence = np.array([a.log_evidence + b.log_odds for a, b in zip(samples, rivals, strict=True)])
+        doubts: list[averaging.Doubt | None] = [None] * len(rivals)
+        if doubted and self.cheap:
+            several = [self._doubt(points, one.kernel, columns) for one, points in zip(rivals, samples, strict=True)]
+            evidence += [one.log_evidence for one in several]
+            doubts = list(several)
         share = np.exp(evidence - np.logaddexp.reduce(evidence))
-        for one, points, count in zip(rivals, samples, _apportioned(share, averaging.DRAWS), strict=True):
+        counts = _apportioned(share, averaging.DRAWS)
+        for one, points, doubt, count in zip(rivals, samples, doubts, counts, strict=True):
             if count:
-                several = averaging.draws_of(points, len(self.y) - columns, self.noise, order, count)
-                drawn += [replace(draw, ell=kernel.ell_of(one.kernel, draw.ell, d)) for draw in several]
+                some = self._drawn(points, doubt, columns, order, count)
+                drawn += [replace(draw, ell=kernel.ell_of(one.kernel, draw.ell, d)) for draw in some]
         return [drawn[i] for i in np.random.default_rng(order).permutation(len(drawn))]
 
     def _sampled(self, one: Rival, draws: float, columns: int) -> averaging.Sample:
         """Return points of the posterior of a kernel's hyperparameters."""
         return averaging.sample_from(
-            self.x, self.y, one.kernel, columns, self.noise, one.at, rounds=ROUNDS, draws=draws, most=POINTS
+            self.x,
+            self.y,
+            one.kernel,
+            columns,
+            self.noise,
+            one.at,
+            self._cheap,
+            rounds=ROUNDS,
+            draws=draws,
+            most=POINTS,
         )
+
+    def _drawn(
+        self, points: averaging.Sample, doubt: averaging.Doubt | None, columns: int, order: int, count: int
+    ) -> list[Hyperparameters]:
+        """Return draws of the points, some of them without the cheap model where it may say nothing."""
+        degrees, some = len(self.y) - columns, 0 if doubt is None else round(doubt.share * count)
+        drawn = averaging.draws_of(points, degrees, self.noise, order, count - some) if count > some else []
+        if doubt is None or not some:
+            return drawn
+        without = averaging.draws_of(doubt.sample, degrees + bool(self.cheap), self.noise, order, some)
+        both = drawn + [replace(one, cheap=False) for one in without]
+        return [both[i] for i in np.random.default_rng(order).permutation(len(both))]
 
     def draws(
         self, kernel: Kernel, columns: int, found: Hyperparameters, order: int, doubted: bool = False
@@ -417,42 +461,58 @@ class _Ordered(NamedTuple):
         """Return draws of the hyperparameters, in an order of their own."""
         if not found.starts:  # nothing was there to train
             return [replace(found, rivals=())] * averaging.DRAWS
-        if found.rivals and isinstance(kernel, OneOf):
-            drawn = self._of_rivals(kernel, columns, found, order)
-            return [_permuted(draw, kernel, np.argsort(self.inputs)) for draw in drawn]
         if not found.cheap:
             rest = self._without().draws(kernel, columns - 1, replace(found, cheap=True), order)
             return [replace(one, cheap=False) for one in rest]
+        if found.rivals and isinstance(kernel, OneOf):
+            drawn = self._of_rivals(kernel, columns, found, order, doubted)
+            return [_permuted(draw, kernel, np.argsort(self.inputs)) for draw in drawn]
         here = _permuted(found, kernel, self.inputs)
         points = averaging.sample(self.x, self.y, kernel, columns, self.noise, here, *self.cheap)
-        degrees, without = len(self.y) - columns, []
-        if doubted:
-            share, other = self._doubt(points, kernel, columns)
-            count = round(share * averaging.DRAWS)
-            without = averaging.draws_of(other, degrees + bool(self.cheap), self.noise, order, count) if count else []
-        with_it = averaging.DRAWS - len(without)
-        drawn = averaging.draws_of(points, degrees, self.noise, order, with_it) if with_it else []
-        if without:
-            both = drawn + [replace(one, cheap=False) for one in without]
-            drawn = [both[i] for i in np.random.default_rng(order).permutation(len(both))]
+        doubt = self._doubt(points, kernel, columns) if doubted else None
+        drawn = self._drawn(points, doubt, columns, order, averaging.DRAWS)
         return [_permuted(draw, kernel, np.argsort(self.inputs)) for draw in drawn]
+
+    def log_evidence(self, kernel: Kernel, columns: int, found: Hyperparameters) -> float:
+        """Return how probable the runs are, whatever the kernel, with and without the cheap model."""
+        if not found.starts:
+            return math.inf
+        if not found.cheap:
+            return self._without().log_evidence(kernel, columns - 1, replace(found, cheap=True))
+        rivals = found.rivals
+        if not rivals:
+            here = _permuted(found, kernel, self.inputs)
+            own, ell = kernel.of(here.ell, self.x.shape[1])
+            mode = averaging.logarithms(replace(here, ell=ell), self.noise)
+            rivals = (Rival(own, averaging.at_mode(self.x, self.y, own, columns, self.noise, mode, self._cheap)),)
+        logs = [_evidence(one) for one in rivals]
+        if self.cheap:
+            for i, one in enumerate(rivals):
+                points = averaging.Sample(one.at.mode[None], np.ones(1), 1.0)
+                logs[i] += self._doubt(points, one.kernel, columns).log_evidence
+        return float(np.logaddexp.reduce(logs))
 
     def better(self, kernel: Kernel, columns: int, found: Hyperparameters) -> Hyperparameters:
         """Return the hyperparameters, or those without the cheap model where these are more probable."""
         if not found.starts or not found.cheap or not self.cheap:
             return found
         here = _permuted(found, kernel, self.inputs)
-        points = averaging.Sample(averaging.logarithms(here, self.noise)[None], np.ones(1), 1.0)
-        share, _ = self._doubt(points, kernel, columns)
-        return found if share < 0.5 else replace(self._without().trained(kernel, columns - 1), cheap=False)
+        own, ell = kernel.of(here.ell, self.x.shape[1])
+        points = averaging.Sample(averaging.logarithms(replace(here, ell=ell), self.noise)[None], np.ones(1), 1.0)
+        if self._doubt(points, own, columns).share < 0.5:
+            return found
+        rest = self._without()
+        if isinstance(kernel, OneOf):
+            return replace(rest.chosen(kernel, columns - 1, averages=False), cheap=False)
+        return replace(rest.trained(kernel, columns - 1), cheap=False)
 
-    def _doubt(self, points: averaging.Sample, kernel: Kernel, columns: int) -> tuple[float, averaging.Sample]:
-        """Return the probability that the cheap model, or a lower level, says nothing, and the sample of that case."""
+    def _doubt(self, points: averaging.Sample, kernel: Kernel, columns: int) -> averaging.Doubt:
+        """Return how probable it is that the cheap model, or a lower level, says nothing."""
         if self.cheap:
             return averaging.without_cheap(points, self.x, self.y, kernel, columns, self.noise, *self.cheap)
         place = kernel.doubted(self.x.shape[1])
         if place is None:
-            return 0.0, points
+            return averaging.Doubt(0.0, points, 0.0)
         location, scale = prior_of(kernel, self.x.shape[1], self.noise)
         return averaging.at_zero(points, place, float(location[place]), float(scale[place]))
 
@@ -460,6 +520,10 @@ class _Ordered(NamedTuple):
         """Tell whether the runs determine the scale of the cheap model, if there is one."""
         trend = trend_basis(self.x, columns, *self.cheap)
         return not self.cheap or (len(trend) > columns + 1 and np.linalg.matrix_rank(trend) == columns)
+
+    @property
+    def _cheap(self) -> Array | None:
+        return self.cheap[0] if self.cheap else None
 
     def _without(self) -> "_Ordered":
         return self._replace(cheap=())

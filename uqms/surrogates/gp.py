@@ -34,7 +34,7 @@ from uqms.surrogates.adapted import described as kernel_described
 from uqms.surrogates.archive import Stored
 from uqms.surrogates.fitting import Fitting, Probable
 from uqms.surrogates.fused import scores_flat_reverse
-from uqms.surrogates.input_scales import chosen_scales
+from uqms.surrogates.input_scales import chosen_scales, described_scales, noted_scales
 from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.jax_process import JaxScores
 from uqms.surrogates.kernel_files import description_of
@@ -132,8 +132,8 @@ class GaussianProcess:
         several runs at each of the inputs, or at most of them.
     hyperparameters
         "averaged" over 16 draws of their posterior, "point" for the most probable ones, which is faster, or "auto"
-        (default): averaged up to 20 runs per input, and beyond while their uncertainty is more than 10 % of the
-        variance of left-out runs.
+        (default): averaged up to 30 runs per input; with ``scales="given"`` up to 20, and beyond while their
+        uncertainty is more than 10 % of the variance of left-out runs.
     scalars
         "auto" (default): scalar outputs whose left-out errors clearly correlate, or which are exact combinations of
         others, are modelled jointly when that predicts left-out runs better, so that their errors and draws are
@@ -143,10 +143,10 @@ class GaussianProcess:
         "auto" (default): positive inputs enter as they are or by their logarithm, whichever makes the runs more
         probable; and each score has learned directions and an amplitude that varies over the box (`Adapted`), and
         `Matern72` in the place of `Matern52`, as far as its runs ask for them. Kernels with and without are averaged by
-        their evidence, so that outputs that need none of it keep their simple kernel; above 20 runs per input the most
+        their evidence, so that outputs that need none of it keep their simple kernel; above 30 runs per input the most
         probable one is taken. `SquaredExponential` learns neither directions nor an amplitude, with which it would be
-        overconfident. "given": the kernel and the design box's scales are taken as they are, which is what
-        "auto" does with a cheap model or a `JaxKernel`.
+        overconfident. With a cheap model, inputs stay as they are. "given": the kernel and the design box's scales are
+        taken as they are, which is what "auto" does with a `JaxKernel`.
     outputs
         Settings by output name, `Scalar(...)` or `Curve(...)`; what is not named gets the default of its dims. A
         `transform` in them keeps an output positive or inside of bounds.
@@ -223,11 +223,6 @@ class GaussianProcess:
             raise InputError(
                 f"scales is {self.scales!r}; give 'auto' or 'given'. To choose inputs that enter by logarithm, give "
                 "the ensemble a box with that scale, uq.Box(names, lower, upper, scale=('log', ...)), and say 'given'."
-            )
-        if self.mean is not None and isinstance(self.kernel, Adapted):
-            raise InputError(
-                f"A cheap model takes a kernel of the scaled distance, such as Matern52(); {self.kernel} is none. "
-                "Leave the cheap model out, or choose another kernel."
             )
         if self.hyperparameters not in ("auto", "averaged", "point"):
             raise InputError(f"hyperparameters is {self.hyperparameters!r}; give 'auto', 'averaged' or 'point'.")
@@ -308,14 +303,14 @@ class GaussianProcess:
             bases.append(basis)
             scores.append(of_runs)
             missing.append(lacking)
-        kernel, other = self.kernel, {}
-        if self.scales == "auto" and self.mean is None and isinstance(kernel, Stationary | Adapted):
+        kernel, scales = self.kernel, {}
+        if self.scales == "auto" and isinstance(kernel, Stationary | Adapted):
             if kernel.adapts:
                 kernel = OneOf.that_adapts(kernel, box.d)
-            if choose_inputs:
+            if choose_inputs and self.mean is None:
                 probability = partial(self._probability, kernel, bases, np.hstack(scores))
                 given, (box, x) = box, chosen_scales(box, x, probability)
-                other = {name: a for name, a, b in zip(box.names, box.scale, given.scale, strict=True) if a != b}
+                scales = noted_scales(given, box)
                 replicates = replicates and replicates._replace(x=x)
         learned = None
         if replicates is not None:
@@ -349,7 +344,7 @@ class GaussianProcess:
         report(process, found, bases)
         attrs = {key: str(runs.attrs[key]) for key in ("space", "box_note", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
-        attrs |= {"scales": json.dumps(other)} if other else {}
+        attrs |= scales
         failed = int(np.isin(ensemble["state"].values, table.LOST).sum())
         attrs |= {"runs_failed": str(failed)} if failed else {}
         attrs |= {"runs_in_part": str(in_part)} if in_part else {}
@@ -366,13 +361,18 @@ class GaussianProcess:
         self, kernel: Kernel, bases: Sequence[OutputBasis], y: Array, x: Array, others: list[Probable] | None
     ) -> tuple[float, list[Probable]]:
         """Return the log probability of the runs' largest scores at `x` (n, d), and of each with hyperparameters."""
-        sizes = [np.sum(basis.basis**2, axis=0) for basis in bases]
-        share = np.concatenate([size / max(float(size.sum()), LEAST) for size in sizes])
-        largest = np.argsort(-share, kind="stable")[:DECIDING]
-        y = y[:, largest[share[largest] >= COUNTS]]
+        y = y[:, deciding(bases)]
         _, columns = _determined(self.trend, x[np.isfinite(y).all(axis=1)])
         fitting = Fitting(x, kernel, columns, self.noise != "none", self.hyperparameters)
         return fitting.most_probable(y, others)
+
+
+def deciding(bases: Sequence[OutputBasis]) -> Ints:
+    """Return the scores that choose the scales of the inputs: the largest of the outputs."""
+    sizes = [np.sum(basis.basis**2, axis=0) for basis in bases]
+    share = np.concatenate([size / max(float(size.sum()), LEAST) for size in sizes])
+    largest = np.argsort(-share, kind="stable")[:DECIDING]
+    return np.asarray(largest[share[largest] >= COUNTS])
 
 
 @taught
@@ -472,8 +472,7 @@ class GaussianProcessSurrogate(NamedSurrogate):
             f"; {names} have scores in common" for names in dict.fromkeys(score_names(self.bases)) if ", " in names
         ]
         outputs = ", ".join(counts) + "".join(shared)
-        other = json.loads(self.attrs.get("scales", "{}"))
-        scales = [f"{', '.join(names)} by {words}" for words, names in _by_scale(other)]
+        scales = described_scales(self.attrs)
         draws = self.process.draws
         estimated = f", {draws} hyperparameter draws" if draws > 1 else ", hyperparameters point-estimated"
         kernel = kernel_described(self.process.kernel, self.process.ell, self.domain.d)
@@ -620,12 +619,6 @@ class GaussianFunctionDraws:
                 rows = self.hyperparameters == h
                 out[rows, :, j] = draw_at(one, int(h), i, at, z[rows], self.xi[rows, j], a)
         return out
-
-
-def _by_scale(scales: Mapping[str, str]) -> list[tuple[str, list[str]]]:
-    """Return how inputs enter, in words, with the names of those that do."""
-    words = {"log": "logarithm", "identity": "value"}
-    return [(text, names) for key, text in words.items() if (names := [n for n, s in scales.items() if s == key])]
 
 
 def _log_total(log_weights: Array) -> float:

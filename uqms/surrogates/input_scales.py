@@ -5,7 +5,8 @@ and ratios of inputs are sums of their logarithms, which learned directions then
 process is learned; its scale is changed and nothing else: outputs, and so evidences of different scales, are the same.
 """
 
-from collections.abc import Callable, Container
+import json
+from collections.abc import Callable, Container, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from jaxtyping import Float
 from uqms._typing import Array, ScaleName
 from uqms.parameters import Box
 
-__all__ = ["chosen_scales"]
+__all__ = ["chosen_scales", "described_scales", "noted_scales"]
 
 RATIO = 2.0  # of the ends of a range: within a smaller one the logarithm is nearly linear
 CLEAR = 3.0  # of log probability, above which another scale is taken
@@ -61,3 +62,17 @@ def chosen_scales[S](
         return box, x
     chosen = replace(box, scale=best)
     return chosen, chosen.to_unit(inputs)
+
+
+def noted_scales(given: Box, box: Box) -> dict[str, str]:
+    """Return the attribute of a surrogate that says which inputs enter on another scale than that of the design box."""
+    other = {name: a for name, a, b in zip(box.names, box.scale, given.scale, strict=True) if a != b}
+    return {"scales": json.dumps(other)} if other else {}
+
+
+def described_scales(attrs: Mapping[str, str]) -> list[str]:
+    """Return what `noted_scales` says, in words."""
+    other = json.loads(attrs.get("scales", "{}"))
+    words = {"log": "logarithm", "identity": "value"}
+    by_scale = {text: [name for name, scale in other.items() if scale == key] for key, text in words.items()}
+    return [f"{', '.join(names)} by {text}" for text, names in by_scale.items() if names]

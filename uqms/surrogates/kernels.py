@@ -42,6 +42,7 @@ from uqms._typing import Array, Ints
 from uqms.errors import InputError
 
 __all__ = [
+    "NEVER",
     "Kernel",
     "Linearised",
     "Matern32",
@@ -72,6 +73,7 @@ LOOPED = 32  # inputs of each member of a batch, from which members are treated 
 SINGLE = 4  # codes below are kernels with loops of their own; compiled code calls all others by their address
 LARGEST_ADDRESS = 2**53  # codes stand among float64 numbers
 MAX_PARTS = 8  # of a sum or product
+NEVER = 1e30  # length scale of an input on which nothing depends
 SHARE_BOUNDS, SHARE_SPREAD = (1e-6, 1e6), 2.0  # of a term's share over that of the first; sd of its logarithm
 
 
@@ -155,6 +157,12 @@ class Kernel(ABC):
         """Return `ell` for the same process of inputs in another order, where the kernel treats all alike."""
         scales = scale_count(self, len(inputs))
         return np.append(ell[:scales].reshape(-1, len(inputs))[:, inputs].ravel(), ell[scales:])
+
+    def lifted(self, ell: Array, d: int) -> Array:
+        """Return `ell` for the same process of d inputs with one before them on which nothing depends."""
+        scales = scale_count(self, d)
+        parts = ell[:scales].reshape(-1, d)
+        return np.append(np.column_stack([np.full(len(parts), NEVER), parts]).ravel(), ell[scales:])
 
     def __str__(self) -> str:
         return type(self).__name__

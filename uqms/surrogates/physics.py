@@ -23,13 +23,10 @@ from uqms._teaching import taught
 from uqms._typing import Array
 from uqms.errors import InputError
 from uqms.parameters import Box
-from uqms.surrogates.kernels import scale_count
 from uqms.surrogates.outputs import OutputBasis
 from uqms.surrogates.process import ScoreProcess
 
 __all__ = ["Physics", "lifted"]
-
-NEVER = 1e30
 
 Inputs = Mapping[str, Array]
 
@@ -148,9 +145,6 @@ def _project(basis: OutputBasis, values: Array) -> Array:
 def lifted(process: ScoreProcess, j: int) -> ScoreProcess:
     """Return the process of score j as one of the inputs (c_j, u)."""
     n, d = process.x.shape
-    scales = scale_count(process.kernel, d)
     one = process.select(np.array([j]))
-    parts = one.ell[..., :scales].reshape(one.draws, 1, -1, d)
-    parts = np.concatenate([np.full((*parts.shape[:-1], 1), NEVER), parts], axis=-1)
-    ell = np.concatenate([parts.reshape(one.draws, 1, -1), one.ell[..., scales:]], axis=-1)
+    ell = np.stack([process.kernel.lifted(own, d) for own in one.ell[:, 0]])[:, None]
     return replace(one, x=np.column_stack([np.zeros(n), one.x]), ell=ell)

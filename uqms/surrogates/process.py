@@ -207,7 +207,8 @@ class ScoreProcess:
         directions, slopes = (
             any(one is not None for one in several) for several in zip(*(seen[4:] for seen in flat), strict=True)
         )
-        own = len({seen.kernel for seen in flat}) > 1  # of one part each
+        # Of one part each; those of some scores only may all have another kernel than that of the layout.
+        own = any(tuple(cast("Array", kernel.layout())) != tuple(layout) for kernel in {seen.kernel for seen in flat})
         learned = [directions, slopes, own]
         header = np.array([self.draws, self.q, n, d, b, len(layout) // 2, *learned], dtype=np.float64)
         parts = [header, self.log_weights, layout, self.x.ravel()]

@@ -78,7 +78,7 @@ def dense(levels, u, ell, variance, rho, jitter=1e-12):
 @pytest.mark.parametrize("counts", [{"coarse": 16, "fine": 6}, {"coarse": 16, "medium": 8, "fine": 5}])
 def test_the_recursion_is_dense_co_kriging_with_every_rho_integrated_out(counts):
     runs = ensemble(counts)
-    surrogate = uq.MultiFidelity(levels=tuple(counts), hyperparameters="point").fit(runs)
+    surrogate = uq.MultiFidelity(levels=tuple(counts), hyperparameters="point", scales="given").fit(runs)
     assert surrogate.nested
     steps = surrogate.ladder.steps
     processes = [step.process for step in steps]
@@ -134,7 +134,7 @@ def test_joint_co_kriging_is_dense_co_kriging(count):
 
 def test_recursion_and_joint_co_kriging_agree_at_the_same_hyperparameters():
     runs = ensemble({"coarse": 16, "fine": 8})
-    surrogate = uq.MultiFidelity(levels=("coarse", "fine"), hyperparameters="point").fit(runs)
+    surrogate = uq.MultiFidelity(levels=("coarse", "fine"), hyperparameters="point", scales="given").fit(runs)
     first, second = (step.process for step in surrogate.ladder.steps)
     rho = second.beta[0, 0, 1]
     levels = [(p.x, p.y[:, 0]) for p in (first, second)]

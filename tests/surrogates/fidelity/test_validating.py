@@ -177,7 +177,9 @@ def test_levels_that_agree_to_the_last_digit_and_outputs_that_never_change(setti
         return uq.ensemble.build(designs[level], outputs, fidelity=level)
 
     with pytest.warns(uq.errors.ConstantOutputWarning, match="'dead'"):
-        surrogate = settings(levels=LEVELS).fit(uq.ensemble.combine(build("coarse", 1.0, 0.0), build("fine", 0.0, 1.0)))
+        surrogate = settings(levels=LEVELS, scales="given").fit(
+            uq.ensemble.combine(build("coarse", 1.0, 0.0), build("fine", 0.0, 1.0))
+        )
     alone = uq.GaussianProcess(scales="given").fit(build("coarse", 1.0, 1.0).drop_vars("fidelity"))
     point = {"a": 0.4, "b": 0.7}
     found, wanted = surrogate.predict(point), alone.predict(point)
@@ -223,3 +225,27 @@ def test_proposals_stay_in_the_box():
         uq.next_level(surrogate, {"a": [0.5, 5.0], "b": 1.0})
     with pytest.raises(InputError, match="the costs are 3"):
         uq.next_level(surrogate, cost=3)
+
+
+def smooth(a, b):
+    return np.sin(5.0 * a) * np.exp(b) + 2.0 * np.cos(3.0 * b + a)
+
+
+@pytest.mark.parametrize("settings", [uq.MultiFidelity, uq.NonlinearMultiFidelity])
+def test_a_level_that_says_nothing_costs_nothing(settings):
+    # The highest level chooses the kernel that it has alone, and both surrogates are about the same.
+    designs = uq.nested(SPACE, {"coarse": 40, "fine": 20}, rng=1)
+    points = {name: column.values for name, column in uq.sobol(SPACE, 256, rng=9).items()}
+    noise = np.random.default_rng(1).standard_normal(40)
+    fine = uq.ensemble.build(designs["fine"], {"y": smooth(**designs["fine"])}, fidelity="fine")
+    coarse = uq.ensemble.build(designs["coarse"], {"y": noise}, fidelity="coarse")
+    surrogate = settings(levels=LEVELS).fit(uq.ensemble.combine(coarse, fine))
+    alone = uq.GaussianProcess().fit(fine.drop_vars("fidelity"))
+    truth, errors = smooth(**points), []
+    for one in (surrogate, alone, settings(levels=LEVELS, scales="given").fit(uq.ensemble.combine(coarse, fine))):
+        errors.append(np.sqrt(np.mean((one.predict(points).mean["y"].values - truth) ** 2)))
+    assert errors[0] == pytest.approx(errors[1], rel=0.1)
+    assert errors[2] > 1.1 * errors[1]
+    assert "coarse says something of fine with probability 0." in repr(surrogate)
+    sds = surrogate.predict(points).sd["y"].values / alone.predict(points).sd["y"].values
+    assert 0.8 < np.median(sds) < 1.25

@@ -5,6 +5,7 @@ import pytest
 
 from uqms.surrogates import averaging
 from uqms.surrogates.fidelity.nonlinear import _counts
+from uqms.surrogates.fitting import Fitting
 from uqms.surrogates.kernels import Matern52, correlation
 from uqms.surrogates.training import log_posterior, prior_of, train, trend_basis
 
@@ -23,7 +24,7 @@ def test_the_share_without_the_lower_level_is_the_ratio_of_integrals(factor):
     x, y, cheap = data(factor)
     p = np.log([0.3])
     point = averaging.Sample(p[None], np.ones(1), 1.0)
-    share, rest = averaging.without_cheap(point, x, y, Matern52(), 2, False, cheap)
+    share, rest, _ = averaging.without_cheap(point, x, y, Matern52(), 2, False, cheap)
     k = correlation(Matern52(), x, x, np.exp(p)) + 1e-12 * np.eye(len(x))
     inverse, ones = np.linalg.inv(k), np.ones(len(x))
     q = inverse - np.outer(inverse @ ones, inverse @ ones) / (ones @ inverse @ ones)
@@ -53,11 +54,24 @@ def test_the_evidence_is_the_integral_over_the_length_scale():
     assert at.log_evidence == pytest.approx(wanted, abs=0.3)
 
 
+@pytest.mark.parametrize("factor", [0.0, 0.3, 1.0])
+def test_evidence_counts_both_cases(factor):
+    x, y, cheap = data(factor)
+    fitting = Fitting(x, Matern52(), 2, False, "point", cheap[:, None], doubted=True)
+    (found,) = fitting.log_evidence(y[:, None], fitting.trained(y[:, None]))
+    without = averaging.sample(
+        x, y, Matern52(), 1, False, Fitting(x, Matern52(), 1, False, "point").trained(y[:, None])[0]
+    )
+    points = averaging.sample(x, y, Matern52(), 2, False, fitting.trained(y[:, None])[0], cheap)
+    share = averaging.without_cheap(points, x, y, Matern52(), 2, False, cheap).share
+    assert found == pytest.approx(without.log_evidence - np.log(share), abs=0.3)
+
+
 def test_one_hyperparameter_at_zero():
     rng = np.random.default_rng(2)
     points = np.column_stack([rng.standard_normal(4000), 1.0 + 0.5 * rng.standard_normal(4000)])
     sample = averaging.Sample(points, np.full(4000, 1.0 / 4000), 4000.0)
-    share, rest = averaging.at_zero(sample, 1, 0.5, 1.0)
+    share, rest, _ = averaging.at_zero(sample, 1, 0.5, 1.0)
     after = np.exp(-0.5 * 2.0**2) / 0.5
     before = np.exp(-0.5 * 0.5**2)
     assert share == pytest.approx(after / (after + before), rel=0.15)

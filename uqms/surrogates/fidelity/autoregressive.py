@@ -1,7 +1,7 @@
 """Autoregressive levels of fidelity: each is a multiple of the one below and something new."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal, final
 
@@ -12,16 +12,18 @@ from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints
 from uqms.errors import InputError
+from uqms.surrogates.adapted import OneOf
 from uqms.surrogates.cokriging import CoKriging
 from uqms.surrogates.fidelity.ladder import Ladder, Step
 from uqms.surrogates.fidelity.levels import Levels, check_levels, check_outputs, read_levels, top_runs
 from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate
-from uqms.surrogates.fitting import Fitting
-from uqms.surrogates.gp import report
+from uqms.surrogates.fitting import Fitting, Probable
+from uqms.surrogates.gp import deciding, report
+from uqms.surrogates.input_scales import chosen_scales, noted_scales
 from uqms.surrogates.kernels import Kernel, Matern52, RadialKernel, Stationary
 from uqms.surrogates.outputs import Curve, Scalar
 
-__all__ = ["MultiFidelity", "fitted_levels", "ladder_of"]
+__all__ = ["MultiFidelity", "fitted_levels", "fitting_of", "ladder_of", "on_chosen_scales"]
 
 
 @taught
@@ -57,6 +59,10 @@ class MultiFidelity:
         mean of its `seconds`.
     designs
         "auto" (default), or "joint" for co-kriging also where designs are nested.
+    scales
+        "auto" (default): as in `GaussianProcess`, positive inputs enter by their value or their logarithm, the same for
+        all levels, and each level's own part has learned directions and an amplitude where its runs prefer them.
+        "given": the kernel and the design box's scales are taken as they are, as co-kriging always does.
 
     Raises
     ------
@@ -91,6 +97,7 @@ class MultiFidelity:
     outputs: Mapping[str, Curve | Scalar] = field(default_factory=dict)
     cost: Mapping[str, float] | None = None
     designs: Literal["auto", "joint"] = "auto"
+    scales: Literal["auto", "given"] = "auto"
 
     def __post_init__(self) -> None:
         check_levels(self.levels, "MultiFidelity")
@@ -106,6 +113,8 @@ class MultiFidelity:
             raise InputError(f"hyperparameters is {self.hyperparameters!r}; give 'auto', 'averaged' or 'point'.")
         if self.designs not in ("auto", "joint"):
             raise InputError(f"designs is {self.designs!r}; give 'auto' or 'joint'.")
+        if self.scales not in ("auto", "given"):
+            raise InputError(f"scales is {self.scales!r}; give 'auto' or 'given'.")
 
     @single_threaded
     def fit(self, ensemble: xr.Dataset) -> MultiFidelitySurrogate:
@@ -133,7 +142,10 @@ class MultiFidelity:
         levels = read_levels(ensemble, self.levels, self.outputs, self.cost, self.trend == "linear")
         columns = 1 if self.trend == "constant" else 1 + levels.box.d
         if self.designs == "auto" and levels.nested:
-            steps = fitted_levels(levels, len(levels.names), self.kernel, columns, self.hyperparameters)
+            kernel = self.kernel
+            if self.scales == "auto":
+                levels, kernel = on_chosen_scales(levels, self.kernel, columns, self.hyperparameters)
+            steps = fitted_levels(levels, len(levels.names), kernel, columns, self.hyperparameters)
         else:
             steps = (self._jointly(levels, columns),)
         return ladder_of(levels, steps)
@@ -183,22 +195,56 @@ def fitted_levels(
     """Return the lowest `count` levels of nested designs, one after the other."""
     steps: list[Step] = []
     for t in range(count):
-        cheap = levels.y[t - 1][levels.below[t]] if t else None
-        fitting = Fitting(
-            levels.x[t],
-            kernel,
-            columns + (t > 0),
-            False,
-            hyperparameters,
-            cheap,
-            doubted=t > 0,
-            label=levels.names[t],
-        )
+        fitting = fitting_of(levels, t, kernel, columns, hyperparameters)
         found = fitting.trained(levels.y[t])
         process = fitting.conditioned(levels.y[t], found, levels.bases)
         report(process, found, levels.bases)
         steps.append(Step(process, "linear" if t else "plain"))
     return tuple(steps)
+
+
+def fitting_of(
+    levels: Levels,
+    t: int,
+    kernel: Kernel,
+    columns: int,
+    hyperparameters: Literal["auto", "averaged", "point"],
+) -> Fitting:
+    """Return what the scores of level t of nested designs share: the one below is a part of their mean, or is not."""
+    cheap = levels.y[t - 1][levels.below[t]] if t else None
+    return Fitting(
+        levels.x[t],
+        kernel,
+        columns + (t > 0),
+        False,
+        hyperparameters,
+        cheap,
+        doubted=t > 0,
+        label=levels.names[t],
+    )
+
+
+def on_chosen_scales(
+    levels: Levels, given: Kernel, columns: int, hyperparameters: Literal["auto", "averaged", "point"]
+) -> tuple[Levels, Kernel]:
+    """Return the levels with inputs by value or logarithm, whichever makes the runs of all of them more probable.
+
+    Beside them are the kernels that each level may choose from.
+    """
+    kernel = OneOf.that_adapts(given, levels.box.d) if isinstance(given, Stationary) and given.adapts else given
+    ends = np.cumsum([len(u) for u in levels.x])[:-1]
+    decides = deciding(levels.bases)
+
+    def probability(x: Array, others: list[list[Probable]] | None) -> tuple[float, list[list[Probable]]]:
+        found = []
+        for t, (u, y) in enumerate(zip(np.split(x, ends), levels.y, strict=True)):
+            fitting = Fitting(u, kernel, columns, False, hyperparameters)
+            found.append(fitting.most_probable(y[:, decides], others[t] if others else None))
+        return sum(value for value, _ in found), [each for _, each in found]
+
+    box, x = chosen_scales(levels.box, np.vstack(levels.x), probability)
+    attrs = levels.attrs | noted_scales(levels.box, box)
+    return replace(levels, box=box, x=np.split(x, ends), attrs=attrs), kernel
 
 
 def ladder_of(levels: Levels, steps: Sequence[Step], log_weights: Array | None = None) -> MultiFidelitySurrogate:

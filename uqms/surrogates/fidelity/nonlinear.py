@@ -30,12 +30,12 @@ from uqms._threads import single_threaded
 from uqms._typing import Array, Ints
 from uqms.errors import InputError
 from uqms.surrogates import averaging
-from uqms.surrogates.cokriging import NEVER, WithLower, expanded
-from uqms.surrogates.fidelity.autoregressive import fitted_levels, ladder_of
+from uqms.surrogates.cokriging import WithLower, expanded
+from uqms.surrogates.fidelity.autoregressive import fitted_levels, fitting_of, ladder_of, on_chosen_scales
 from uqms.surrogates.fidelity.ladder import Ladder, Step
 from uqms.surrogates.fidelity.levels import Levels, check_levels, check_outputs, read_levels, top_runs
 from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate
-from uqms.surrogates.kernels import Matern52, RadialKernel, SquaredExponential
+from uqms.surrogates.kernels import NEVER, Kernel, Matern52, RadialKernel, SquaredExponential
 from uqms.surrogates.outputs import Curve, Scalar
 from uqms.surrogates.process import ScoreProcess, condition, draw_at, sobol_points, stacked
 from uqms.surrogates.training import Hyperparameters, fits_exactly, log_posterior, train, trend_basis
@@ -46,6 +46,7 @@ MEMBERS = 32
 CANDIDATES, ANCHORS = 512, 64  # among which anchors are chosen, and at most so many a level
 NEGLIGIBLE = 1e-3  # of the largest variance: where functions are known better, none is drawn
 FEW = 20  # runs per input up to which hyperparameters are averaged
+FLAT = 1e-9  # range of a level, whose sd is 1, that says nothing
 
 
 @taught
@@ -73,6 +74,11 @@ class NonlinearMultiFidelity:
     cost
         Cost of a run by level, for `uqms.next_level`. By default what the ensemble's coordinate `cost` says, or the
         mean of its `seconds`.
+    scales
+        "auto" (default): where no level's runs make a function of the level below more probable than a multiple of it
+        (or than nothing), with scales chosen as in `GaussianProcess`, the surrogate is that of `MultiFidelity`; its
+        print says so. "given": levels are functions of those below in any case, and no scales are chosen. Designs that
+        are not nested are always treated so.
 
     Raises
     ------
@@ -104,6 +110,7 @@ class NonlinearMultiFidelity:
     hyperparameters: Literal["auto", "averaged", "point"] = "auto"
     outputs: Mapping[str, Curve | Scalar] = field(default_factory=dict)
     cost: Mapping[str, float] | None = None
+    scales: Literal["auto", "given"] = "auto"
 
     def __post_init__(self) -> None:
         check_levels(self.levels, "NonlinearMultiFidelity")
@@ -114,6 +121,8 @@ class NonlinearMultiFidelity:
             )
         if self.hyperparameters not in ("auto", "averaged", "point"):
             raise InputError(f"hyperparameters is {self.hyperparameters!r}; give 'auto', 'averaged' or 'point'.")
+        if self.scales not in ("auto", "given"):
+            raise InputError(f"scales is {self.scales!r}; give 'auto' or 'given'.")
 
     @single_threaded
     def fit(self, ensemble: xr.Dataset) -> MultiFidelitySurrogate:
@@ -139,11 +148,40 @@ class NonlinearMultiFidelity:
             With too few runs of a level.
         """
         levels = read_levels(ensemble, self.levels, self.outputs, self.cost)
+        if self.scales == "auto" and levels.nested:
+            scaled, kernel = on_chosen_scales(levels, self.kernel, 1, self.hyperparameters)
+            if not _bend(levels, self.kernel, scaled, kernel, self.hyperparameters):
+                return ladder_of(scaled, fitted_levels(scaled, len(levels.names), kernel, 1, self.hyperparameters))
         return _Climb(levels, self.kernel, self.hyperparameters).surrogate()
 
     def judged(self, ensemble: xr.Dataset) -> Ints:
         """Return the positions of the runs that predictions are compared with: those of the highest level."""
         return top_runs(ensemble, self.levels)
+
+
+def _bend(
+    levels: Levels,
+    kernel: RadialKernel,
+    scaled: Levels,
+    others: Kernel,
+    hyperparameters: Literal["auto", "averaged", "point"],
+) -> bool:
+    """Return whether some level is more probably a function of the one below than a multiple of it, or than neither.
+
+    Multiples have the scales and kernels that the runs prefer.
+    """
+    both = WithLower(SquaredExponential(), kernel)
+    for t in range(1, len(levels.names)):
+        fitting = fitting_of(scaled, t, others, 1, hyperparameters)
+        logs = fitting.log_evidence(scaled.y[t], fitting.trained(scaled.y[t]))
+        c = levels.y[t - 1][levels.below[t]]
+        for j, y in enumerate(levels.y[t].T):
+            if np.isfinite(logs[j]) and np.ptp(c[:, j]) > FLAT:
+                rows = np.column_stack([c[:, j], levels.x[t]])
+                mode = averaging.logarithms(train(rows, y, both, trend_basis(rows, 1), False), False)
+                if averaging.at_mode(rows, y, both, 1, False, mode).log_evidence > logs[j]:
+                    return True
+    return False
 
 
 class _Way(NamedTuple):
@@ -178,7 +216,7 @@ def _ways(kernel: RadialKernel, c: Array, x: Array, y: Array, averaged: bool, or
     if not y.any():
         found = Hyperparameters(np.ones(x.shape[1]), 0.0, 1e-12, 0.0, 0, False)
         return _Way("nothing", found), [_Way("nothing", found)] * MEMBERS
-    told = len(x) > 3 and np.ptp(c) > 1e-9
+    told = len(x) > 3 and np.ptp(c) > FLAT
     if told and fits_exactly(trend_basis(x, 2, c), y):
         same = _Way("multiple", Hyperparameters(np.ones(x.shape[1]), 0.0, 1e-12, 0.0, 0, False))
         return same, [same] * MEMBERS
@@ -198,7 +236,7 @@ def _ways(kernel: RadialKernel, c: Array, x: Array, y: Array, averaged: bool, or
         sample = averaging.Sample(averaging.logarithms(multiple, noise)[None], np.ones(1), 1.0)
         if averaged:
             sample = averaging.sample(x, y, kernel, 2, noise, multiple, c)
-        share, _ = averaging.without_cheap(sample, x, y, kernel, 2, noise, c)
+        share = averaging.without_cheap(sample, x, y, kernel, 2, noise, c).share
         ways.append(_Way("multiple", multiple))
         logs.append(evidence + np.log1p(-share) - np.log(max(share, 1e-300)))
         samples.append(sample)

@@ -10,9 +10,12 @@ import numpy as np
 from uqms._typing import Array, Ints, RandomState
 from uqms.errors import InputError
 from uqms.parameters import Box
+from uqms.surrogates.adapted import Adapted, OneOf
+from uqms.surrogates.adapted import described as kernel_described
 from uqms.surrogates.archive import Stored
 from uqms.surrogates.cokriging import CoKriging
 from uqms.surrogates.fidelity.ladder import Kind, Ladder, LadderDraws, Step
+from uqms.surrogates.input_scales import described_scales
 from uqms.surrogates.kernel_files import description_of, kernel_of_description
 from uqms.surrogates.kernels import Kernel, SquaredExponential, Stationary
 from uqms.surrogates.outputs import OutputBasis
@@ -107,8 +110,22 @@ class MultiFidelitySurrogate(NamedSurrogate):
         return (
             f"<MultiFidelitySurrogate: {self.attrs.get('runs', self.runs)} runs ({left} left out) of "
             f"{', '.join(self.domain.names)}, {'nested' if self.nested else 'not nested'} → {', '.join(counts)}; "
-            f"{kind.get(self.ladder.steps[-1].kind, 'plain')}, {estimated}>"
+            f"{'; '.join([kind.get(self.ladder.steps[-1].kind, 'plain'), *self._chosen()])}, {estimated}>"
         )
+
+    def _chosen(self) -> list[str]:
+        """Return in words what the runs have chosen: kernels, scales, and levels that say little of the next."""
+        out = []
+        steps = self.ladder.steps
+        for name, step in zip(self.levels[-len(steps) :], steps, strict=True):
+            kernel = step.process.kernel
+            if isinstance(kernel, Adapted | OneOf):
+                out.append(f"{name}: {kernel_described(kernel, step.process.ell, self.domain.d)}")
+        out += described_scales(self.attrs)
+        for lower, name, step in zip(self.levels, self.levels[1:], steps[1:], strict=False):
+            if step.kind == "linear" and (share := float(step.process.trend_root[..., 1].any(axis=-1).mean())) < 1.0:
+                out.append(f"{lower} says something of {name} with probability {share:.2f}")
+        return out
 
     def stored(self) -> Stored:
         """Return what a file holds of it: a header of JSON and arrays."""
@@ -203,10 +220,11 @@ def _kernel_of_level(one: Mapping[str, Any], t: int, levels: int) -> Kernel:
     kind: Kind = one["kind"]
     kernel = kernel_of_description(one["kernel"])
     terms = kernel.terms if isinstance(kernel, Stationary) else ()
+    own = len(terms) > 0 or isinstance(kernel, Adapted | OneOf)  # of what is new in a level
     right = {
-        "plain": t == 0 and len(terms) > 0,
+        "plain": t == 0 and own,
         "joint": t == 0 and isinstance(kernel, CoKriging) and kernel.levels == levels,
-        "linear": t > 0 and len(terms) > 0,
+        "linear": t > 0 and own,
         "nonlinear": t > 0 and [len(term) for term in terms] == [2, 1] and terms[0][0] == SquaredExponential(),
     }
     if not right.get(kind, False):
