@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
+from scipy.stats import norm
 
+import uqms as uq
 from uqms._typing import Array
-from uqms.calibration import _gaussian, blocks
+from uqms.calibration import _gaussian, _process_gaussian, blocks
 from uqms.calibration._gaussian import FEATURES, INDEPENDENT, OWN, SERIES, SHARED
+from uqms.calibration.gaussian import block_of
 
 RANK, SD, LENGTH, SCALE = 3, 2, 3, 4  # features of a score; places in phi
 
@@ -229,3 +233,23 @@ def test_data_serve_another_process(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path / "x.npz")], capture_output=True, text=True, check=True
     )
     assert float(told.stdout) == pytest.approx(expected, rel=1e-10)
+
+
+def test_data_of_one_output_have_the_kernel_that_its_scores_chose() -> None:
+    space = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0))
+    design = uq.sobol(space, 64, rng=1)
+    a, b = design["a"].values, design["b"].values
+    rough = np.abs(a - 0.43) + np.abs(b - 0.31) ** 1.5 + 0.3 * np.abs(np.sin(9.0 * a * b))
+    runs = uq.ensemble.build(
+        design, {"rough": rough, "smooth": np.sin(3.0 * a) * np.exp(b) + np.cos(4.0 * a + 3.0 * b)}
+    )
+    surrogate = uq.GaussianProcess(scalars="independent", hyperparameters="point").fit(runs)
+    assert "Matern52 (1 of 2 scores) or Matern72 (1 of 2 scores)" in repr(surrogate)
+    problem = uq.Calibration(surrogate, xr.DataArray(0.9, name="smooth"), uq.GaussianNoise(sd=0.01))
+    for theta in ({"a": 0.3, "b": 0.4}, {"a": 0.55, "b": 0.7}):
+        u = problem.unit_inputs({name: np.array([value]) for name, value in theta.items()})[0]
+        compiled = _process_gaussian.at(block_of(problem), np.ascontiguousarray(u), np.array([0.01]), np.array([0.9]))[
+            0
+        ]
+        mean, sd = surrogate.predict(theta).mean["smooth"].item(), surrogate.predict(theta).sd["smooth"].item()
+        assert compiled == pytest.approx(norm.logpdf(0.9, mean, np.hypot(sd, 0.01)), rel=1e-6)
