@@ -494,7 +494,7 @@ class _Value:
                 if key and key not in self._known:
                     self._known[key] = self.state.nested(np.array(key), self.outer)
             found = [self._known[tuple(sorted(rows))] for rows in sets if len(rows)]
-            self.nested = all(one.nats <= self.state.limit for one in found)
+            self.nested = all(one.resolved for one in found)
         if self.nested:
             known = [self._known[tuple(sorted(rows))] if len(rows) else None for rows in sets]
             return [0.0 if one is None else one.value if decision else one.nats for one in known]
@@ -529,7 +529,7 @@ def _single(state: State, rows: Ints, outer: Ints) -> list[Gain]:
 def _final(state: State, rows: Ints, outer: Ints) -> Gain:
     """Return the gain by nested Monte Carlo where that is within its limit, else in the linear form."""
     nested = state.nested(rows, outer)
-    return nested if nested.nats <= state.limit else state.linear(rows)
+    return nested if nested.resolved else state.linear(rows)
 
 
 # ---------------------------------------------------------------------------------------------------------- the result

@@ -5,7 +5,6 @@ Candidates are draws of the widened posterior at the observed conditions and bet
 gain per cost is chosen, covariances are conditioned on it, and so on. Nothing is run, and no value of a run is made up.
 """
 
-import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -27,9 +26,10 @@ from uqms.calibration.predict import make_grid
 from uqms.calibration.refinement import finite_draws, widened
 from uqms.calibration.verdict import has_no_error
 from uqms.errors import PACKAGE, ConvergenceWarning, InputError
-from uqms.parameters import Box, ParameterSpace
+from uqms.parameters import Box
 from uqms.planning.run_gain import Candidates, Gains, LinearPosterior, Predicted, Source, first_order
 from uqms.surrogates.process import scrambled_points
+from uqms.surrogates.proposed import proposed_design
 from uqms.surrogates.run_value import RunKind
 
 __all__ = ["RunPlan", "next_runs"]
@@ -613,16 +613,5 @@ def _cost_of(k: int, offered: list[Candidates], price: Array, ran: list[Bools], 
 
 def _design(kind: RunKind, u: Array, seed: int, n: int) -> xr.Dataset:
     """Return the design of runs of a kind at inputs (n, d) in its unit cube."""
-    box, text = kind.domain, getattr(kind.surrogate, "attrs", {}).get("space")
-    x = np.asarray(box.from_unit(u))
-    space = None if text is None else ParameterSpace.from_json(text)
-    space = space if space is not None and set(space.inputs) == set(box.names) else None
-    plain = {"role": "input", "kind": "parameter", "unit": "", "description": ""}
-    names = box.names if space is None else space.inputs
-    data = {
-        name: ("run", x[:, box.names.index(name)].copy(), plain if space is None else space.attributes(name))
-        for name in names
-    }
     recipe = {"method": "next_runs", "n": n, "seed": seed, "over": "posterior"}
-    attrs = {"box": json.dumps(box.to_dict(), allow_nan=False), "design": json.dumps(recipe, allow_nan=False)}
-    return xr.Dataset(data, attrs=attrs if space is None else {"space": space.to_json(), **attrs})
+    return proposed_design(kind.surrogate, kind.domain, np.asarray(kind.domain.from_unit(u)), recipe)
