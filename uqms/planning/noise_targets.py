@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from uqms._typing import Array
+from uqms._typing import Array, Ints
 from uqms.calibration.density import noise_sd
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def noise_sds_of(problem: "SingleCalibration") -> list[str]:
     return list(dict.fromkeys(out))
 
 
-def log_slopes(problem: "SingleCalibration", theta: "Mapping[str, Array]", h: Array, name: str) -> Array:
+def log_slopes(problem: "SingleCalibration", theta: "Mapping[str, Array]", h: Ints, name: str) -> Array:
     """Return D of the cells (S, N) for the sd of this name."""
     mean = problem.joint_error(problem.unit_inputs(theta)).mean_given(h)
     mean = mean * problem.noise.scales(problem.cells.group, problem.noise.phi(theta, (len(h),)))

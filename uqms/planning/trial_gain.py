@@ -183,7 +183,7 @@ def _effects(individual: int) -> Array:
     half = ndtri(scrambled_points(EFFECTS // 2, individual, 0))
     root = np.linalg.cholesky(half.T @ half / len(half))
     half = np.linalg.solve(root, half.T).T
-    return np.concatenate([half, -half])
+    return np.asarray(np.concatenate([half, -half]))
 
 
 def _outputs(setting: Setting, points: Points, drawn: PopulationDraws, rows: Ints, z: Array) -> Array:

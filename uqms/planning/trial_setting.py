@@ -282,13 +282,13 @@ def error_at(problem: Any, points: Points, theta: Mapping[str, Array], slope: Ar
         for h, weight in enumerate(weights):
             covariance = joint.given(np.full(len(u[some]), h)).covariance
             out[some] += weight * (covariance + apart[h][:, :, None] * apart[h][:, None, :])
-    return slope[:, :, None] * slope[:, None, :] * out
+    return np.asarray(slope[:, :, None] * slope[:, None, :] * out)
 
 
 def _weights(problem: Any) -> Array:
     """Return the weights (H,) of the surrogate's hyperparameters."""
     logs = problem.surrogate.scores(np.full((1, problem.surrogate.domain.d), 0.5)).log_weights
-    return np.exp(logs - np.logaddexp.reduce(logs))
+    return np.asarray(np.exp(logs - np.logaddexp.reduce(logs)))
 
 
 def _rows(problem: Any, points: Points) -> "_Rows":

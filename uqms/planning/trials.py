@@ -25,6 +25,7 @@ posterior or of the prior, `trial_gain`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -49,7 +50,7 @@ STEP = 1e-3  # of the natural scale, of differences of fourth order
 ROUNDS = 5
 DRAWS, SHORT = 1000, 8  # of the population; designs whose gains are compared
 CLEAR = 3.0  # standard errors by which another design than that of the screen has to be better
-TINY, RIDGE = 1e-12, 1e-6
+RIDGE = 1e-6
 
 
 @taught
@@ -219,8 +220,8 @@ def next_trial(
 ) -> NextTrial:
     """Choose the sampling times of a trial: those with the largest information about the population.
 
-    Designs are screened by their Fisher information at one value of the parameters. The eight best are then compared by
-    their expected information gain over the posterior, or before any data over the prior.
+    Designs are screened by their Fisher information at one value of the parameters, with what the posterior knows, or
+    before any data the prior. The eight best are then compared by their expected information gain over its draws.
 
     Parameters
     ----------
@@ -252,7 +253,8 @@ def next_trial(
     Notes
     -----
     The log-determinant of the information is maximised (D-optimality; about some parameters, Ds-optimality), greedily
-    and then by exchanges of one sample. After data it is that of information and posterior precision together.
+    and then by exchanges of one sample. It is that of the information and of the precision of the draws together. With
+    values to design for it is that of the information alone, and after data of the posterior's precision.
 
     For the gain, trials are simulated with their random effects. Their density is that of normal distributions with the
     same mean and covariance, which is exact for linear models; elsewhere the gain is a lower bound. Another design
@@ -269,21 +271,24 @@ def next_trial(
     if size > len(ideas):
         raise InputError(f"next_trial: size is {size}, but there are {len(ideas)} candidates.")
     samples = _Samples.of(setting, [ideas])
-    wanted = list(samples.names) if about is None else [about] if isinstance(about, str) else list(about)
-    unknown = [name for name in wanted if name not in samples.names]
-    if unknown or not wanted:
+    asked = [] if about is None else [about] if isinstance(about, str) else list(about)
+    unknown = [name for name in asked if name not in samples.names]
+    if unknown or (about is not None and not asked):
         raise InputError(f"next_trial: about has {unknown or 'nothing'}; name some of {list(samples.names)}.")
-    places = np.array([samples.names.index(name) for name in wanted])
+    generator = as_generator(rng)
+    drawn = setting.draws(samples.points, int(draws), generator) if at is None else None
+    if drawn is not None and not set(asked) <= set(drawn.inferred):
+        drawn = None  # about what is known: what the samples alone tell of it
+    search = _Search.of(setting, samples, drawn, int(subjects), asked)
     cost = ideas.table[COST].to_numpy(dtype=np.float64)
-    search = _Search(samples, setting.precision_of(samples.names), int(subjects), places)
     chosen = search.chosen(int(size))
     if not np.isfinite(search.value(chosen)):
         raise InputError(
-            f"next_trial: {size} samples leave some of {wanted} without information. Take more samples, or name "
+            f"next_trial: {size} samples leave some of {search.names} without information. Take more samples, or name "
             "what is asked about: about=[...]."
         )
-    listed, others = search.short_list(SHORT), at is None
-    gains = _gains(setting, samples, listed, int(subjects), wanted, int(draws), as_generator(rng)) if others else None
+    listed = search.short_list(SHORT)
+    gains = None if drawn is None else _gains(setting, samples, drawn, listed, search, generator)
     place = 0 if gains is None else gains.chosen
     chosen = search.ordered(listed[place])
     path = [search.value(chosen[:count]) for count in range(1, size + 1)]
@@ -296,7 +301,7 @@ def next_trial(
     )
     of_each = [Gain(np.nan, np.nan, np.zeros(0), np.nan, "")] * len(listed) if gains is None else gains.of_each
     table["gain"], table["mcse"] = [one.nats for one in of_each], [one.mcse for one in of_each]
-    for k, name in enumerate([] if gains is None else gains.names):
+    for k, name in enumerate([] if gains is None else search.names):
         table[f"expected_sd {name}"] = [one.sds[k] for one in of_each]
     table["chosen"] = np.arange(len(listed)) == place
     best = of_each[place]
@@ -305,70 +310,106 @@ def next_trial(
 
 
 class _Gains(NamedTuple):
-    """Gains of the designs on the short list about quantities by name, and which one is chosen."""
+    """Gains of the designs on the short list, and which one is chosen."""
 
     of_each: list[Gain]
-    names: list[str]
     chosen: int
 
 
 def _gains(
     setting: Setting,
     samples: "_Samples",
+    drawn: PopulationDraws,
     listed: Sequence[Sequence[int]],
-    subjects: int,
-    wanted: Sequence[str],
-    draws: int,
+    search: "_Search",
     rng: np.random.Generator,
-) -> _Gains | None:
-    """Return the gains of designs over draws of the population; None where all that is asked about is known."""
+) -> _Gains:
+    """Return the gains of designs over draws of the population."""
     union = np.unique(np.concatenate([np.array(one) for one in listed]))
-    points = samples.points.at(union)
-    drawn = setting.draws(points, draws, rng)
-    names = [name for name in wanted if name in drawn.natural]
-    if not names:
-        return None
-    trials = SimulatedTrials.of(setting, points, drawn, subjects, names, rng)
+    trials = SimulatedTrials.of(setting, samples.points.at(union), drawn, search.subjects, search.names, rng)
     found = [trials.gain(np.searchsorted(union, one)) for one in listed]
     if not all(one.gain.resolved for one in found):
-        return _Gains([_linear(samples, one, subjects, drawn, names) for one in listed], names, 0)
+        return _Gains([_linear(search, one, drawn) for one in listed], 0)
     best = max(range(len(found)), key=lambda i: found[i].gain.nats)
     apart = found[best].each - found[0].each
     apart = apart[np.isfinite(apart)]
-    clear = apart.mean() > CLEAR * apart.std(ddof=1) / np.sqrt(len(apart))
-    return _Gains([one.gain for one in found], names, best if clear else 0)
+    clear = apart.mean() > CLEAR * apart.std(ddof=1) / np.sqrt(len(apart)) if best else False
+    return _Gains([one.gain for one in found], best if clear else 0)
 
 
-def _linear(
-    samples: "_Samples", rows: Sequence[int], subjects: int, drawn: PopulationDraws, names: Sequence[str]
-) -> Gain:
+def _linear(search: "_Search", rows: Sequence[int], drawn: PopulationDraws) -> Gain:
     """Return the gain in the linear form: what is known as a normal distribution, and the information at one value."""
-    free = [name for name in samples.names if name in drawn.inferred]
-    at, asked = [samples.names.index(name) for name in free], [free.index(name) for name in names]
-    before = np.atleast_2d(np.cov(np.stack([drawn.inferred[name] for name in free])))
-    information = samples.matrix(np.array(rows), [subjects], True)[np.ix_(at, at)]
-    after = np.linalg.inv(np.linalg.inv(before) + information)
-    pick = np.ix_(asked, asked)
+    before = np.linalg.inv(search.precision)
+    after = np.linalg.inv(search.matrix(rows))
+    pick = np.ix_(search.places, search.places)
     nats = 0.5 * float(np.linalg.slogdet(before[pick])[1] - np.linalg.slogdet(after[pick])[1])
-    return Gain(nats, 0.0, np.sqrt(np.diagonal(after)[asked]), float("nan"), "linear")
+    return Gain(nats, 0.0, np.sqrt(np.diagonal(after)[search.places]), float("nan"), "linear")
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """The samples with the largest information about some parameters."""
+    """The samples with the largest information about some parameters.
+
+    Attributes
+    ----------
+    samples, subjects
+        Of the trial.
+    free
+        Places of the parameters that are not known, among those of the information.
+    precision
+        What is known of these before the trial.
+    places
+        Of those that are asked about, among these.
+    """
 
     samples: "_Samples"
-    precision: Array
     subjects: int
+    free: Ints
+    precision: Array
     places: Ints
     _known: dict[tuple[int, ...], float] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls,
+        setting: Setting,
+        samples: "_Samples",
+        drawn: PopulationDraws | None,
+        subjects: int,
+        asked: Sequence[str],
+    ) -> "_Search":
+        """Return the search about some parameters, about all that are not known where none is named.
+
+        With draws, what differs between these is not known, and its prior information counts.
+        """
+        free = [name for name in samples.names if drawn is None or name in drawn.inferred]
+        at = np.array([samples.names.index(name) for name in free])
+        if drawn is None:
+            precision = setting.precision_of(samples.names)
+        else:
+            precision = np.linalg.inv(np.atleast_2d(np.cov(np.stack([drawn.inferred[name] for name in free]))))
+        places = np.array([free.index(name) for name in asked or free])
+        return cls(samples, subjects, at, precision, places)
+
+    @property
+    def names(self) -> list[str]:
+        """What is asked about."""
+        return [self.samples.names[self.free[place]] for place in self.places]
+
+    def matrix(self, rows: Sequence[int]) -> Array:
+        """Return the information of samples and before them."""
+        whole = self.samples.matrix(np.array(rows), [self.subjects], True)
+        return whole[np.ix_(self.free, self.free)] + self.precision
+
     def value(self, rows: Sequence[int], ridge: float = 0.0) -> float:
-        """Return the log-determinant of the information, with a ridge relative to the parameters' sizes."""
-        matrix = self.samples.matrix(np.array(rows), [self.subjects], True) + self.precision
-        scale = np.maximum(np.abs(self.samples.values), TINY)
-        return _criterion(matrix + np.diag(ridge / scale**2), self.places)
+        """Return the log-determinant of the information, with a ridge relative to that of all candidates together."""
+        return _criterion(self.matrix(rows) + np.diag(ridge * self._most), self.places)
+
+    @cached_property
+    def _most(self) -> Array:
+        """Information of all candidates about each parameter, the others known."""
+        return np.diagonal(self.matrix(range(len(self.samples.f))))
 
     def _compared(self, rows: Sequence[int]) -> float:
         """Few samples leave parameters without information: a small ridge compares them all the same."""

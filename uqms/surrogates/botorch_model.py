@@ -45,7 +45,7 @@ class _Moments(torch.autograd.Function):
         return torch.from_numpy(np.ascontiguousarray(mean)), torch.from_numpy(np.ascontiguousarray(covariance))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, mean_bar: torch.Tensor, covariance_bar: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         number, x, box = ctx.number, ctx.x, ctx.number.domain
         if not getattr(number.surrogate, "differentiable", True):
@@ -175,5 +175,5 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
 
 def _broadcast(a: torch.Tensor, b: torch.Tensor, last: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return both with the same batch, all but the `last` dimensions."""
-    batch = torch.broadcast_shapes(a.shape[:-last], b.shape[:-last])
+    batch = np.broadcast_shapes(a.shape[:-last], b.shape[:-last])
     return a.expand(*batch, *a.shape[-last:]), b.expand(*batch, *b.shape[-last:])
