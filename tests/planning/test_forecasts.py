@@ -207,6 +207,7 @@ def on_occasions(draws: int) -> Posterior:
     return drawn(uq.Calibration(simulator, data, uq.GaussianNoise(NOISE), population=population), draws)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::uqms.errors.UqmsWarning")
 def test_the_effect_of_a_new_occasion_is_not_known() -> None:
     posterior = on_occasions(4000)

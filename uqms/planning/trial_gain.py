@@ -178,7 +178,7 @@ def _moments(weights: Array, psi: Array) -> Array:
 def _effects(individual: int) -> Array:
     """Return standard normal effects (M, individual) in pairs, whose mean is zero and whose covariance is one."""
     if 2 * individual >= EFFECTS // 2:
-        return np.concatenate([np.eye(individual), -np.eye(individual)]) * np.sqrt(individual)
+        return np.asarray(np.concatenate([np.eye(individual), -np.eye(individual)]) * np.sqrt(individual))
     half = ndtri(scrambled_points(EFFECTS // 2, individual, 0))
     root = np.linalg.cholesky(half.T @ half / len(half))
     half = np.linalg.solve(root, half.T).T
