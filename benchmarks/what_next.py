@@ -6,7 +6,8 @@ Parts:
 
 - `measurement`: linear-Gaussian problems, in which expected information gains have closed forms; replicates that share
   the surrogate's error; the usual mistakes, planted; seconds for 10 000 candidates.
-- `trial`: the Fisher information of the standard one-compartment oral example of the optimal-design literature.
+- `trial`: the Fisher information of the standard one-compartment oral example of the optimal-design literature; gains
+  of designs against a closed form, and against the ranking by this information.
 - `theophylline`: three sampling times of each of 12 real patients, chosen from the posterior of the 11 others and then
   carried out.
 - `runs`: the cost of the next runs until a posterior is as narrow as with the simulator itself, against an equal split:

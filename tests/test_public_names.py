@@ -158,6 +158,7 @@ PUBLIC = [
     "sobol",
     "sobol_indices",
     "testing",
+    "to_botorch",
     "to_sbi",
     "tornado",
     "trial_information",

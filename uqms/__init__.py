@@ -168,6 +168,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import leave_one_out as leave_one_out
     from uqms.surrogates import load_surrogate as load_surrogate
     from uqms.surrogates import next_level as next_level
+    from uqms.surrogates import to_botorch as to_botorch
     from uqms.surrogates import to_sbi as to_sbi
 
 __all__ = [
@@ -317,6 +318,7 @@ __all__ = [
     "sobol",
     "sobol_indices",
     "testing",
+    "to_botorch",
     "to_sbi",
     "tornado",
     "trial_information",
@@ -411,6 +413,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "leave_one_out",
         "load_surrogate",
         "next_level",
+        "to_botorch",
         "to_sbi",
     ),
     "calibration": (

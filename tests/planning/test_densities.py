@@ -16,6 +16,7 @@ from uqms.errors import InputError
 from uqms.planning import measurements
 from uqms.planning.densities import Density, Sampled, equivalent_variance
 from uqms.planning.forecasts import OneSubject
+from uqms.planning.gain import State
 from uqms.surrogates.transforms import Identity, Log
 
 Array = np.ndarray
@@ -230,3 +231,17 @@ def test_densities_that_are_kept_belong_to_their_draws() -> None:
         poisson(kept.y[:, 0, 0]).logpmf(z[:, None]) - poisson(z).logpmf(z)[:, None] + poisson(z).logpmf(z)[:, None],
         rtol=1e-10,
     )
+
+
+def test_a_gain_is_not_resolved_where_draws_do_not_resolve_the_outputs() -> None:
+    """Counts that tell of the outputs far more than draws can show, and next to nothing of what is asked about."""
+    rng, S = np.random.default_rng(1), 300
+    mean = rng.normal(3e4, 6e3, (S, 1, 1))
+    nothing = np.zeros((S, 1, 1, 1))
+    density = Density(uq.PoissonNoise(), Identity(), {}, 100)
+    sampled = Sampled.of([density], mean, nothing, False, rng)
+    psi, none = rng.standard_normal((S, 1)), np.zeros((S, 0))
+    state = State(mean[:, 0], nothing[:, 0], mean, nothing, psi, False, none, psi, sampled=sampled)
+    found = state.nested(np.array([0]), np.arange(S))
+    assert found.nats < state.limit  # the figure stays what it is
+    assert not found.resolved

@@ -9,9 +9,11 @@ import xarray as xr
 from _linear_surrogate import LinearSurrogate
 from calibration.population.test_population import SPACE, observations, surrogate, table
 from calibration.population.test_prediction import posterior_of
+from calibration.population.test_subject_outputs import drawn
 from planning.test_next_experiment import TIMES, exact, fitted
 
 import uqms as uq
+from uqms.calibration.population.subject_outputs import Jointly
 from uqms.calibration.posterior import Posterior
 from uqms.errors import InputError
 from uqms.planning.forecasts import MeasuredSubject, OfSubject
@@ -160,3 +162,90 @@ def test_the_gain_of_a_measured_subject_is_that_of_the_closed_form() -> None:
     # With the shared error known, or independent of the parameters given the data, the gain would be another.
     known = 0.5 * np.log1p(P[0, 0] / NOISE**2)
     assert known - wanted > 10.0 * mcse
+
+
+# --------------------------------------------------------------------------------------- sampled errors, and occasions
+@pytest.mark.filterwarnings("ignore::uqms.errors.UqmsWarning")
+@pytest.mark.parametrize("x", [0.2, 0.3])  # measured, and of another subject
+@pytest.mark.parametrize("sampled", ["student", "discrepancy"])
+def test_forecasts_where_errors_of_subjects_are_sampled_are_their_predictions(sampled: str, x: float) -> None:
+    student = uq.StudentTNoise(scale=uq.HalfNormal(0.5), df=4.0)
+    noise = student if sampled == "student" else uq.GaussianNoise(uq.HalfNormal(0.3))
+    more = {} if sampled == "student" else {"discrepancy": uq.OffsetDiscrepancy(sd=0.4)}
+    population = uq.Population(
+        SPACE, individual=("a", "b"), spread={"a": uq.HalfNormal(0.02), "b": uq.HalfNormal(0.05)}
+    )
+    made = uq.Calibration(surrogate(), observations(table()), noise, population=population, **more)
+    posterior = drawn(made, 60)
+    source = OfSubject(MeasuredSubject.of(posterior, "s0", 60))
+    assert isinstance(source.subject.shared, Jointly)
+    ideas = uq.candidates(outputs="y", coords={"t": [0.0, 1.0, 2.0]}, conditions={"x": [x]})
+    mean, sd = moments_of(source, ideas)
+    predicted = posterior.predict(subjects="s0", conditions={"x": x}, coords={"t": [0.0, 1.0, 2.0]}, draws=60)
+    np.testing.assert_allclose(mean, predicted.mean["y"].values.ravel(), rtol=1e-9)
+    np.testing.assert_allclose(sd, predicted.sd["y"].values.ravel(), rtol=1e-6)
+    found = source.joint(source.points(ideas, measured=False), 1, np.random.default_rng(0))
+    assert (found.exact_covariance.max() > 0.0) == (sampled == "discrepancy")  # which runs do not remove
+    best = uq.next_experiment(posterior, ideas, 1, subject="s0", draws=60, rng=1)
+    assert best.gain > 0.0
+
+
+GAMMA = 0.7
+
+
+def on_occasions(draws: int) -> Posterior:
+    """Return draws of subjects whose only parameter differs between occasions, y = theta + noise."""
+    space = uq.ParameterSpace(theta=uq.Normal(0.0, MU))
+    simulator = uq.DirectSimulator(
+        lambda theta: theta[:, None], space=space, outputs={"y": ("t",)}, coords={"t": np.zeros(1)}, vectorized=True
+    )
+    frame = pd.DataFrame({"t": 0.0, "id": list("ppqq"), "visit": list("abab"), "y": [0.3, 0.8, -0.2, 0.4]})
+    data = uq.Observations.from_table(frame, output="y", value="y", coords={"t": "t"}, subject="id", experiment="visit")
+    population = uq.Population(
+        space, individual=("theta",), spread={"theta": OMEGA}, occasions=("theta",), occasion_spread={"theta": GAMMA}
+    )
+    return drawn(uq.Calibration(simulator, data, uq.GaussianNoise(NOISE), population=population), draws)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::uqms.errors.UqmsWarning")
+def test_the_effect_of_a_new_occasion_is_not_known() -> None:
+    posterior = on_occasions(4000)
+    source = OfSubject(MeasuredSubject.of(posterior, "p", 4000))
+    theta = source.quantities["theta"]
+    ideas = uq.candidates(outputs="y", coords={"t": [0.0]}, noise=NOISE)
+    best = uq.next_experiment(posterior, ideas, 1, subject="p", draws=4000, rng=2)
+    wanted = 0.5 * np.log1p(theta.var() / (GAMMA**2 + NOISE**2))
+    mcse = best.best["mcse"].iloc[0]
+    assert best.gain == pytest.approx(wanted, abs=3.0 * mcse + 0.01)
+    without = 0.5 * np.log1p(theta.var() / NOISE**2)  # as if the subject had the same parameters on all occasions
+    assert without - wanted > 10.0 * mcse
+    # On an occasion that it was measured on, the effect is one of the draws.
+    again = OfSubject(MeasuredSubject.of(posterior, "p", 4000), "b")
+    mean = again.joint(again.points(ideas), 1, np.random.default_rng(0)).mean[:, 0, 0]
+    effect = mean - theta
+    other = uq.next_experiment(posterior, ideas, 1, subject="p", occasion="b", draws=4000, rng=2)
+    wanted = 0.5 * np.log(
+        (mean.var() + NOISE**2) / (effect.var() * (1 - np.corrcoef(effect, theta)[0, 1] ** 2) + NOISE**2)
+    )
+    assert other.gain == pytest.approx(wanted, abs=3.0 * mcse + 0.01)
+    with pytest.raises(InputError, match=r"it was measured on \['a', 'b'\]"):
+        uq.next_experiment(posterior, ideas, 1, subject="p", occasion="c")
+    with pytest.raises(InputError, match="leave it out here"):
+        uq.next_experiment(fitted(), uq.candidates(times=TIMES), 1, occasion="c")
+
+
+@pytest.mark.filterwarnings("ignore::uqms.errors.UqmsWarning")
+def test_the_next_sample_of_a_new_subject_is_on_a_new_occasion() -> None:
+    posterior = on_occasions(2000)
+    frame = pd.DataFrame({"t": 0.0, "id": "new", "visit": list("uv"), "y": [0.2, 0.5]})
+    data = uq.Observations.from_table(frame, output="y", value="y", coords={"t": "t"}, subject="id", experiment="visit")
+    subject = posterior.new_subject(data, rng=1)
+    ideas = uq.candidates(outputs="y", coords={"t": [0.0]}, noise=NOISE)
+    best = uq.next_experiment(subject, ideas, 1, draws=2000, rng=2)
+    theta = subject.predicting_draws()["theta"]
+    wanted = 0.5 * np.log1p(theta.var() / (GAMMA**2 + NOISE**2))
+    assert best.gain == pytest.approx(wanted, abs=3.0 * best.best["mcse"].iloc[0] + 0.03)  # of 500 draws
+    source = OfSubject(subject, "v")
+    mean = source.joint(source.points(ideas), 1, np.random.default_rng(0)).mean[:, 0, 0]
+    np.testing.assert_allclose(mean, subject.natural[:, 1, 0])

@@ -1,14 +1,18 @@
 """Predicted gains of runs against what the same runs take from the covariance when they are there."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from calibration.population.test_population import problem as of_people
+from calibration.population.test_prediction import posterior_of
 
 import uqms as uq
 from uqms.calibration.context import Context, evenly
-from uqms.calibration.verdict import linear_covariances
+from uqms.calibration.population.subject_checks import _dense, _information, _jacobian
+from uqms.calibration.verdict import linear_covariances, linearise
 from uqms.errors import InputError
 from uqms.planning import runs
 from uqms.planning.run_gain import Candidates, Gains, LinearPosterior
@@ -507,3 +511,129 @@ def test_the_figure_shows_what_the_plan_says(chain_posterior):
     assert marked == len(plan)
     with pytest.raises(InputError, match="no run is proposed"):
         uq.plots.next_runs(replace(plan, table=plan.table.iloc[:0]))
+
+
+# ---------------------------------------------------------------------------------------------------------- populations
+def people(occasions: int = 1):
+    """Return a population with correlated effects and covariates, draws of it, and what describes it."""
+    made = of_people(occasions=("a",)) if occasions > 1 else of_people()
+    posterior = posterior_of(made, 12)
+    sampled = posterior.flat()
+    return posterior.problem, sampled, posterior.latents, np.zeros(12, dtype=np.int64)
+
+
+@pytest.mark.filterwarnings("ignore::uqms.errors.UqmsWarning")
+@pytest.mark.parametrize("occasions", [1, 2])
+def test_a_population_is_linearised_with_the_effects_of_its_subjects(occasions):
+    problem, theta, z, h = people(occasions)
+    slopes = np.tile(np.eye(len(problem.parameters)), (len(h), 1, 1))
+    linear = LinearPosterior.of(problem, theta, h, slopes, latents=z)
+    wanted = _information(problem, theta, z, h)[1]  # with effects as unknowns, by other code
+    np.testing.assert_allclose(linear.variance.mean(axis=0), wanted[0], rtol=1e-5)
+    J = _dense(*_jacobian(problem, theta, z, h), problem.layout.size) / theta["sigma"][:, None, None]
+    left = np.linalg.inv(np.eye(J.shape[2]) + J.swapaxes(1, 2) @ J)  # noise alone
+    bare = np.diagonal(left, axis1=1, axis2=2).mean(axis=0)[: len(problem.parameters)]
+    np.testing.assert_allclose(linear.bare.mean(axis=0), bare, rtol=1e-5)
+    assert np.max(wanted[0] / bare) > 1.05
+
+
+@pytest.mark.filterwarnings("ignore::uqms.errors.UqmsWarning")
+def test_runs_take_from_a_population_what_they_take_when_they_are_there():
+    problem, theta, z, h = people()
+    slopes = np.tile(np.eye(len(problem.parameters)), (len(h), 1, 1))
+    linear = LinearPosterior.of(problem, theta, h, slopes, latents=z)
+    own = problem.data.unit_inputs(problem.individuals(theta, z))
+    u = own[0, [0, 3, 4]]
+    gains = Gains.of(linear, [Candidates(linear.sources[0].kinds[0], u, ((0, 0),), np.ones(3))], {0: u})
+    single = gains.of_kind(0)
+    for r in (2, 0):
+        gains.choose(0, r)
+    for chosen, taken in (([1], single[1]), ([2, 0], gains.scale - gains.variance)):
+        other = copy.copy(problem)
+        more = replace(problem.surrogate, process=with_runs(problem.surrogate.process, u[chosen]))
+        other.data = problem.data.with_error(more, 1.0)
+        after = _information(other, theta, z, h)[1][0]
+        np.testing.assert_allclose(taken, _information(problem, theta, z, h)[1][0] - after, rtol=1e-4, atol=1e-7)
+    assert (gains.variance < gains.scale).any()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::uqms.errors.UqmsWarning")
+def test_a_plan_for_a_population():
+    population = uq.Population(SPACE, individual=("a",), spread={"a": uq.HalfNormal(0.1)})
+    surrogate = uq.GaussianProcess(hyperparameters="point", kernel=Matern52()).fit(ensemble(9))
+    rng = np.random.default_rng(2)
+    frame = pd.DataFrame({"id": np.repeat(list("pqrs"), 3), "t": np.tile(TIMES, 4)})
+    a = np.repeat([0.35, 0.5, 0.55, 0.6], 3)
+    frame["y"] = simulator(a, 0.5, frame["t"].to_numpy())["y"] + 0.02 * rng.standard_normal(12)
+    data = uq.Observations.from_table(frame, output="y", value="y", conditions=["t"], subject="id")
+    made = uq.Calibration(surrogate, data, uq.GaussianNoise(sd=0.02), population=population, outside="extrapolate")
+    posterior = made.sample(uq.NUTS(chains=2, tune=300, draws=200), rng=1)
+    plan = uq.next_runs(posterior, 5, rng=3)
+    assert list(plan.now) == ["a", "omega_a", "b"]
+    assert plan.design.sizes["run"] == len(plan) >= 1
+    assert plan.table["sd_b"].iloc[-1] < plan.now["b"]
+    assert plan.table["sd_b"].iloc[-1] >= plan.floor["b"] - 1e-12
+    some = uq.next_runs(posterior, 2, about=["omega_a"], rng=3)
+    assert list(some.now) == ["omega_a"]
+    with pytest.raises(InputError, match="runs for a population are about what describes it"):
+        uq.next_runs(posterior, 2, about=[{"output": "y"}])
+
+
+# ------------------------------------------------------------------------------------------------- the sd of the noise
+def scattered(replicates=1):
+    """Return a posterior in which the sd of the noise is inferred beside the surrogate's error."""
+    surrogate = uq.GaussianProcess(hyperparameters="point", kernel=Matern52()).fit(ensemble(7))
+    frame = pd.DataFrame({"t": np.repeat(TIMES, replicates), "r": np.tile(np.arange(replicates), len(TIMES))})
+    off = 0.02 * np.random.default_rng(4).standard_normal(len(frame))
+    frame["y"] = simulator(0.45, 0.6, frame["t"].to_numpy())["y"] + off
+    data = uq.Observations.from_table(frame, output="y", value="y", conditions=["t"], replicate="r")
+    problem = uq.Calibration(surrogate, data, uq.GaussianNoise(sd=uq.HalfNormal(0.05)), outside="extrapolate")
+    return problem.sample(uq.Laplace(draws=300), rng=1)
+
+
+def information_about_noise(problem, theta, h):
+    """Return the expected information about the log of the sd (S,), from the dense covariance of all rows."""
+    rows = problem.cells.row_cell
+    linear = linearise(problem, theta, h)
+    J = (linear.jacobian * linear.prior_sd * linear.noise_sd[..., None])[:, rows]
+    F = (linear.factor * linear.noise_sd[..., None])[:, rows]
+    C = J @ J.swapaxes(1, 2) + F @ F.swapaxes(1, 2)
+    at = np.arange(len(rows))
+    C[:, at, at] += theta["sigma"][:, None] ** 2
+    D = np.linalg.inv(C) * (2.0 * theta["sigma"] ** 2)[:, None, None]
+    return 0.5 * np.trace(D @ D, axis1=1, axis2=2)
+
+
+@pytest.mark.parametrize("replicates", [1, 6])
+def test_what_runs_tell_of_the_noise_is_what_they_tell_when_they_are_there(replicates):
+    posterior = scattered(replicates)
+    problem, (theta, h) = posterior.problem, draws_of(posterior, 20)
+    linear = LinearPosterior.of(problem, theta, h, np.tile(np.eye(2), (len(h), 1, 1)), noises=["sigma"])
+    prior = 1.0 / np.log(problem.priors["sigma"].quantile((np.arange(200) + 0.5) / 200.0)).var()
+    wanted = np.mean(1.0 / (prior + information_about_noise(problem, theta, h)))
+    assert linear.variance[:, 2].mean() == pytest.approx(wanted, rel=1e-5)
+    u = problem.unit_inputs(theta)[0] + 0.02
+    gains = Gains.of(linear, [Candidates(linear.sources[0].kinds[0], u, ((0, 0),), np.ones(3))], {0: u})
+    single = gains.of_kind(0)
+    assert single.shape == (3, 3)
+    for r in (2, 0):
+        gains.choose(0, r)
+    for chosen, taken in (([1], single[1, 2]), ([2, 0], (gains.scale - gains.variance)[2])):
+        more = replace(problem.surrogate, process=with_runs(problem.surrogate.process, u[chosen]))
+        after = np.mean(1.0 / (prior + information_about_noise(problem.with_error(more, 1.0), theta, h)))
+        assert taken == pytest.approx(wanted - after, rel=1e-4)
+    # Replicates have told of the noise what there is to know; without them the error of the surrogate hides it.
+    assert (single[:, 2].max() > 0.01 * wanted) == (replicates == 1)
+    # The run beside a chosen one has next to nothing left to tell: gains are conditioned on what is chosen.
+    assert gains.of_kind(0)[2, 2] < 0.05 * single[2, 2] or replicates > 1
+
+
+def test_a_plan_about_the_noise():
+    posterior = scattered()
+    plan = uq.next_runs(posterior, 3, about=["a", "sigma"], rng=3, stop=0.0)
+    assert list(plan.now) == ["a", "sigma"]
+    assert plan.floor["sigma"] < plan.table["sd_sigma"].iloc[-1] < plan.now["sigma"]
+    assert (np.diff(plan.table["sd_sigma"]) < 0.0).all()
+    alone = uq.next_runs(posterior, 3, about="sigma", rng=3, stop=0.0)
+    assert alone.table["sd_sigma"].iloc[0] <= plan.table["sd_sigma"].iloc[0] + 1e-12

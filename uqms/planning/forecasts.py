@@ -32,6 +32,7 @@ from uqms.calibration.joint_error import means_given
 from uqms.calibration.likelihood import check_conditions, decoded_at, dense, merge_close, stacked
 from uqms.calibration.noise import NoiseModel
 from uqms.calibration.population.layout import from_natural
+from uqms.calibration.population.subject_outputs import Jointly
 from uqms.calibration.predict import Targets, along_of, conditional_moments
 from uqms.errors import InputError
 from uqms.planning.candidate_table import OUTPUT, PART, REPLICATES, Candidates
@@ -41,6 +42,7 @@ from uqms.surrogates.transforms import Identity, Log, Transform
 if TYPE_CHECKING:
     from uqms.calibration.parts import JointCalibration
     from uqms.calibration.population.calibration import Individuals
+    from uqms.calibration.population.population import Population
     from uqms.calibration.population.subject import SubjectPosterior
     from uqms.calibration.population.subject_outputs import Simulated
     from uqms.calibration.population.subject_prediction import Shared
@@ -55,6 +57,7 @@ INPUTS = 120_000  # draws times different conditions at which the means of many 
 BLOCK = 64  # candidates whose errors are computed together
 FEW_INPUTS = 8  # candidates per condition, from which four times as many are
 NUMBERS = 2_000_000
+DENSE = 4_000_000  # numbers of the joint covariance of measurements and candidates, for each draw
 
 
 class Joint(NamedTuple):
@@ -132,6 +135,11 @@ class Forecaster(Protocol):
     @property
     def sampled_errors(self) -> bool:
         """Whether errors of the surrogate are sampled beside the parameters, so that draws hold more than these."""
+        ...
+
+    @property
+    def determined(self) -> bool:
+        """Whether the parameters determine what the surrogate's mean says."""
         ...
 
     def points(self, ideas: Candidates, measured: bool = True) -> Points:
@@ -436,6 +444,11 @@ class OneSubject:
         """Whether there are latents, which hold the surrogate's error at the data."""
         return self.given_data and self.latents.shape[1] > 0
 
+    @property
+    def determined(self) -> bool:
+        """All that the surrogate's mean says follows from the parameters."""
+        return True
+
     def points(self, ideas: Candidates, measured: bool = True) -> Points:
         """Return the candidates as points; conditions that are left out are those of the only experiment."""
         own = self.problem.members.get(self.problem.seen_from, self.problem).experiments
@@ -637,6 +650,11 @@ class OfParts:
         """Whether any part has latents."""
         return any(one.sampled_errors for one in self.wholes.values())
 
+    @property
+    def determined(self) -> bool:
+        """All that the surrogates' means say follows from the parameters."""
+        return True
+
     def points(self, ideas: Candidates, measured: bool = True) -> Points:
         """Return candidates of one or several parts as points.
 
@@ -755,7 +773,7 @@ class MeasuredSubject:
     """
 
     population: "Posterior"
-    shared: "Shared | Simulated"
+    shared: "Shared | Simulated | Jointly"
     place: int
 
     @classmethod
@@ -765,7 +783,7 @@ class MeasuredSubject:
         Raises
         ------
         InputError
-            When there is none of that name, or its outputs given the data have no closed form.
+            When there is none of that name.
         """
         hierarchy = posterior.hierarchy
         labels = list(hierarchy.problem.subject_labels)
@@ -774,52 +792,42 @@ class MeasuredSubject:
                 f"next_experiment: there is no subject {str(label)!r}; there are {labels[:6]}"
                 f"{' ...' * (len(labels) > 6)}. For one who is not among them give posterior.new_subject(...)."
             )
-        if hierarchy.problem.population.occasions:
-            raise InputError(
-                "next_experiment: parameters of this population differ between occasions, so that it is not known on "
-                "which occasion a further measurement would be. Give posterior.new_subject(observations)."
-            )
-        shared = hierarchy.with_error(draws, np.random.default_rng(0))
-        if not hasattr(shared, "w"):
-            raise InputError(
-                "next_experiment: the surrogate's error is sampled in this population (a discrepancy, counts, "
-                "detection limits), so that a subject's outputs have no closed form. Calibrate the subject alone, with "
-                "priors from posterior.summary(), and give that posterior."
-            )
-        return cls(posterior, cast(Any, shared), labels.index(str(label)))
+        return cls(posterior, hierarchy.with_error(draws, np.random.default_rng(0)), labels.index(str(label)))
 
     @property
     def data(self) -> "Individuals":
         """The data of all subjects."""
         return self.population.hierarchy.problem.data
 
-    @property
-    def experiments(self) -> Ints:
-        """The inputs that the subject was measured at."""
-        return np.flatnonzero(self.population.hierarchy.problem.layout.subject[self.data.cells.unit] == self.place)
+    @cached_property
+    def occasions(self) -> dict[str, int]:
+        """The units of the occasions on which it was measured, by label."""
+        layout, subjects = self.population.hierarchy.problem.layout, self.population.hierarchy.problem.subjects
+        return {str(subjects.occasion[unit]): int(unit) for unit in np.flatnonzero(layout.subject == self.place)}
+
+    def experiments(self, occasion: str | None) -> Ints:
+        """Return the inputs that the subject was measured at, on an occasion or on all."""
+        unit = self.data.cells.unit
+        if occasion is not None:
+            return np.flatnonzero(unit == self.occasions[occasion])
+        return np.flatnonzero(self.population.hierarchy.problem.layout.subject[unit] == self.place)
 
     @cached_property
-    def natural(self) -> Array:
-        """Draws of its parameters on the natural scale, (S, 1, P)."""
+    def _natural(self) -> tuple[Array, Array]:
         layout = self.population.hierarchy.problem.layout
-        return layout.natural(self.shared.theta, self.shared.z[:, : layout.size])[0][:, [self.place]]
+        return layout.natural(self.shared.theta, self.shared.z[:, : layout.size])
+
+    def natural(self, occasion: str | None) -> Array:
+        """Return draws of its parameters on the natural scale (S, P), without the effects of an occasion or with."""
+        subjects, units = self._natural
+        return subjects[:, self.place] if occasion is None else units[:, self.occasions[occasion]]
 
     def predicting_draws(self) -> dict[str, Array]:
         """Return draws (S,) of its parameters, and of those that all subjects share."""
         population = self.population.hierarchy.problem.population
         scales = zip(population.individual, population.scales, strict=True)
-        own = {name: from_natural(self.natural[:, 0, i], scale) for i, (name, scale) in enumerate(scales)}
+        own = {name: from_natural(self.natural(None)[:, i], scale) for i, (name, scale) in enumerate(scales)}
         return own | {name: self.shared.theta[name] for name in population.shared}
-
-    def inputs_at(self, conditions: Array) -> Array:
-        """Return the surrogate's inputs (S, n, d) at conditions (n, c)."""
-        own = {name: values for name, values in self.shared.own.items() if np.ndim(values) == 1}
-        own |= {
-            name: np.repeat(values[:, None], len(conditions), axis=1)
-            for name, values in self.predicting_draws().items()
-            if name not in own
-        }
-        return self.data.unit_inputs(own, conditions, units=np.zeros(len(conditions), dtype=np.int64))
 
 
 @final
@@ -831,9 +839,22 @@ class OfSubject:
     ----------
     subject
         Its posterior: of one who was not in the calibration, or of one who was.
+    occasion
+        On which the measurements are, where parameters differ between occasions; None: a new one.
     """
 
     subject: "SubjectPosterior | MeasuredSubject"
+    occasion: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.occasion is None:
+            return
+        known = list(self._occasions)
+        if not self._population.occasions or self.occasion not in known:
+            what = f"it was measured on {known}" if self._population.occasions else "this population has no occasions"
+            raise InputError(
+                f"next_experiment: occasion is {self.occasion!r}, but {what}. Leave it out for a new occasion."
+            )
 
     @cached_property
     def quantities(self) -> Mapping[str, Array]:
@@ -854,13 +875,72 @@ class OfSubject:
         return self.subject.data is not None
 
     @property
+    def determined(self) -> bool:
+        """Whether its parameters determine its outputs: not where they differ between occasions."""
+        return not self._population.occasions
+
+    @property
+    def _population(self) -> "Population":
+        return self.subject.population.hierarchy.problem.population
+
+    @property
     def _problem(self) -> "SingleCalibration":
         return self.subject.population.hierarchy.problem.data
+
+    @property
+    def _occasions(self) -> Mapping[str, int]:
+        """The occasions on which it was measured, by label."""
+        if isinstance(self.subject, MeasuredSubject):
+            return self.subject.occasions
+        observed = self.subject.observations
+        return {} if observed is None else {
+            name: i for i, name in enumerate(dict.fromkeys(str(one) for one in observed.experiment))
+        }  # fmt: skip
+
+    @property
+    def _experiments(self) -> Ints:
+        """The inputs of `data` that the subject was measured at, on the occasion if there is one."""
+        if isinstance(self.subject, MeasuredSubject):
+            return self.subject.experiments(self.occasion)
+        if self.subject.data is None:
+            return np.zeros(0, dtype=np.int64)
+        unit = self.subject.data.cells.unit
+        return np.flatnonzero(unit == self._occasions[self.occasion]) if self.occasion else np.arange(len(unit))
+
+    @cached_property
+    def _own(self) -> dict[str, Array]:
+        """Draws (S,) of its parameters on the occasion, with those that all subjects share."""
+        population, theta = self._population, self.subject.shared.theta
+        if isinstance(self.subject, MeasuredSubject):
+            natural = self.subject.natural(self.occasion)
+        else:
+            natural = self.subject.natural[:, self._occasions[self.occasion] if self.occasion else -1]
+        natural = natural.copy()
+        rng = np.random.default_rng(0)
+        for name in population.occasions if self.occasion is None else ():
+            gamma = theta.get(f"omega_{name}_occasion", population.known.get(f"omega_{name}_occasion"))
+            step = np.asarray(gamma, dtype=np.float64) * rng.standard_normal(len(natural))
+            natural[:, population.individual.index(name)] += step
+        scales = zip(population.individual, population.scales, strict=True)
+        own = {name: from_natural(natural[:, i], scale) for i, (name, scale) in enumerate(scales)}
+        return own | {name: theta[name] for name in population.shared}
+
+    def _inputs(self, conditions: Array) -> Array:
+        """Return the surrogate's inputs (S, n, d) at conditions (n, c)."""
+        shared = {name: values for name, values in self.subject.shared.own.items() if np.ndim(values) == 1}
+        own = shared | {
+            name: np.repeat(values[:, None], len(conditions), axis=1)
+            for name, values in self._own.items()
+            if name in self._population.individual
+        }
+        return self._problem.unit_inputs(own, conditions, units=np.zeros(len(conditions), dtype=np.int64))
 
     def points(self, ideas: Candidates, measured: bool = True) -> Points:
         """Return the candidates as points; conditions that are left out are those of its measurements."""
         data, names = self.subject.data, self._problem.condition_names
-        known = np.zeros((0, len(names))) if data is None else data.cells.conditions[self._experiments]
+        known = (
+            np.zeros((0, len(names))) if data is None else np.unique(data.cells.conditions[self._experiments], axis=0)
+        )
         default = dict(zip(names, known[0], strict=True)) if len(known) == 1 else None
         return points_of(self._problem, ideas, measured, default)
 
@@ -868,44 +948,89 @@ class OfSubject:
         """Return what the points would show."""
         shared = self.subject.shared
         S, P = len(shared.h), len(points)
-        u = self.subject.inputs_at(points.targets.conditions)
+        u = self._inputs(points.targets.conditions)
         out, densities = Joint.empty(S, alternatives, P), []
         for j in range(alternatives):
             other = shared.some(rng.permutation(S)) if j else shared
             phi = self._problem.noise.phi(other.own, (S,))
-            latent, error, without = self._latent(points, other, u)
-            shown, exact = (_measured(self._problem, points, phi, mean, error) for mean in (latent, without))
+            (latent, error), (without, left) = self._latent(points, other, u)
+            shown = _measured(self._problem, points, phi, latent, error)
+            exact = _measured(self._problem, points, phi, without, left)
             out.mean[:, j], out.covariance[:, j], out.noise[:, j] = (
                 shown.mean,
                 shown.error + shown.noise,
                 shown.variances,
             )
-            out.exact_mean[:, j], out.exact_covariance[:, j] = exact.mean, exact.noise
+            out.exact_mean[:, j], out.exact_covariance[:, j] = exact.mean, exact.error + exact.noise
             out.exact_noise[:, j] = exact.variances
             densities.append(shown.densities)
         return out._replace(densities=tuple(together(every) for every in zip(*densities, strict=True)))
 
     def screen(self, points: Points, count: int | None = None) -> tuple[Ints, Array, Array, Array]:
         """Return means at all draws, and variances of each point alone."""
-        S, P = len(self.subject.shared.h), len(points)
-        some = np.arange(S)
-        mean, variance, exact = np.empty((S, P)), np.empty(P), np.empty(P)
+        shared, P, source = self.subject.shared, len(points), self
+        some = np.arange(len(shared.h))
+        if isinstance(self.subject, MeasuredSubject) and isinstance(shared, Jointly):  # dense in all measurements
+            some = evenly(len(shared.h), count or SCREENED)
+            source = replace(self, subject=replace(self.subject, shared=shared.some(some)))
+        mean, variance, exact = np.empty((len(some), P)), np.empty(P), np.empty(P)
         for start in range(0, P, BLOCK):
             rows = np.arange(start, min(start + BLOCK, P))
-            found = self.joint(points.at(rows), 1, np.random.default_rng(0))
+            found = source.joint(points.at(rows), 1, np.random.default_rng(0))
             at = np.arange(len(rows))
             mean[:, rows] = found.mean[:, 0]
             variance[rows] = found.covariance[:, 0, at, at].mean(axis=0)
             exact[rows] = found.exact_covariance[:, 0, at, at].mean(axis=0)
         return some, mean, variance, exact
 
-    def _latent(self, points: Points, shared: "Shared | Simulated", u: Array) -> tuple[Array, Array, Array]:
+    def _jointly(self, points: Points, shared: "Jointly") -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """Return the same where it is a dense distribution of all measurements and points.
+
+        Raises
+        ------
+        InputError
+            When it has too many numbers.
+        """
+        data, layout = self._problem, self.subject.population.hierarchy.problem.layout
+        targets, cells, n = points.targets, data.cells, len(points.targets.conditions)
+        if (total := len(cells.offset) + len(points)) ** 2 > DENSE:
+            raise InputError(
+                f"next_experiment: the joint distribution of {total} measurements and candidates is too large. "
+                "Calibrate the subject alone, with priors from posterior.summary(), and give that posterior."
+            )
+        same = [self._same(one, cells.conditions) for one in targets.conditions]
+        observed = np.array([-1 if one is None else one for one in same], dtype=np.int64)
+        units = max(np.shape(values)[1] for values in shared.own.values() if np.ndim(values) == 2)
+        own = {
+            name: np.concatenate([values, np.repeat(self._own[name][:, None], n, axis=1)], axis=1)
+            if np.ndim(values) == 2
+            else values
+            for name, values in shared.own.items()
+        }
+        wanted = replace(targets, unit=np.where(observed >= 0, cells.unit[observed], units + np.arange(n)))
+        wanted = replace(wanted, observed=observed)
+        S, P = len(shared.h), len(points)
+        out = []
+        for errors in (True, False):
+            mean, covariance = np.empty((S, P)), np.empty((S, P, P))
+            found = conditional_moments(data, own, shared.h, wanted, shared.z[:, layout.size :], errors=errors)
+            for rows, moments in found:
+                mean[rows], covariance[rows] = moments.mean, moments.covariance
+            out.append((mean, covariance))
+        return out[0], out[1]
+
+    def _latent(
+        self, points: Points, shared: "Shared | Simulated | Jointly", u: Array
+    ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         """Return mean (S, P) and covariance (S, P, P) of the latent output given the subject's own measurements.
 
-        Last the mean (S, P) if the surrogate's mean were the simulator itself.
+        Last the same if the surrogate's mean were the simulator itself.
         """
         targets, S, P = points.targets, len(shared.h), len(points)
+        if isinstance(shared, Jointly):
+            return self._jointly(points, shared)
         mean, covariance, before = np.empty((S, P)), np.zeros((S, P, P)), np.empty((S, P))
+        nothing = np.zeros((S, P, P))
         if np.isnan(targets.offset).any():
             if shared.w.shape[1]:
                 raise InputError(
@@ -918,13 +1043,13 @@ class OfSubject:
                 decoder = self._problem.surrogate.decode(str(output), {dim: targets.coords[dim][at] for dim in dims})
                 every = shared.means(u, decoder)
                 mean[:, at] = every[:, targets.experiment[at], np.arange(len(at))]
-            return mean, covariance, mean
+            return (mean, covariance), (mean, nothing)
         basis = dense(targets.basis)
         error = getattr(shared, "error", None)
         if error is None:
             scores = self._problem.surrogate.scores(u).mean[0]
             mean[:] = targets.offset + np.einsum("spq,pq->sp", scores[:, targets.experiment], basis)
-            return mean, covariance, mean
+            return (mean, covariance), (mean, nothing)
         scores, own = cast("Shared", shared).scores(u)
         alone = scores
         if self.sampled_errors:  # what the surrogate's mean says, which belongs to the parameters
@@ -952,21 +1077,14 @@ class OfSubject:
                 value, inner = value + found.mean, inner - found.covariance
             mean[:, at] = value
             covariance[:, at[:, None], at] = inner
-        return mean, covariance, before
+        return (mean, covariance), (before, nothing)
 
     def _same(self, asked: Array, known: Array) -> int | None:
         both = np.vstack([known, asked[None]])
         if both.shape[1]:
             both = merge_close(self._problem.surrogate, self._problem.condition_names, both)
         found = [k for k in self._experiments if (both[k] == both[-1]).all()]
-        return int(found[0]) if found and not self.subject.population.hierarchy.problem.population.occasions else None
-
-    @property
-    def _experiments(self) -> Ints:
-        """The inputs of `data` that the subject was measured at."""
-        if isinstance(self.subject, MeasuredSubject):
-            return self.subject.experiments
-        return np.arange(0 if self.subject.data is None else len(self.subject.data.cells.conditions))
+        return int(found[0]) if found and (self.determined or self.occasion is not None) else None
 
 
 def _times(own: Array, rows: Array, correlated: bool) -> Array:

@@ -31,7 +31,16 @@ from uqms._typing import Array, Ints
 from uqms.calibration.dense_gaussian import LOG_TWO_PI
 from uqms.planning.densities import Sampled
 
-__all__ = ["Gain", "State", "gain_of_each", "linear_gain", "log_densities", "spread_out"]
+__all__ = [
+    "MARGIN",
+    "Gain",
+    "State",
+    "gain_of_each",
+    "linear_gain",
+    "log_densities",
+    "posterior_weights",
+    "spread_out",
+]
 
 MARGIN = 3.0  # nats below log(draws) up to which nested Monte Carlo is used
 PER_FEATURE = 20  # draws that a coefficient of the regression on psi needs
@@ -54,6 +63,8 @@ class Gain(NamedTuple):
         Expected reduction of the loss, NaN without one.
     method
         "nested" or "linear".
+    resolved
+        Whether the draws are enough for it: not where it is beyond what nested Monte Carlo can show.
     """
 
     nats: float
@@ -61,6 +72,15 @@ class Gain(NamedTuple):
     sds: Array
     value: float
     method: str
+    resolved: bool = True
+
+
+def posterior_weights(logs: Array) -> tuple[Array, Array]:
+    """Return log p(z_n), shape (N,), and the weights of draws given z_n (N, S), for log p(z_n | draw m), (N, S)."""
+    top = logs.max(axis=1, keepdims=True)
+    weights = np.exp(logs - top)
+    total = weights.sum(axis=1, keepdims=True)
+    return (np.log(total / logs.shape[1]) + top)[:, 0], weights / total
 
 
 def linear_gain(signal: Array, noise: Array) -> float:
@@ -189,12 +209,8 @@ class State:
         """Return the gain of some of the measurements by nested Monte Carlo with some of the draws outside."""
         outer = outer if self.sampled is None else self.sampled.outer(rows, outer)
         logs, given = self._of_gaussian(rows, outer) if self.sampled is None else self._of_sampled(rows, outer)
-        top = logs.max(axis=1, keepdims=True)
-        weights = np.exp(logs - top)
-        total = weights.sum(axis=1, keepdims=True)
-        marginal = (np.log(total / logs.shape[1]) + top)[:, 0]
+        marginal, weights = posterior_weights(logs)
         ratio = given - marginal
-        weights /= total
         centred = self.psi - self.psi.mean(axis=0)
         first = weights @ centred
         count = np.maximum(1.0 - np.sum(weights**2, axis=1, keepdims=True), TINY)  # of a weighted sample
@@ -203,12 +219,12 @@ class State:
         if self.losses.shape[1]:
             value = float(self.losses.mean(axis=0).min() - (weights @ self.losses).min(axis=1).mean())
         nats, mcse = float(ratio.mean()), float(ratio.std(ddof=1) / np.sqrt(len(ratio)))
+        resolved = nats <= self.limit
         if self.sampled is not None:
             # Draws of the outputs have to resolve what measurements say of these, which is more than of psi.
             of_outputs = float((self.sampled.of_outputs(rows, outer) - marginal).mean())
-            if of_outputs > np.log(self.sampled.y[..., 0].size) - MARGIN:
-                nats = max(nats, of_outputs)
-        return Gain(nats, mcse, np.sqrt(variance).mean(axis=0), value, "nested")
+            resolved = resolved and of_outputs <= np.log(self.sampled.y[..., 0].size) - MARGIN
+        return Gain(nats, mcse, np.sqrt(variance).mean(axis=0), value, "nested", resolved)
 
     def _of_sampled(self, rows: Ints, outer: Ints) -> tuple[Array, Array]:
         """Return log p(z_n | draw m), shape (N, S), and log p(z_n | psi_n), shape (N,), by draws of the outputs."""

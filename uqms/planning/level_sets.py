@@ -45,9 +45,9 @@ from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.ensemble import combine
 from uqms.errors import InputError
 from uqms.parameters import Box, ParameterSpace
-from uqms.surrogates import Decoder, FittedProbability, GaussianProcess, Surrogate
-from uqms.surrogates.process import Scores, scores_at
-from uqms.surrogates.protocol import fixed_rows
+from uqms.surrogates import FittedProbability, GaussianProcess, Surrogate
+from uqms.surrogates.process import scores_at
+from uqms.surrogates.scalar_output import ScalarOutput, scalar_output
 
 __all__ = ["LevelSet", "expected_misclassified", "gained_by", "given_run", "level_set"]
 
@@ -86,40 +86,23 @@ class _Function(Protocol):
 class _Output:
     """An output of a surrogate that is one number, less the level; the sign is turned for `below`."""
 
-    def __init__(self, surrogate: Surrogate, rows: Decoder, level: float, sign: float) -> None:
-        self.surrogate, self.domain, self.sign = surrogate, surrogate.domain, sign
-        self.basis = np.asarray(rows.basis.toarray() if hasattr(rows.basis, "toarray") else rows.basis)[0]
-        self.constant, self.truncation = float(rows.offset[0]) - level, float(np.sum(rows.truncation[0] ** 2))
-        self.used = np.flatnonzero(self.basis)
-        self.noise = 0.0
-        if hasattr(surrogate, "noise_at"):  # of a run of a stochastic simulator
-            v = qmc.Sobol(self.domain.d, seed=0).random_base2(6)
-            self.noise = float(np.mean(np.asarray(surrogate.noise_at(v))[..., self.used] @ self.basis[self.used] ** 2))
+    def __init__(self, number: ScalarOutput, level: float, sign: float) -> None:
+        self.number, self.domain, self.level, self.sign = number, number.domain, level, sign
+        self.noise = number.noise
 
     def law(self, u: Array) -> _Law:
-        scores = self.surrogate.scores(u[:, None])  # one input at a time
-        mean, covariance = self._of(scores)
-        return _Law(mean[..., 0], covariance[..., 0, 0], np.exp(scores.log_weights))
+        scores = self.number.surrogate.scores(u[:, None])  # one input at a time
+        mean, covariance = self.number.moments(scores)
+        return _Law(self.sign * (mean[..., 0] - self.level), covariance[..., 0, 0], np.exp(scores.log_weights))
 
     def joint(self, u: Array, h: int) -> tuple[Array, Array]:
-        process = getattr(self.surrogate, "compiled_process", None)
+        used, surrogate = self.number.used, self.number.surrogate
+        process = getattr(surrogate, "compiled_process", None)
         if process is not None:  # without the scores of other outputs, which take memory
-            found = scores_at(process.member(h).select(self.used), u)
-            mean, covariance = self._of(found, np.arange(len(self.used)))
-            return mean[0], covariance[0]
-        mean, covariance = self._of(self.surrogate.scores(u))
-        return mean[h], covariance[h]
-
-    def _of(self, scores: Scores, columns: Ints | None = None) -> tuple[Array, Array]:
-        at = self.used if columns is None else columns
-        b = self.basis[self.used]
-        mean = self.sign * (self.constant + scores.mean[..., at] @ b)
-        if scores.correlated:
-            joint = np.moveaxis(scores.covariance, -3, -2)[..., at, :][..., at]  # (..., k, k, q, q)
-            covariance = np.einsum("...ij,i,j->...", joint, b, b)
-        else:
-            covariance = np.einsum("...jab,j->...ab", scores.covariance[..., at, :, :], b**2)
-        return mean, covariance + self.truncation * np.eye(covariance.shape[-1])
+            mean, covariance = self.number.moments(scores_at(process.member(h).select(used), u), np.arange(len(used)))
+            return self.sign * (mean[0] - self.level), covariance[0]
+        mean, covariance = self.number.moments(surrogate.scores(u))
+        return self.sign * (mean[h] - self.level), covariance[h]
 
 
 @final
@@ -265,21 +248,12 @@ def level_set(
 
 
 def _read_output(surrogate: Surrogate, output: str | None, level: float, sign: float) -> _Output:
-    names = list(surrogate.layouts)
-    name = names[0] if output is None and len(names) == 1 else output
-    if name not in names:
-        raise InputError(f"level_set: output is {output!r}; give one of {names}.")
+    number, name = scalar_output(surrogate, output, "level_set")
     layout = surrogate.layouts[name]
-    if layout.dims:
-        raise InputError(
-            f"level_set: {name!r} is a curve over {', '.join(layout.dims)}; fit the number that matters, such as "
-            "uq.functionals.peak(...), as an output of its own."
-        )
     if layout.transform.outside(np.array([level]))[0]:
         raise InputError(f"level_set: level is {level:g}, which {name!r} cannot have: its {layout.transform.name} is "
                          "modelled.")  # fmt: skip
-    at = float(layout.transform.forward(np.array([level]))[0])
-    return _Output(surrogate, fixed_rows(surrogate, name), at, sign)
+    return _Output(number, float(layout.transform.forward(np.array([level]))[0]), sign)
 
 
 @final

@@ -93,6 +93,7 @@ def next_experiment(
     size: int = 3,
     *,
     subject: str | None = None,
+    occasion: str | None = None,
     about: About | None = None,
     losses: Mapping[str, Callable[[Mapping[str, Array]], Any]] | None = None,
     budget: float | None = None,
@@ -116,6 +117,9 @@ def next_experiment(
         How many measurements to choose together.
     subject
         With the posterior of a population: the label of the subject who is measured next.
+    occasion
+        Of a subject whose parameters differ between occasions: the label of the occasion of all candidates, one on
+        which the subject was measured; by default a new one, whose effects are not known.
     about
         What the measurements should make known: names of parameters or derived quantities, a `PredictedOutput`, several
         of them, or functions of the draws by name. By default all parameters of the simulator. Noise and discrepancy
@@ -176,7 +180,7 @@ def next_experiment(
     if budget is not None:
         check.positive("next_experiment", "budget", budget)
     generator = as_generator(rng)
-    source = forecaster(posterior, draws, subject)
+    source = forecaster(posterior, draws, subject, occasion)
     names, psi, predictions, everything = _asked(source, about)
     points = source.points(ideas)
     S = len(psi)
@@ -187,7 +191,7 @@ def next_experiment(
 
 
 # ------------------------------------------------------------------------------------------------------- what is given
-def forecaster(given: Any, draws: int, subject: str | None = None) -> Forecaster:
+def forecaster(given: Any, draws: int, subject: str | None = None, occasion: str | None = None) -> Forecaster:
     """Return draws and what measurements would show at each, of a posterior, a subject or a prior.
 
     Raises
@@ -198,10 +202,12 @@ def forecaster(given: Any, draws: int, subject: str | None = None) -> Forecaster
     kind = getattr(getattr(given, "problem", None), "kind", "")
     if subject is not None and (kind != "population" or isinstance(given, PriorDraws)):
         raise InputError("next_experiment: subject= is one of a population's posterior; leave it out here.")
+    if occasion is not None and subject is None and not hasattr(given, "shared"):
+        raise InputError("next_experiment: occasion= is one of a subject of a population; leave it out here.")
     if isinstance(given, PriorDraws):
         return given.forecaster(draws)
     if hasattr(given, "shared") and hasattr(given, "population"):
-        return OfSubject(given)
+        return OfSubject(given, occasion)
     problem = getattr(given, "problem", None)
     if problem is None or not hasattr(given, "tree"):
         raise InputError(
@@ -209,7 +215,7 @@ def forecaster(given: Any, draws: int, subject: str | None = None) -> Forecaster
             "returns, or before any data uq.prior_of(calibration)."
         )
     if problem.kind == "population" and subject is not None:
-        return OfSubject(MeasuredSubject.of(given, subject, draws))
+        return OfSubject(MeasuredSubject.of(given, subject, draws), occasion)
     if problem.kind == "population":
         raise InputError(
             "next_experiment: this is a population. For the next sample of one of its subjects give subject=, for "
@@ -383,10 +389,10 @@ class _Search:
         both = joined([listed, *predictions]) if predictions else listed
         # Errors that were sampled with the parameters are no nuisance draws of their own: what the surrogate's mean
         # says belongs to the parameters, the rest follows by regression.
-        apart = everything and not source.sampled_errors
+        apart = everything and not source.sampled_errors and source.determined
         joint = source.joint(both, ALTERNATIVES if apart else 1, rng)
         normals = rng.standard_normal((S, len(both)))
-        known = joint.exact_mean[:, 0] if everything and not apart else None
+        known = joint.exact_mean[:, 0] if everything and not apart and source.determined else None
         seed = int(rng.integers(2**31))  # that of both: what has no error has the same gain
         states = [
             _state(means, covariance, noise, joint.densities[: len(short)], psi, apart, losses, normals, known, seed)
@@ -494,7 +500,7 @@ class _Value:
                 if key and key not in self._known:
                     self._known[key] = self.state.nested(np.array(key), self.outer)
             found = [self._known[tuple(sorted(rows))] for rows in sets if len(rows)]
-            self.nested = all(one.nats <= self.state.limit for one in found)
+            self.nested = all(one.resolved for one in found)
         if self.nested:
             known = [self._known[tuple(sorted(rows))] if len(rows) else None for rows in sets]
             return [0.0 if one is None else one.value if decision else one.nats for one in known]
@@ -529,7 +535,7 @@ def _single(state: State, rows: Ints, outer: Ints) -> list[Gain]:
 def _final(state: State, rows: Ints, outer: Ints) -> Gain:
     """Return the gain by nested Monte Carlo where that is within its limit, else in the linear form."""
     nested = state.nested(rows, outer)
-    return nested if nested.nats <= state.limit else state.linear(rows)
+    return nested if nested.resolved else state.linear(rows)
 
 
 # ---------------------------------------------------------------------------------------------------------- the result

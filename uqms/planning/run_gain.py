@@ -12,15 +12,16 @@ x           what a run would return of the errors eps, with noise               
 V, K        Var(x | z) and Cov(x, t | z)                                         (S, m, m), (S, m, T)
 ==========  ===================================================================  ==================
 
-At each draw everything is jointly normal, so that a run takes K' V^-1 K from the variance of the targets. This is the
+Of a population theta is what describes it, and the effects of its subjects are among the other errors. At each draw
+everything is jointly normal, so that a run takes K' V^-1 K from the variance of the targets. This is the
 same as the posterior variance after C, the covariance of the surrogate's error, is replaced by
 C - C(., r) (C(r, r) + noise)^-1 C(r, .), for conditioning on z and on x commutes. After a run is chosen all V and K are
 conditioned on it, without a value of it. A run that succeeds with probability p takes p times as much, in expectation.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple, cast, final
 
 import numpy as np
 
@@ -30,10 +31,13 @@ from uqms.calibration.direct import is_exact
 from uqms.calibration.joint_error import JointError
 from uqms.calibration.predict import Targets
 from uqms.calibration.verdict import linearise
+from uqms.planning.noise_targets import NoiseTarget, log_slopes
+from uqms.planning.population_slopes import population_slopes
 from uqms.surrogates.run_value import ErrorPart, RunKind, error_parts
 from uqms.surrogates.sampled_chain import SampledChain
 
 if TYPE_CHECKING:
+    from uqms.calibration.population.calibration import PopulationCalibration
     from uqms.calibration.single import SingleCalibration
 
 __all__ = ["Candidates", "Gains", "LinearPosterior", "Predicted", "Source", "first_order"]
@@ -86,7 +90,9 @@ class LinearPosterior:
     crossed
         L^-1 Cov(z, t), (S, b, T).
     variance, bare
-        Var(t | z), and what it would be if the surrogates had no error, (S, T).
+        Var(t | z), and what it would be if the surrogates had no error, (S, T); behind them those of `noises`.
+    noises
+        Standard deviations of the noise that are targets, their logarithms.
     """
 
     sources: list[Source]
@@ -96,6 +102,7 @@ class LinearPosterior:
     crossed: Array
     variance: Array
     bare: Array
+    noises: tuple[NoiseTarget, ...] = ()
 
     @classmethod
     def of(
@@ -105,6 +112,8 @@ class LinearPosterior:
         h: Ints,
         slopes: Array,
         predicted: Sequence[Predicted] = (),
+        latents: Array | None = None,
+        noises: Sequence[str] = (),
     ) -> "LinearPosterior":
         """Linearise at draws of the parameters.
 
@@ -112,17 +121,28 @@ class LinearPosterior:
         ----------
         theta, h
             Draws, by name (S,), and their hyperparameters.
+        latents
+            Of a population: draws (S, .) of the subjects' effects, which are integrated out.
+        noises
+            Names of standard deviations of the noise that are targets behind all others.
         slopes
             Derivatives (S, T, D) of targets by the parameters in units of their prior's sd.
         predicted
             More targets, after those.
         """
         prior = problem.conditioned_prior.correlation(problem.parameters)
-        pieces = problem.pieces(theta, None, h)
-        found = [
-            _Linearised.of(piece, len(problem.parameters), [one.points for one in predicted if one.source == i])
-            for i, piece in enumerate(pieces)
-        ]
+        if problem.kind == "population":
+            assert latents is not None
+            pieces = problem.pieces(theta, latents, h)
+            found = [
+                _Linearised.of(pieces[0], 0, ()).of_population(cast("PopulationCalibration", problem), theta, latents)
+            ]
+        else:
+            pieces = problem.pieces(theta, None, h)
+            found = [
+                _Linearised.of(piece, len(problem.parameters), [one.points for one in predicted if one.source == i])
+                for i, piece in enumerate(pieces)
+            ]
         sources: list[Source] = []
         starts, first = np.cumsum([0, *(one.jacobian.shape[1] for one in found)]), 0
         for piece, of_piece in zip(pieces, found, strict=True):
@@ -134,7 +154,7 @@ class LinearPosterior:
         A, without = (J @ prior @ J.swapaxes(1, 2) + np.eye(N) for _ in range(2))
         cross = J @ prior @ slopes.swapaxes(1, 2)  # (S, N, T)
         variance = np.einsum("std,de,ste->st", slopes, prior, slopes)
-        bare = variance - np.einsum("snt,snt->st", cross, np.linalg.solve(without, cross))
+        of_parameters, alone = cross.copy(), variance.copy()
         W: list[Array] = []
         own: list[Array] = []
         t = T - sum(one.slopes.shape[1] for one in found)
@@ -151,10 +171,11 @@ class LinearPosterior:
                     C = _between(part)
                     cross += np.einsum("snPq,sPqRr,stRr->snt", W[-1], C, own[-1], optimize=True)
                     variance += np.einsum("stPq,sPqRr,stRr->st", own[-1], C, own[-1], optimize=True)
+        bare = alone - np.einsum("snt,snt->st", of_parameters, np.linalg.solve(without, of_parameters))
         flat = np.concatenate([cross, *(one.reshape(S, N, -1) for one in W)], axis=2)
-        solved = np.linalg.solve(np.linalg.cholesky(A), flat)
+        solved, Q = np.linalg.solve(np.linalg.cholesky(A), flat), None
         if solved.shape[2] < N:
-            solved = np.linalg.qr(solved, mode="r")
+            Q, solved = np.linalg.qr(solved)
         crossed, at = np.asarray(solved[..., :T]), T
         whitened: list[Array] = []
         for of_all in W:
@@ -162,7 +183,16 @@ class LinearPosterior:
             whitened.append(solved[..., at : at + width].reshape(S, -1, *of_all.shape[2:]))
             at += width
         parts = [part for one in found for part in one.parts]
-        return cls(sources, parts, whitened, own, crossed, variance - np.sum(crossed**2, axis=1), bare)
+        variance = variance - np.sum(crossed**2, axis=1)
+        scatter = []
+        for name in noises:
+            several = [one.scatter(piece, name) for one, piece in zip(found, pieces, strict=True)]
+            D, free = np.concatenate([D for D, _ in several], axis=1), sum(free for _, free in several)
+            prior = np.log(np.asarray(problem.priors[name].quantile((np.arange(200) + 0.5) / 200.0)))
+            scatter.append(NoiseTarget.of(A, without, Q, D, np.asarray(free), 1.0 / float(prior.var())))
+        variance = np.column_stack([variance, *(one.variance(one.information) for one in scatter)])
+        bare = np.column_stack([bare, *(one.variance(one.bare) for one in scatter)])
+        return cls(sources, parts, whitened, own, crossed, variance, bare, tuple(scatter))
 
 
 @final
@@ -173,6 +203,7 @@ class _Linearised:
     problem: "SingleCalibration"
     parts: list[ErrorPart]
     kinds: list[RunKind]
+    own_jacobian: Array  # (S, n, d), by its own parameters in the unit cube
     jacobian: Array  # (S, n, D)
     errors: Array  # (S, n, n), all but those of parameters and noise
     others: Array  # (S, n, n), those that are none of the surrogate
@@ -189,7 +220,8 @@ class _Linearised:
         scaled, d = linear.jacobian * linear.prior_sd, len(piece.columns)
         S, n = scaled.shape[:2]
         jacobian = np.zeros((S, n, total))
-        jacobian[:, :, piece.columns] = scaled[:, :, :d]
+        if total:
+            jacobian[:, :, piece.columns] = scaled[:, :, :d]
         rest = np.concatenate([linear.extra, scaled[:, :, d:]], axis=2)  # with conditions that are not known
         others = rest @ rest.swapaxes(1, 2)
         u = [problem.unit_inputs(theta)]
@@ -219,6 +251,7 @@ class _Linearised:
             problem,
             parts,
             kinds,
+            linear.jacobian[:, :, :d],
             jacobian,
             linear.factor @ linear.factor.swapaxes(1, 2) + others,
             others,
@@ -226,6 +259,25 @@ class _Linearised:
             [np.concatenate(one, axis=1) for one in targets],
             np.concatenate(slopes, axis=1),
             np.concatenate(truncated, axis=1),
+        )
+
+    def scatter(self, piece: Piece, name: str) -> tuple[Array, Array]:
+        """Return D of the cells (S, n) for a sd of the noise, and the information of all other rows (S,)."""
+        few = log_slopes(self.problem, piece.theta, piece.h, name)
+        whole = first_order(piece.problem)
+        rows = log_slopes(whole, piece.theta, piece.h, name)[:, whole.cells.row_cell]
+        return few, 0.5 * (np.sum(rows**2, axis=1) - np.sum(few**2, axis=1))
+
+    def of_population(self, problem: "PopulationCalibration", theta: dict[str, Array], z: Array) -> "_Linearised":
+        """Return the same on the quantities of a population, with the effects of its subjects among other errors."""
+        found = population_slopes(problem, self.problem, theta, z, self.own_jacobian)
+        S, D = len(z), len(problem.parameters)
+        return replace(
+            self,
+            jacobian=found.jacobian,
+            errors=self.errors + found.effects,
+            others=self.others + found.effects,
+            slopes=np.zeros((S, 0, D)),
         )
 
 
@@ -316,6 +368,10 @@ class _PartState:
             floor = np.where(largest > 0.0, FLOOR * largest, 1.0)
             own_noise[:, np.arange(q), np.arange(q)] += np.where(own_noise.any(axis=(1, 2))[:, None], 0.0, floor)
             self.noise[int(h)] = own_noise
+        self.data = (
+            data.copy() if linear.noises else data
+        )  # whitened covariance with the data, given the chosen runs without the data
+        self.bare: list[Array] = []  # products of these are what chosen runs take from covariances without the data
         self.seen = [data]  # B: products of these are what data and chosen runs take from covariances
         self.target = target - np.einsum("sijb,sbt->sijt", data, linear.crossed, optimize=True)
 
@@ -374,6 +430,10 @@ class Gains:
     _parts: dict[int, _PartState]
     _left: list[Array] = field(default_factory=list)  # by kind, V without noise (S, M, m, m)
     _noise: list[Array] = field(default_factory=list)
+    _noises: tuple[NoiseTarget, ...] = ()
+    _information: list[Array] = field(default_factory=list)  # of each of these (S,), with the chosen runs
+    _bare: list[Array] = field(default_factory=list)  # by kind, V without noise and without the data
+    _G: Array = field(default_factory=lambda: np.zeros(0))
 
     @classmethod
     def of(cls, linear: LinearPosterior, candidates: list[Candidates], inputs: dict[int, Array]) -> "Gains":
@@ -381,6 +441,9 @@ class Gains:
         parts = {p: _PartState(linear, p, rows) for p, rows in inputs.items()}
         variance = linear.variance.mean(axis=0)
         out = cls(candidates, variance, variance.copy(), parts)
+        out._noises, out._information = linear.noises, [one.information for one in linear.noises]
+        if linear.noises:
+            out._G = np.tile(np.eye(linear.noises[0].first.shape[1]), (len(linear.variance), 1, 1))
         for one in candidates:
             S, M = len(linear.variance), len(one.inputs)
             sizes = [parts[p].target.shape[2] for p, _ in one.places]
@@ -392,6 +455,7 @@ class Gains:
                 noise[:, :, block, block] = parts[p].noise_at(slice(start, start + M))
                 at += q
             seen = out._seen(one, parts[one.places[0][0]].seen[0].shape[-1])
+            out._bare.append(left.copy() if linear.noises else left)
             out._left.append(left - seen @ seen.swapaxes(2, 3))
             out._noise.append(noise)
         return out
@@ -410,7 +474,57 @@ class Gains:
     def of_kind(self, k: int) -> Array:
         """Return what each candidate of a kind takes from the variance of each target, (M, T), if it succeeds."""
         root = np.linalg.cholesky(self._left[k] + self._noise[k])
-        return np.asarray(np.sum(np.linalg.solve(root, self._crossed(k, slice(None))) ** 2, axis=2).mean(axis=0))
+        taken = np.sum(np.linalg.solve(root, self._crossed(k, slice(None))) ** 2, axis=2).mean(axis=0)
+        if not self._noises:
+            return np.asarray(taken)
+        V = self._taken(k, slice(None))
+        more = [
+            (one.variance(now)[:, None] - one.variance(now[:, None] + one.added(self._G, V))).mean(axis=0)
+            for one, now in zip(self._noises, self._information, strict=True)
+        ]
+        return np.column_stack([taken, *more])
+
+    def _taken(self, k: int, at: slice | Ints) -> Array:
+        """Return V (S, n, m, b) of candidates of a kind: what they take from the data's covariance."""
+        one, M = self.candidates[k], len(self.candidates[k].inputs)
+        data = [self._parts[p].data[:, start : start + M][:, at] for p, start in one.places]
+        root = np.linalg.cholesky(self._bare[k][:, at] + self._noise[k][:, at])
+        return np.asarray(np.linalg.solve(root, np.concatenate(data, axis=2)))
+
+    def _choose_noise(self, k: int, r: int) -> None:
+        """Condition the information about the noise on a run of kind k at its candidate r."""
+        one, at = self.candidates[k], np.array([r])
+        p = float(one.success[r])
+        root = np.linalg.cholesky(self._bare[k][:, r] + self._noise[k][:, r])
+        V = np.sqrt(p) * self._taken(k, at)[:, 0]  # (S, m, b)
+        for i, target in enumerate(self._noises):
+            self._information[i] = self._information[i] + target.added(self._G, V[:, None])[:, 0]
+        VG = V @ self._G
+        self._G = self._G + VG.swapaxes(1, 2) @ np.linalg.solve(np.eye(V.shape[1]) - VG @ V.swapaxes(1, 2), VG)
+        sizes = [self._parts[part].target.shape[2] for part, _ in one.places]
+        chosen = [
+            np.concatenate([self._parts[part].bare[c][:, start + r] for part, start in one.places], axis=1)
+            for c in range(len(self._parts[one.places[0][0]].bare))
+        ]
+        new = {}
+        for place, state in self._parts.items():
+            n, q = state.target.shape[1:3]
+            X, first = np.zeros((len(V), n, q, sum(sizes))), 0
+            for (part, start), size in zip(one.places, sizes, strict=True):
+                if part == place:
+                    X[..., first : first + size] = state.between(slice(None), start + r)
+                first += size
+            for mine, theirs in zip(state.bare, chosen, strict=True):
+                X -= np.einsum("sijb,smb->sijm", mine, theirs, optimize=True)
+            flat = np.linalg.solve(root, X.reshape(len(V), n * q, -1).swapaxes(1, 2)).swapaxes(1, 2)
+            new[place] = np.sqrt(p) * flat.reshape(len(V), n, q, -1)
+            state.data -= np.einsum("sijm,smb->sijb", new[place], V, optimize=True)
+        for place, state in self._parts.items():
+            state.bare.append(new[place])
+        for i, other in enumerate(self.candidates):
+            M = len(other.inputs)
+            own = np.concatenate([self._parts[p].bare[-1][:, start : start + M] for p, start in other.places], axis=2)
+            self._bare[i] = self._bare[i] - own @ own.swapaxes(2, 3)
 
     def choose(self, k: int, r: int) -> None:
         """Condition everything on a run of kind k at its candidate r."""
@@ -442,4 +556,10 @@ class Gains:
         for i, other in enumerate(self.candidates):
             own = self._seen(other, 0)
             self._left[i] -= own @ own.swapaxes(2, 3)
-        self.variance = self.variance - np.sum(K**2, axis=1).mean(axis=0)
+        T = K.shape[2]
+        self.variance = self.variance.copy()
+        self.variance[:T] -= np.sum(K**2, axis=1).mean(axis=0)
+        if self._noises:
+            self._choose_noise(k, r)
+            several = zip(self._noises, self._information, strict=True)
+            self.variance[T:] = [float(target.variance(now).mean()) for target, now in several]

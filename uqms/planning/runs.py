@@ -5,12 +5,11 @@ Candidates are draws of the widened posterior at the observed conditions and bet
 gain per cost is chosen, covariances are conditioned on it, and so on. Nothing is run, and no value of a run is made up.
 """
 
-import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 import numpy as np
 import pandas as pd
@@ -22,15 +21,21 @@ from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, RandomState, as_generator
 from uqms.calibration.base import Problem
 from uqms.calibration.context import Context, evenly
+from uqms.calibration.population.subject_checks import prior_sd_of
 from uqms.calibration.posterior import Posterior, check_posterior
 from uqms.calibration.predict import make_grid
 from uqms.calibration.refinement import finite_draws, widened
 from uqms.calibration.verdict import has_no_error
 from uqms.errors import PACKAGE, ConvergenceWarning, InputError
-from uqms.parameters import Box, ParameterSpace
+from uqms.parameters import Box
+from uqms.planning.noise_targets import noise_sds_of
 from uqms.planning.run_gain import Candidates, Gains, LinearPosterior, Predicted, Source, first_order
 from uqms.surrogates.process import scrambled_points
+from uqms.surrogates.proposed import proposed_design
 from uqms.surrogates.run_value import RunKind
+
+if TYPE_CHECKING:
+    from uqms.calibration.population.calibration import PopulationCalibration
 
 __all__ = ["RunPlan", "next_runs"]
 
@@ -40,6 +45,8 @@ EVEN = 0.1  # of the candidates fill the box
 NUMBERS = 2e7  # of the largest array
 STOP = 0.005
 LIMITED = 0.05  # of the sd: less is due to the surrogate's error where it does not limit the precision
+MOST_CELLS = 2000  # of a population
+MANY_DRAWS = 400  # of a population, of whose subjects candidates are made
 STEP = 1e-4
 SAME = 1e-9  # of the unit cube
 REPEATED = 64  # inputs of runs there are, at most, that are candidates again
@@ -159,7 +166,7 @@ def next_runs(
     Parameters
     ----------
     posterior
-        That of the runs there are.
+        That of the runs there are: of one subject, several parts, or a population of up to 2 000 measurements.
     n
         Number of runs at most.
     cost
@@ -167,7 +174,9 @@ def next_runs(
         these joined by dots. By default those of the surrogate's levels (`MultiFidelity(cost=...)`), or 1 where there
         is one kind of run. A run of a nested level costs what lower levels cost that have not been run there, too.
     about
-        Names of parameters or derived quantities; all parameters by default. A prediction is a mapping with "output"
+        Names of parameters or derived quantities; all parameters by default, of a population typical values, omegas,
+        covariate effects and what subjects share. Also standard deviations of independent Gaussian noise, which the
+        surrogate's error hides. Where there is no population, a prediction is a mapping with "output"
         and, as in `Posterior.predict`, "conditions" and "coords":
         ``about=["CL", {"output": "conc", "coords": {...}}]``.
     success
@@ -197,7 +206,7 @@ def next_runs(
     Raises
     ------
     InputError
-        Unknown names, missing costs, numbers out of range; of a population.
+        Unknown names, missing costs, numbers out of range; predictions or too many measurements of a population.
 
     Warns
     -----
@@ -228,10 +237,6 @@ def next_runs(
     check_posterior(posterior, "next_runs")
     _check_numbers(n, budget, stop, widen, candidates)
     problem = posterior.problem
-    if problem.kind == "population":
-        raise InputError(
-            "next_runs: it is for one subject or several parts, not for a population. Use uq.refine(posterior, n)."
-        )
     if has_no_error(problem):
         raise InputError("next_runs: the simulator itself was used, whose error no run reduces. Measure more instead.")
     apart = [one for one in posterior.verdict.checks if one.name == "R-hat" and one.status == "fail"]
@@ -250,7 +255,8 @@ def next_runs(
     picked = evenly(len(sampled.h), _draws(problem, candidates, n))
     theta, h = {name: values[picked] for name, values in sampled.theta.items()}, sampled.h[picked]
     slopes, predicted = _slopes(problem, theta, targets)
-    linear = LinearPosterior.of(problem, theta, h, slopes, predicted)
+    latents = sampled.latents[picked] if problem.kind == "population" else None
+    linear = LinearPosterior.of(problem, theta, h, slopes, predicted, latents, targets.noises)
     offered = _offered(linear, posterior, candidates, widen, success, generator)
     price = _costs(offered.candidates, cost)
     return _plan(linear, offered, price, targets, int(n), budget, stop, seed, replicates)
@@ -270,38 +276,69 @@ def _check_numbers(n: object, budget: float, stop: float, widen: float, candidat
 
 
 def _draws(problem: Problem, candidates: int, n: int) -> int:
-    """Return at how many draws the problem is linearised, fewer where arrays would be large."""
+    """Return at how many draws the problem is linearised, fewer where arrays would be large.
+
+    Raises
+    ------
+    InputError
+        When a population has too many measurements.
+    """
     width = 0
     for part in problem.named_parts.values():
         width += len(part.used)
     each = (
         candidates * width * max(1, width) * (n + max(part.cells.experiments for part in problem.named_parts.values()))
     )
+    if problem.kind == "population":
+        cells = len(problem.named_parts[""].with_few_cells().cells.offset)
+        if cells > MOST_CELLS:
+            raise InputError(
+                f"next_runs: the subjects have {cells} measurements, whose covariances are all computed; it takes "
+                f"up to {MOST_CELLS}. Use uq.refine(posterior, n)."
+            )
+        each = max(each, cells**2)
     return int(np.clip(NUMBERS / each, FEWEST_DRAWS, DRAWS))
 
 
 # ------------------------------------------------------------------------------------------------------------- targets
 @dataclass(frozen=True, eq=False)
 class _Targets:
-    """What the runs are for: parameters and derived quantities by name, predictions, and each one's sd now."""
+    """What the runs are for: parameters and derived quantities by name, predictions, noise, and each one's sd now."""
 
     names: list[str]
     predictions: list[tuple[int, Mapping[str, Any]]]  # of which surrogate, and what was asked
+    noises: list[str]  # standard deviations of the noise
     labels: list[str]
     sd: Array
 
 
 def _targets(posterior: Posterior, about: str | Sequence[Any] | None) -> _Targets:
     problem = posterior.problem
-    asked = list(problem.parameters) if about is None else [about] if isinstance(about, str | Mapping) else list(about)
+    every = [name for name in problem.parameters if name not in problem.auxiliary]
+    asked = every if about is None else [about] if isinstance(about, str | Mapping) else list(about)
     if not asked:
         raise InputError("next_runs: about is empty; name parameters, or leave it out.")
     names = [one for one in asked if isinstance(one, str)]
-    known = [*problem.parameters, *problem.derived]
+    known = [*every, *problem.derived]
+    if problem.kind == "population" and len(names) < len(asked):
+        raise InputError(
+            f"next_runs: about {next(one for one in asked if not isinstance(one, str))!r}; runs for a population are "
+            f"about what describes it, some of {known}. For a prediction of one subject calibrate that subject alone, "
+            "with priors from posterior.summary()."
+        )
+    scatter = [name for part in problem.named_parts.values() for name in noise_sds_of(part)]
+    noises = [name for name in names if name in scatter]
+    names = [name for name in names if name not in scatter]
     if unknown := [name for name in names if name not in known]:
-        noise = [name for name in unknown if name in problem.priors]
-        more = f" {noise[0]!r} is known from the scatter of data, which runs hardly change." if noise else ""
-        raise InputError(f"next_runs: about {unknown}; runs can be about {known}, or a prediction.{more}")
+        other = [name for name in unknown if name in problem.priors]
+        more = (
+            f" Of {other[0]!r}, which is no sd of independent Gaussian noise, runs have no gain in closed form: plan "
+            f"them about {known[0]!r}, and see posterior.summary() after each round."
+            if other
+            else ""
+        )
+        every = [*known, *dict.fromkeys(scatter)]
+        raise InputError(f"next_runs: about {unknown}; runs can be about {every}, or a prediction.{more}")
     draws = posterior.draws
     sd = [float(draws[name].std()) for name in names]
     labels, predictions = list(names), []
@@ -315,7 +352,9 @@ def _targets(posterior: Posterior, about: str | Sequence[Any] | None) -> _Target
         predictions.append((places[part], one))
         labels += [f"{one['output']}[{i}]" if len(values) > 1 else str(one["output"]) for i in range(len(values))]
         sd += values.tolist()
-    return _Targets(names, predictions, labels, np.array(sd))
+    labels += noises
+    sd += [float(draws[name].std()) for name in noises]
+    return _Targets(names, predictions, noises, labels, np.array(sd))
 
 
 def _place(asked: Any, places: Mapping[str, int]) -> int:
@@ -335,7 +374,10 @@ def _slopes(problem: Problem, theta: dict[str, Array], targets: _Targets) -> tup
     out = np.zeros((S, len(targets.names), D))
     pieces = problem.pieces(theta)
     moved: dict[str, list[Array]] = {}
-    for piece in pieces:
+    if problem.kind == "population":
+        sds = prior_sd_of(cast("PopulationCalibration", problem))
+        moved = {name: [theta[name] + sign * STEP * sds[name] for sign in (1.0, -1.0)] for name in problem.parameters}
+    for piece in () if moved else pieces:
         single, box = piece.problem, piece.problem.surrogate.domain
         prior = single.unit_inputs(single.prior_draws(4000, 0))[:, 0]
         for name in single.parameters:
@@ -378,10 +420,14 @@ def _offered(
     rng: np.random.Generator,
 ) -> Gains:
     """Return the candidates of all kinds of runs with their gains."""
-    draws = finite_draws(posterior)
+    draws, eta = finite_draws(posterior), None
+    if posterior.problem.kind == "population":
+        finite = np.all([np.isfinite(values) for values in posterior.flat().values()], axis=0)
+        some = evenly(int(finite.sum()), MANY_DRAWS)
+        draws, eta = {name: values[some] for name, values in draws.items()}, posterior.latents[finite][some]
     offered: list[Candidates] = []
     inputs: dict[int, list[Array]] = {}
-    pieces = posterior.problem.pieces(draws)
+    pieces = posterior.problem.pieces(draws, eta)
     for source, piece in zip(linear.sources, pieces, strict=True):
         surrogate = source.problem.surrogate
         u = _points(source.problem, piece.theta, count, widen, rng)
@@ -419,7 +465,8 @@ def _points(problem: Any, theta: Mapping[str, Array], count: int, widen: float, 
     u = problem.unit_inputs({name: theta[name] for name in problem.parameters})
     columns = [box.names.index(name) for name in problem.parameters]
     even = round(EVEN * count)
-    own = widened(np.clip(u[:, :1, columns], 0.0, 1.0), widen, count - even, rng)
+    subjects = slice(None) if problem.individual else slice(1)  # each widened about its own median
+    own = widened(np.clip(u[:, subjects][..., columns], 0.0, 1.0), widen, count - even, rng)
     own = np.vstack([own, scrambled_points(even, len(columns), int(rng.integers(2**31)))])
     out = u[0, rng.integers(u.shape[1], size=len(own))].copy()  # conditions, and what is fixed
     lower, upper = u[0].min(axis=0), u[0].max(axis=0)
@@ -613,16 +660,5 @@ def _cost_of(k: int, offered: list[Candidates], price: Array, ran: list[Bools], 
 
 def _design(kind: RunKind, u: Array, seed: int, n: int) -> xr.Dataset:
     """Return the design of runs of a kind at inputs (n, d) in its unit cube."""
-    box, text = kind.domain, getattr(kind.surrogate, "attrs", {}).get("space")
-    x = np.asarray(box.from_unit(u))
-    space = None if text is None else ParameterSpace.from_json(text)
-    space = space if space is not None and set(space.inputs) == set(box.names) else None
-    plain = {"role": "input", "kind": "parameter", "unit": "", "description": ""}
-    names = box.names if space is None else space.inputs
-    data = {
-        name: ("run", x[:, box.names.index(name)].copy(), plain if space is None else space.attributes(name))
-        for name in names
-    }
     recipe = {"method": "next_runs", "n": n, "seed": seed, "over": "posterior"}
-    attrs = {"box": json.dumps(box.to_dict(), allow_nan=False), "design": json.dumps(recipe, allow_nan=False)}
-    return xr.Dataset(data, attrs=attrs if space is None else {"space": space.to_json(), **attrs})
+    return proposed_design(kind.surrogate, kind.domain, np.asarray(kind.domain.from_unit(u)), recipe)

@@ -18,11 +18,15 @@ separate blocks for beta and for variances (reduced):
 
 V / n + S is the covariance of the subjects' mean, the sufficient statistic for beta. Without an error of the surrogate
 it is the matrix of the optimal-design literature.
+
+It screens designs at one value of the parameters. The best of them are compared by their gain over the draws of the
+posterior or of the prior, `trial_gain`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast, final
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import pandas as pd
@@ -30,25 +34,23 @@ import pandas as pd
 from uqms import _checks as check
 from uqms._teaching import taught
 from uqms._threads import single_threaded
-from uqms._typing import Array, Ints
-from uqms.calibration.by_input import rows_by_input
-from uqms.calibration.direct import is_exact
-from uqms.calibration.joint_error import JointError
-from uqms.calibration.noise import NoiseModel
+from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration.population.layout import from_natural, to_natural
 from uqms.calibration.population.population import Population
 from uqms.errors import InputError
-from uqms.parameters import Prior
-from uqms.planning.before_data import without_data
 from uqms.planning.candidate_table import COST, Candidates
 from uqms.planning.forecasts import Points, joined, points_of
-from uqms.surrogates.transforms import Identity
+from uqms.planning.gain import Gain
+from uqms.planning.trial_gain import SimulatedTrials
+from uqms.planning.trial_setting import PopulationDraws, Setting, error_at, noise_terms, outputs_at
 
 __all__ = ["NextTrial", "TrialInformation", "next_trial", "trial_information"]
 
 STEP = 1e-3  # of the natural scale, of differences of fourth order
 ROUNDS = 5
-TINY, RIDGE = 1e-12, 1e-6
+DRAWS, SHORT = 1000, 8  # of the population; designs whose gains are compared
+CLEAR = 3.0  # standard errors by which another design than that of the screen has to be better
+RIDGE = 1e-6
 
 
 @taught
@@ -100,16 +102,36 @@ class NextTrial:
         What the trial with them would tell.
     path
         By number of samples: `log_determinant` (of the parameters asked about) and the samples' `total_cost`.
+    short_list
+        The designs of the screen with the largest `log_determinant`: `samples`, places among the candidates, and for
+        each `gain` in nats with its Monte Carlo standard error `mcse`, "expected_sd <quantity>", and `chosen`. Gains
+        are NaN for given values (`at`).
+    gain, mcse
+        Of the chosen samples, in nats.
+    method
+        "nested" Monte Carlo, the "linear" form where draws are too few for it, or "" for given values.
     """
 
     best: pd.DataFrame
     information: TrialInformation
     path: pd.DataFrame
+    short_list: pd.DataFrame
+    gain: float
+    mcse: float
+    method: str
 
     def __repr__(self) -> str:
-        return (
-            f"NextTrial: {len(self.best)} samples per subject\n{self.best.to_string(index=False)}\n{self.information!r}"
-        )
+        gain = f", {self.gain:.2f} nats ({self.method})" if self.method else ""
+        rows = self.best.to_string(index=False)
+        lines = [f"NextTrial: {len(self.best)} samples per subject{gain}", rows, repr(self.information)]
+        if self.method and len(self.short_list) > 1:
+            place = int(np.flatnonzero(self.short_list["chosen"])[0]) + 1
+            others = self.short_list["gain"][~self.short_list["chosen"]]
+            lines.append(
+                f"The gains of {len(self.short_list)} designs were compared; the chosen one is number {place} by "
+                f"log-determinant. The others have {others.min():.2f} to {others.max():.2f} nats."
+            )
+        return "\n".join(lines)
 
 
 @taught
@@ -176,7 +198,7 @@ def trial_information(
     >>> round(float(found.table["rse"]["k"]), 1)
     3.9
     """
-    setting = _Setting.of(model, population, at)
+    setting = Setting.of(model, population, at)
     every, counts = _arms(arms, subjects)
     samples = _Samples.of(setting, every)
     return _information(setting, samples, np.arange(len(samples.f)), counts)
@@ -193,8 +215,13 @@ def next_trial(
     population: Population | None = None,
     at: Mapping[str, float] | None = None,
     about: Sequence[str] | None = None,
+    draws: int = DRAWS,
+    rng: RandomState = 0,
 ) -> NextTrial:
     """Choose the sampling times of a trial: those with the largest information about the population.
+
+    Designs are screened by their Fisher information at one value of the parameters, with what the posterior knows, or
+    before any data the prior. The eight best are then compared by their expected information gain over its draws.
 
     Parameters
     ----------
@@ -207,6 +234,11 @@ def next_trial(
     about
         Names of the table of `trial_information`, such as ``["CL"]``: the others are then nuisance parameters. All by
         default.
+    draws
+        Draws of the population for the gain, of which nested Monte Carlo can show log(draws) - 3 nats. With values to
+        design for (`at`) there is no gain, and the screen alone decides.
+    rng
+        Whole number or generator of draws and simulated trials.
 
     Returns
     -------
@@ -221,53 +253,176 @@ def next_trial(
     Notes
     -----
     The log-determinant of the information is maximised (D-optimality; about some parameters, Ds-optimality), greedily
-    and then by exchanges of one sample. After data it is that of information and posterior precision together.
+    and then by exchanges of one sample. It is that of the information and of the precision of the draws together. With
+    values to design for it is that of the information alone, and after data of the posterior's precision.
+
+    For the gain, trials are simulated with their random effects. Their density is that of normal distributions with the
+    same mean and covariance, which is exact for linear models; elsewhere the gain is a lower bound. Another design
+    replaces the best one of the screen if its gain is larger by three standard errors of their difference.
+
+    References
+    ----------
+    Barber & Agakov (2003), NIPS 16, for the bound; Ryan (2003), doi:10.1198/1061860032012, for the gain.
     """
-    setting = _Setting.of(model, population, at)
+    setting = Setting.of(model, population, at)
     check.whole("next_trial", "size", size)
     check.whole("next_trial", "subjects", subjects)
+    check.whole("next_trial", "draws", draws, least=50)
     if size > len(ideas):
         raise InputError(f"next_trial: size is {size}, but there are {len(ideas)} candidates.")
     samples = _Samples.of(setting, [ideas])
-    wanted = list(samples.names) if about is None else [about] if isinstance(about, str) else list(about)
-    unknown = [name for name in wanted if name not in samples.names]
-    if unknown or not wanted:
+    asked = [] if about is None else [about] if isinstance(about, str) else list(about)
+    unknown = [name for name in asked if name not in samples.names]
+    if unknown or (about is not None and not asked):
         raise InputError(f"next_trial: about has {unknown or 'nothing'}; name some of {list(samples.names)}.")
-    places = np.array([samples.names.index(name) for name in wanted])
+    generator = as_generator(rng)
+    drawn = setting.draws(samples.points, int(draws), generator) if at is None else None
+    if drawn is not None and not set(asked) <= set(drawn.inferred):
+        drawn = None  # about what is known: what the samples alone tell of it
+    search = _Search.of(setting, samples, drawn, int(subjects), asked)
     cost = ideas.table[COST].to_numpy(dtype=np.float64)
-    search = _Search(samples, setting.precision_of(samples), int(subjects), places)
     chosen = search.chosen(int(size))
-    path = [search.value(chosen[:count]) for count in range(1, size + 1)]
-    if not np.isfinite(path[-1]):
+    if not np.isfinite(search.value(chosen)):
         raise InputError(
-            f"next_trial: {size} samples leave some of {wanted} without information. Take more samples, or name "
+            f"next_trial: {size} samples leave some of {search.names} without information. Take more samples, or name "
             "what is asked about: about=[...]."
         )
+    listed = search.short_list(SHORT)
+    gains = None if drawn is None else _gains(setting, samples, drawn, listed, search, generator)
+    place = 0 if gains is None else gains.chosen
+    chosen = search.ordered(listed[place])
+    path = [search.value(chosen[:count]) for count in range(1, size + 1)]
     columns = {"log_determinant": path, "total_cost": np.cumsum(cost[chosen])}
     index = pd.RangeIndex(1, len(path) + 1, name="samples")
     information = _information(setting, samples, np.array(chosen), [int(subjects)])
-    return NextTrial(ideas.table.iloc[chosen], information, pd.DataFrame(columns, index=index))
+    table = pd.DataFrame(
+        {"samples": listed, "log_determinant": [search.value(one) for one in listed]},
+        index=pd.RangeIndex(1, len(listed) + 1, name="design"),
+    )
+    of_each = [Gain(np.nan, np.nan, np.zeros(0), np.nan, "")] * len(listed) if gains is None else gains.of_each
+    table["gain"], table["mcse"] = [one.nats for one in of_each], [one.mcse for one in of_each]
+    for k, name in enumerate([] if gains is None else search.names):
+        table[f"expected_sd {name}"] = [one.sds[k] for one in of_each]
+    table["chosen"] = np.arange(len(listed)) == place
+    best = of_each[place]
+    whole = pd.DataFrame(columns, index=index)
+    return NextTrial(ideas.table.iloc[chosen], information, whole, table, best.nats, best.mcse, best.method)
+
+
+class _Gains(NamedTuple):
+    """Gains of the designs on the short list, and which one is chosen."""
+
+    of_each: list[Gain]
+    chosen: int
+
+
+def _gains(
+    setting: Setting,
+    samples: "_Samples",
+    drawn: PopulationDraws,
+    listed: Sequence[Sequence[int]],
+    search: "_Search",
+    rng: np.random.Generator,
+) -> _Gains:
+    """Return the gains of designs over draws of the population."""
+    union = np.unique(np.concatenate([np.array(one) for one in listed]))
+    trials = SimulatedTrials.of(setting, samples.points.at(union), drawn, search.subjects, search.names, rng)
+    found = [trials.gain(np.searchsorted(union, one)) for one in listed]
+    if not all(one.gain.resolved for one in found):
+        return _Gains([_linear(search, one, drawn) for one in listed], 0)
+    best = max(range(len(found)), key=lambda i: found[i].gain.nats)
+    apart = found[best].each - found[0].each
+    apart = apart[np.isfinite(apart)]
+    clear = apart.mean() > CLEAR * apart.std(ddof=1) / np.sqrt(len(apart)) if best else False
+    return _Gains([one.gain for one in found], best if clear else 0)
+
+
+def _linear(search: "_Search", rows: Sequence[int], drawn: PopulationDraws) -> Gain:
+    """Return the gain in the linear form: what is known as a normal distribution, and the information at one value."""
+    before = np.linalg.inv(search.precision)
+    after = np.linalg.inv(search.matrix(rows))
+    pick = np.ix_(search.places, search.places)
+    nats = 0.5 * float(np.linalg.slogdet(before[pick])[1] - np.linalg.slogdet(after[pick])[1])
+    return Gain(nats, 0.0, np.sqrt(np.diagonal(after)[search.places]), float("nan"), "linear")
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """The samples with the largest information about some parameters."""
+    """The samples with the largest information about some parameters.
+
+    Attributes
+    ----------
+    samples, subjects
+        Of the trial.
+    free
+        Places of the parameters that are not known, among those of the information.
+    precision
+        What is known of these before the trial.
+    places
+        Of those that are asked about, among these.
+    """
 
     samples: "_Samples"
-    precision: Array
     subjects: int
+    free: Ints
+    precision: Array
     places: Ints
+    _known: dict[tuple[int, ...], float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        setting: Setting,
+        samples: "_Samples",
+        drawn: PopulationDraws | None,
+        subjects: int,
+        asked: Sequence[str],
+    ) -> "_Search":
+        """Return the search about some parameters, about all that are not known where none is named.
+
+        With draws, what differs between these is not known, and its prior information counts.
+        """
+        free = [name for name in samples.names if drawn is None or name in drawn.inferred]
+        at = np.array([samples.names.index(name) for name in free])
+        if drawn is None:
+            precision = setting.precision_of(samples.names)
+        else:
+            precision = np.linalg.inv(np.atleast_2d(np.cov(np.stack([drawn.inferred[name] for name in free]))))
+        places = np.array([free.index(name) for name in asked or free])
+        return cls(samples, subjects, at, precision, places)
+
+    @property
+    def names(self) -> list[str]:
+        """What is asked about."""
+        return [self.samples.names[self.free[place]] for place in self.places]
+
+    def matrix(self, rows: Sequence[int]) -> Array:
+        """Return the information of samples and before them."""
+        whole = self.samples.matrix(np.array(rows), [self.subjects], True)
+        return whole[np.ix_(self.free, self.free)] + self.precision
 
     def value(self, rows: Sequence[int], ridge: float = 0.0) -> float:
-        """Return the log-determinant of the information, with a ridge relative to the parameters' sizes."""
-        matrix = self.samples.matrix(np.array(rows), [self.subjects], True) + self.precision
-        scale = np.maximum(np.abs(self.samples.values), TINY)
-        return _criterion(matrix + np.diag(ridge / scale**2), self.places)
+        """Return the log-determinant of the information, with a ridge relative to that of all candidates together."""
+        return _criterion(self.matrix(rows) + np.diag(ridge * self._most), self.places)
+
+    @cached_property
+    def _most(self) -> Array:
+        """Information of all candidates about each parameter, the others known."""
+        return np.diagonal(self.matrix(range(len(self.samples.f))))
 
     def _compared(self, rows: Sequence[int]) -> float:
         """Few samples leave parameters without information: a small ridge compares them all the same."""
-        return self.value(rows, RIDGE)
+        key = tuple(sorted(rows))
+        if key not in self._known:
+            self._known[key] = self.value(key, RIDGE)
+        return self._known[key]
+
+    def short_list(self, count: int) -> list[tuple[int, ...]]:
+        """Return the best of the designs of full size that were compared."""
+        size = max(map(len, self._known))
+        full = {key: value for key, value in self._known.items() if len(key) == size and np.isfinite(self.value(key))}
+        return sorted(full, key=lambda key: -full[key])[:count]
 
     def chosen(self, size: int) -> list[int]:
         """Return the places of the samples, each the best one after those before it."""
@@ -285,11 +440,15 @@ class _Search:
                         chosen, best = other, found
             if best == before:
                 break
-        ordered: list[int] = []
-        while len(ordered) < size:
-            rest = [i for i in chosen if i not in ordered]
-            ordered.append(max(rest, key=lambda i: self._compared([*ordered, i])))
-        return ordered
+        return self.ordered(chosen)
+
+    def ordered(self, chosen: Sequence[int]) -> list[int]:
+        """Return the places such that each is the best one after those before it."""
+        out: list[int] = []
+        while len(out) < len(chosen):
+            rest = [i for i in chosen if i not in out]
+            out.append(max(rest, key=lambda i: self._compared([*out, i])))
+        return out
 
 
 def _criterion(matrix: Array, places: Ints) -> float:
@@ -319,101 +478,12 @@ def _arms(arms: Any, subjects: Any) -> tuple[list[Candidates], list[int]]:
     return every, counts
 
 
-# --------------------------------------------------------------------------------------------------- where it is taken
-@final
-@dataclass(frozen=True, eq=False)
-class _Setting:
-    """A population at given values.
-
-    Attributes
-    ----------
-    problem
-        A calibration of the surrogate, for its outputs and conditions.
-    population
-        How subjects differ.
-    at
-        Values by name.
-    noise
-        By output; of a posterior. Candidates' own noise goes first.
-    phi
-        Values of its parameters by output.
-    posterior
-        None before any data.
-    """
-
-    problem: Any
-    population: Population
-    at: Mapping[str, float]
-    noise: Mapping[str, NoiseModel]
-    phi: Mapping[str, Mapping[str, float]]
-    posterior: Any
-
-    @classmethod
-    def of(cls, model: Any, population: Population | None, at: Mapping[str, float] | None) -> "_Setting":
-        posterior = model if hasattr(model, "tree") else None
-        if posterior is not None:
-            if posterior.problem.kind != "population":
-                raise InputError(
-                    "trial_information: this posterior has no population. For one subject use uq.next_experiment(...)."
-                )
-            population, problem = posterior.problem.population, posterior.problem.data
-        elif not isinstance(population, Population):
-            raise InputError("trial_information: give population=uq.Population(space, individual=(...)) too.")
-        else:
-            problem = without_data(model, None, {"space": population.space, "outside": "extrapolate"})
-        for what, there in (
-            ("correlated random effects", population.together),
-            ("occasions", population.occasions),
-            ("covariates", population.effects),
-            ("Student-t effects", population.tails),
-        ):
-            if there:
-                raise InputError(
-                    f"trial_information: the first-order matrix here has no {what}. Leave them out of uq.Population "
-                    "for the choice of sampling times."
-                )
-        values = {name: _middle(one) for name, one in population.settings.items()}
-        if posterior is not None:
-            values |= {name: float(posterior.draws[name].mean()) for name in population.priors}
-        unknown = sorted(set(at or {}) - set(values))
-        if unknown:
-            raise InputError(f"trial_information: at has {unknown}; the population has {list(values)}.")
-        values |= {name: float(value) for name, value in (at or {}).items()}
-        noise: dict[str, NoiseModel] = {}
-        phi: dict[str, dict[str, float]] = {}
-        if posterior is not None:
-            draws = {name: float(posterior.draws[name].mean()) for name in posterior.draws.data_vars}
-            known = problem.noise.phi(draws, ())
-            for output, one, roles in zip(
-                problem.noise.outputs, problem.noise.models, problem.noise.roles, strict=True
-            ):
-                noise[output], phi[output] = one, {role: float(known[place]) for role, place in roles.items()}
-        return cls(problem, population, values, noise, phi, posterior)
-
-    def precision_of(self, samples: "_Samples") -> Array:
-        """Return the inverse covariance of what the posterior knows, zeros for the noise and before any data."""
-        out = np.zeros((len(samples.values), len(samples.values)))
-        if self.posterior is None:
-            return out
-        population, draws = self.population, self.posterior.draws
-        keys = [*population.individual, *population.shared, *(f"omega_{name}" for name in population.individual)]
-        at = [i for i, key in enumerate(keys) if key in draws]
-        columns = [draws[keys[i]].values.ravel() ** (2 if keys[i].startswith("omega_") else 1) for i in at]
-        out[np.ix_(at, at)] = np.linalg.inv(np.atleast_2d(np.cov(np.stack(columns))))
-        return out
-
-
-def _middle(one: Prior | float) -> float:
-    if not isinstance(one, Prior):
-        return float(one)
-    return float(np.asarray(cast(Any, one).quantile(0.5)))
-
-
 @final
 @dataclass(frozen=True, eq=False)
 class _Samples:
     """The samples of all arms at the typical subject."""
 
+    points: Points
     arm: Ints  # (P,)
     f: Array  # (P,)
     J: Array  # (P, p)
@@ -424,7 +494,7 @@ class _Samples:
     values: Array
 
     @classmethod
-    def of(cls, setting: _Setting, arms: Sequence[Candidates]) -> "_Samples":
+    def of(cls, setting: Setting, arms: Sequence[Candidates]) -> "_Samples":
         problem, population = setting.problem, setting.population
         points = [points_of(problem, one, True, None) for one in arms]
         for one in points[1:]:
@@ -441,15 +511,16 @@ class _Samples:
         for i in range(d):
             x[1 + 4 * i : 5 + 4 * i, i] += STEP * np.array([-2.0, -1.0, 1.0, 2.0])
         theta = {n: np.asarray(from_natural(x[:, i], s)) for i, (n, s) in enumerate(zip(names, scales, strict=True))}
-        f, S = _outputs(problem, both, theta)
+        f, slopes = outputs_at(problem, both, theta)
+        S = error_at(problem, both, {name: values[:1] for name, values in theta.items()}, slopes[:1])[0]
         by_natural = np.einsum("k,ikp->pi", [1.0, -8.0, 8.0, -1.0], f[1:].reshape(d, 4, -1)) / (12.0 * STEP)
         moved = np.stack([theta[name][1 + 4 * i : 5 + 4 * i] for i, name in enumerate(names)])
         slope = moved @ np.array([1.0, -8.0, 8.0, -1.0]) / (12.0 * STEP)  # of the own unit by the natural scale
         J_b = by_natural[:, : len(population.individual)]
-        roles, sizes, grown = _noise_terms(setting, both, f[0])
+        roles, sizes, grown = noise_terms(setting, both, f[0])
         every = (*names, *(f"omega2_{name}" for name in population.individual), *roles)
         omega2 = [setting.at[f"omega_{name}"] ** 2 for name in population.individual]
-        return cls(arm, f[0], by_natural / slope, J_b, grown, S, every, np.concatenate([value, omega2, sizes]))
+        return cls(both, arm, f[0], by_natural / slope, J_b, grown, S, every, np.concatenate([value, omega2, sizes]))
 
     def matrix(self, rows: Ints, subjects: Sequence[int], errors: bool) -> Array:
         """Return the Fisher information of some samples, with the surrogate's error or without."""
@@ -476,7 +547,7 @@ class _Samples:
         return out
 
 
-def _information(setting: _Setting, samples: _Samples, rows: Ints, subjects: Sequence[int]) -> TrialInformation:
+def _information(setting: Setting, samples: _Samples, rows: Ints, subjects: Sequence[int]) -> TrialInformation:
     every = np.arange(len(samples.values))
     matrices = [samples.matrix(rows, subjects, errors) for errors in (True, False)]
     logs = [_criterion(one, every) for one in matrices]
@@ -486,7 +557,7 @@ def _information(setting: _Setting, samples: _Samples, rows: Ints, subjects: Seq
             {"value": samples.values, "se": ses[0], "rse": 100.0 * ses[0] / np.abs(samples.values), "se_exact": ses[1]},
             index=pd.Index(samples.names, name="parameter"),
         )
-    gain, precision = float("nan"), setting.precision_of(samples)
+    gain, precision = float("nan"), setting.precision_of(samples.names)
     known = np.flatnonzero(np.diagonal(precision) > 0.0)
     if len(known):
         total = matrices[0] + precision
@@ -510,78 +581,3 @@ def _standard_errors(matrix: Array, log_determinant: float) -> Array:
         return np.full(len(matrix), np.nan)
     scale = np.sqrt(np.diagonal(matrix))
     return np.asarray(np.sqrt(np.diagonal(np.linalg.inv(matrix / (scale[:, None] * scale)))) / scale)
-
-
-def _noise_terms(setting: _Setting, points: Points, f: Array) -> tuple[tuple[str, ...], Array, Array]:
-    """Return names and values of the noise's variances (k,), and derivatives of each sample's variance (P, k)."""
-    roles: list[str] = []
-    sizes: list[float] = []
-    columns: list[Array] = []
-    outputs = list(dict.fromkeys(points.targets.output.tolist()))
-    for output in outputs:
-        at = points.targets.output == output
-        model = points.noise.get(output, setting.noise.get(output))
-        if model is None or not model.gaussian or model.process is not None or model.columns:
-            what = "not known" if model is None else f"{type(model).__name__}"
-            raise InputError(
-                f"trial_information: the noise of {output!r} is {what}; give known Gaussian noise: uq.candidates(..., "
-                "noise=uq.CombinedNoise(0.5, 0.1))."
-            )
-        own = setting.phi.get(output, {}) if output not in points.noise else {}
-        numbers = {role: float(own.get(role, cast(Any, value))) for role, value in model.parameters.items()}
-        suffix = "" if len(outputs) == 1 else f"_{output}"
-        if numbers.get("sigma", 0.0) > 0.0:
-            roles.append(f"sigma2{suffix}")
-            sizes.append(numbers["sigma"] ** 2)
-            columns.append(at / points.replicates)
-        growth = model.growth
-        if growth is not None:
-            roles.append(f"{growth.factor}2{suffix}")
-            sizes.append(numbers[growth.factor] ** 2)
-            columns.append(at * np.abs(f) ** (2.0 * numbers[growth.power]) / points.replicates)
-    return tuple(roles), np.array(sizes), np.column_stack(columns)
-
-
-def _outputs(problem: Any, points: Points, theta: Mapping[str, Array]) -> tuple[Array, Array]:
-    """Return outputs (n, P) in the unit of the noise, and the covariance (P, P) of the error at the first."""
-    targets, surrogate = points.targets, problem.surrogate
-    u = _inputs(problem, points, theta)
-    sites = dict(targets.coords)
-    sites |= {name: targets.conditions[targets.experiment, i] for i, name in enumerate(problem.condition_names)}
-    by_input = rows_by_input(surrogate, targets.output, sites, targets.experiment)
-    rows = _Rows(targets.offset, targets.basis, targets.truncation, by_input)
-    used = np.zeros(0, dtype=np.int64) if is_exact(surrogate) else np.arange(targets.basis.shape[1])
-    joint = JointError.of(surrogate, rows, targets.experiment, u, used)
-    weights = np.exp(joint.scores.log_weights - np.logaddexp.reduce(joint.scores.log_weights))
-    latent = np.tensordot(weights, joint.mean, 1)
-    value, slope = latent.copy(), np.ones(latent.shape[1])
-    for output in np.unique(targets.output):
-        at = np.flatnonzero(targets.output == output)
-        model = points.noise.get(str(output))
-        transform = surrogate.layouts[str(output)].transform
-        response = Identity() if model is not None and model.link == "log" else transform
-        value[:, at], slope[at] = response.inverse(latent[:, at]), response.inverse_slope(latent[:1, at])[0]
-    P = len(slope)
-    S = np.zeros((P, P))
-    if len(used):
-        first = JointError.of(surrogate, rows, targets.experiment, u[:1], used)
-        for h, w in enumerate(weights):
-            apart = first.mean[h, 0] - latent[0]
-            S += w * (first.given(np.array([h])).covariance[0] + np.outer(apart, apart))
-    return value, slope[:, None] * slope * S
-
-
-def _inputs(problem: Any, points: Points, theta: Mapping[str, Array]) -> Array:
-    box, conditions = problem.surrogate.domain, points.targets.conditions
-    n, K = len(next(iter(theta.values()))), len(conditions)
-    x = np.empty((n, K, box.d))
-    for column, name in enumerate(box.names):
-        x[..., column] = theta[name][:, None] if name in theta else conditions[:, problem.condition_names.index(name)]
-    return np.asarray(box.to_unit(x))
-
-
-class _Rows:
-    """Rows of samples, as `JointError.of` reads them."""
-
-    def __init__(self, offset: Array, basis: Any, truncation: Array, by_input: Any) -> None:
-        self.offset, self.basis, self.truncation, self.by_input = offset, basis, truncation, by_input

@@ -1,6 +1,7 @@
 """Gaussian-process surrogates: settings, fitted values, prediction and validation."""
 
 from uqms.surrogates.adapted import Adapted
+from uqms.surrogates.botorch_bridge import to_botorch
 from uqms.surrogates.chain import Chain, Link
 from uqms.surrogates.classification import EventProbability, FittedProbability, SuccessProbability, reliability
 from uqms.surrogates.comparison import Comparison, compare_surrogates
@@ -104,5 +105,6 @@ __all__ = [
     "predict_from_scores",
     "reliability",
     "reverse_by_differences",
+    "to_botorch",
     "to_sbi",
 ]

@@ -100,10 +100,6 @@ class SubjectPosterior:
         own = {name: from_natural(self.natural[:, -1, i], scale) for i, (name, scale) in enumerate(scales)}
         return own | {name: theta[name] for name in population.shared}
 
-    def inputs_at(self, conditions: Array) -> Array:
-        """Return the surrogate's inputs (S, n, d) at conditions (n, c), of the draws that predict curves."""
-        return _inputs(self.shared, self.natural[:, -1:], conditions, np.zeros(len(conditions), dtype=np.int64))
-
     def summary(self, prob: float = 0.95) -> pd.DataFrame:
         """Return mean, sd and equal-tailed interval of each parameter, with its unit.
 

@@ -45,6 +45,7 @@ __all__ = [
     "joint_error",
     "linearised",
     "prior_dominated",
+    "prior_sd_of",
     "subjects",
     "surrogate_error",
 ]
@@ -287,7 +288,7 @@ def _jacobian(
         slopes.append((means(units + shift, shared) - means(units - shift, shared)) / (2.0 * STEP))
     slope = np.stack(slopes, axis=-1)  # (s, N, P)
     unit = cells.unit[cells.experiment]
-    prior_sd = _prior_sd(problem)
+    prior_sd = prior_sd_of(problem)
     columns = []
     for name in population.priors:
         size = prior_sd[name]
@@ -315,7 +316,8 @@ def _jacobian(
     return np.stack(columns, axis=-1), rest, places
 
 
-def _prior_sd(problem: "PopulationCalibration") -> dict[str, float]:
+def prior_sd_of(problem: "PopulationCalibration") -> dict[str, float]:
+    """Return the prior sd of each quantity of the population, in its own unit."""
     draws = problem.prior_draws(2000, 0)
     return {name: float(draws[name].std()) for name in problem.population.priors}
 
@@ -402,7 +404,7 @@ def _check_subjects(problem: "PopulationCalibration") -> Check:
 
 
 def _check_ends(problem: "PopulationCalibration", theta: Mapping[str, Array], variances: Array) -> Check:
-    prior_sd, ends, sd = _prior_sd(problem), {}, {}
+    prior_sd, ends, sd = prior_sd_of(problem), {}, {}
     for name, variance in zip(prior_sd, variances, strict=True):
         limits = problem.limits(name)
         low, high = ends_of(problem.priors[name], limits)
