@@ -14,14 +14,17 @@ is found by bisection: with too small a K the solution runs away downwards, with
 
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.linalg import block_diag
+from scipy.optimize import least_squares
 
 from uqms._compiled import compiled
 from uqms._typing import Array
 
-__all__ = ["CONSTANTS", "POTASSIUM", "SODIUM", "conductance", "impulses", "read_clamp", "speed"]
+__all__ = ["CONSTANTS", "POTASSIUM", "SODIUM", "Clamped", "clamped", "conductance", "impulses", "read_clamp", "speed"]
 
 # Published values, and round ones of the same order: the medians of log-normal priors.
 POTASSIUM = {"an": (0.01, 0.01), "vn": (10.0, 10.0), "sn": (10.0, 10.0), "bn": (0.125, 0.1), "wn": (80.0, 100.0),
@@ -187,3 +190,37 @@ def read_clamp(folder: Path, channel: str) -> pd.DataFrame:
     return pd.DataFrame(
         {"ms": table["time_ms"], "mV": table["depolarisation_mV"], "g": table["conductance_mS_cm2"]}, dtype=float
     )
+
+
+class Clamped(NamedTuple):
+    """What the clamp says of the logarithms of all constants, to second order around their most probable values."""
+
+    mean: Array  # (16,)
+    root: Array  # (16, 16), of the covariance
+
+    def constants(self, z: Array) -> Array:
+        """Return constants (S, 16) of standard normal numbers (S, 16)."""
+        return np.asarray(np.exp(self.mean + z @ self.root.T))
+
+
+def clamped(folder: Path) -> Clamped:
+    """Return Laplace's approximation given the digitised conductances, whose noise has its most probable sd."""
+    means, roots = [], []
+    for channel, values in (("potassium", POTASSIUM), ("sodium", SODIUM)):
+        table, medians = read_clamp(folder, channel), np.log([round_one for _, round_one in values.values()])
+        g, at = table["g"].to_numpy(), (table["ms"].to_numpy(), table["mV"].to_numpy())
+
+        def residuals(
+            z: Array, sd: float, names: tuple[str, ...] = tuple(values), medians: Array = medians,
+            g: Array = g, at: tuple[Array, Array] = at, channel: str = channel,
+        ) -> Array:  # fmt: skip
+            c = dict(zip(names, np.exp(medians + z), strict=True))
+            return np.append((conductance(channel, c, *at) - g) / sd, z)
+
+        z, sd = np.zeros(len(values)), 2.0
+        for _ in range(10):
+            found = least_squares(residuals, z, args=(sd,))
+            z, sd = found.x, sd * math.sqrt(float(np.mean(found.fun[: len(g)] ** 2)))
+        means.append(medians + z)
+        roots.append(np.linalg.cholesky(np.linalg.inv(found.jac.T @ found.jac)))
+    return Clamped(np.concatenate(means), block_diag(*roots))
