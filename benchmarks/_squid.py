@@ -22,9 +22,9 @@ from scipy.linalg import block_diag
 from scipy.optimize import least_squares
 
 from uqms._compiled import compiled
-from uqms._typing import Array
+from uqms._typing import Array, Bools
 
-__all__ = ["CONSTANTS", "POTASSIUM", "SODIUM", "Clamped", "clamped", "conductance", "impulses", "read_clamp", "speed"]
+__all__ = ["CONSTANTS", "POTASSIUM", "SODIUM", "Clamped", "clamped", "conductance", "fires_by_itself", "impulses", "read_clamp", "speed"]
 
 # Published values, and round ones of the same order: the medians of log-normal priors.
 POTASSIUM = {"an": (0.01, 0.01), "vn": (10.0, 10.0), "sn": (10.0, 10.0), "bn": (0.125, 0.1), "wn": (80.0, 100.0),
@@ -33,7 +33,8 @@ SODIUM = {"am": (0.1, 0.1), "vm": (25.0, 30.0), "sm": (10.0, 10.0), "bm": (4.0, 
           "ah": (0.07, 0.1), "wh": (20.0, 20.0), "vh": (30.0, 30.0), "sh": (10.0, 10.0), "gna": (120.0, 100.0)}  # fmt: skip
 CONSTANTS = (*POTASSIUM, *SODIUM)
 WARM = 3.0 ** ((18.5 - 6.3) / 10.0)  # of rates, between the clamp's temperature and the impulse's
-LEAK, E_NA, E_K = 0.3, 115.0, -12.0
+LEAK, E_LEAK, E_NA, E_K = 0.3, 10.6, 115.0, -12.0
+SHOCK, FIRED = 30.0, 40.0  # mV
 LOWEST, HIGHEST, GRID, HALVINGS = 0.05, 3000.0, 64, 40  # K in 1/ms
 FAR_DOWN, FAR_UP = -13.0, 130.0  # where a solution has run away
 
@@ -100,13 +101,15 @@ def _runs_up(c: Array, capacitance: float, k: float) -> bool:
 
 
 @compiled
-def _peak(c: Array, capacitance: float) -> float:
-    """Return the height of a patch's action potential after a shock to 30 mV."""
+def _peak(c: Array, capacitance: float, shock: float, balanced: bool) -> float:
+    """Return the height of a patch's action potential after a shock to some mV; the leak balances the rest or not."""
     gates, room, change, moved = np.empty(3), np.empty((2, 3)), np.empty((4, 4)), np.empty(4)
-    rest, state, step, peak = _at_rest(c, gates, room), np.empty(4), 0.002, 30.0
-    state[0] = 30.0
+    rest, state, step, peak = _at_rest(c, gates, room), np.empty(4), 0.002, shock
+    if not balanced:
+        rest = LEAK * E_LEAK
+    state[0] = shock
     state[1:] = gates
-    for _ in range(4000):
+    for _ in range(4000 if balanced else 10000):
         for stage in range(4):
             weight = 0.0 if stage == 0 else step if stage == 3 else 0.5 * step
             for i in range(4):
@@ -143,8 +146,17 @@ def impulses(constants: Array, capacitance: Array) -> Array:
     """Return, of each row of constants (S, 16), height (mV) and K (1/ms), NaN where no impulse propagates: (S, 2)."""
     out = np.empty((len(constants), 2))
     for s in range(len(constants)):
-        out[s, 0] = _peak(constants[s], capacitance[s])
+        out[s, 0] = _peak(constants[s], capacitance[s], SHOCK, True)
         out[s, 1] = _foot(constants[s], capacitance[s])
+    return out
+
+
+@compiled
+def fires_by_itself(constants: Array) -> Bools:
+    """Return which patches (S,) fire without a shock where the leak stays at its published reversal, 10.6 mV."""
+    out = np.empty(len(constants), np.bool_)
+    for s in range(len(constants)):
+        out[s] = _peak(constants[s], 1.0, 0.0, False) > FIRED
     return out
 
 

@@ -382,8 +382,8 @@ def test_functions_of_a_chain_given_the_data_have_the_law_that_is_written_out(th
     theta = {"g": np.full(50, 0.4), "x": np.full(50, -0.3)}
     box, observed = through_a_chain.domain, np.array([[0.4, -0.3]])
     u = box.to_unit(np.array([[0.4, -0.3], [0.4, 1.0], [0.8, -0.3]]))
-    posterior = fabricated(problem, {name: values.reshape(2, 25) for name, values in theta.items()})
     rng = np.random.default_rng(1)
+    posterior = fabricated(problem, {name: rng.normal(size=(2, 100)) for name in theta})
     scores = np.concatenate([functions_given_data(posterior, u, 50, rng) for _ in range(80)])
     joint = through_a_chain.scores(np.vstack([box.to_unit(observed), u]))
     prior, mean = joint.joint[0], joint.mean[0].ravel()
@@ -400,12 +400,13 @@ def test_functions_of_a_chain_given_the_data_have_the_law_that_is_written_out(th
 
 
 def test_effects_of_a_posterior_through_a_chain(through_a_chain):
-    z = np.random.default_rng(5).multivariate_normal([0.4, -0.3], [[0.04, 0.03], [0.03, 0.04]], size=(2, 300))
+    rng = np.random.default_rng(5)
+    z = rng.multivariate_normal([0.4, -0.3], [[0.04, 0.03], [0.03, 0.04]], size=(2, 300))
     for expansion in ("first-order", "outputs"):
         problem = uq.Calibration(
             through_a_chain, xr.DataArray(0.4, name="tissue.z"), uq.GaussianNoise(sd=0.05), expansion=expansion
         )
-        draws = {"g": z[..., 0], "x": z[..., 1]} | {name: np.zeros((2, 300)) for name in problem.link_errors}
+        draws = {"g": z[..., 0], "x": z[..., 1]} | {name: rng.normal(size=(2, 300)) for name in problem.link_errors}
         result = shapley_effects(fabricated(problem, draws), rng=1, draws=8, outputs=["tissue.z"])
         assert result["tissue.z"]["Sh"].sizes == {"draw": 8, "bootstrap": 50, "parameter": 2}
         np.testing.assert_allclose(result["tissue.z"]["Sh"].sum("parameter"), 1.0, rtol=1e-9)
