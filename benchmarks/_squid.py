@@ -24,7 +24,18 @@ from scipy.optimize import least_squares
 from uqms._compiled import compiled
 from uqms._typing import Array, Bools
 
-__all__ = ["CONSTANTS", "POTASSIUM", "SODIUM", "Clamped", "clamped", "conductance", "fires_by_itself", "impulses", "read_clamp", "speed"]
+__all__ = [
+    "CONSTANTS",
+    "POTASSIUM",
+    "SODIUM",
+    "Clamped",
+    "clamped",
+    "conductance",
+    "fires_by_itself",
+    "impulses",
+    "read_clamp",
+    "speed",
+]
 
 # Published values, and round ones of the same order: the medians of log-normal priors.
 POTASSIUM = {"an": (0.01, 0.01), "vn": (10.0, 10.0), "sn": (10.0, 10.0), "bn": (0.125, 0.1), "wn": (80.0, 100.0),

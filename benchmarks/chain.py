@@ -887,7 +887,9 @@ def squid(seeds: range, folder: Path | None) -> list[Aim]:
     for key, value in zip(keys, quantiles(speeds), strict=True):
         low, high = (0.9 * known[key], 1.1 * known[key]) if key != "speed_q97.5" else (None, None)
         remark = f"{known[key]} in the case's 80 draws"
-        aims.append(aim(f"squid: channel data alone, {key} [m/s]", float(value), low, high, n=len(speeds), reason=remark))
+        aims.append(
+            aim(f"squid: channel data alone, {key} [m/s]", float(value), low, high, n=len(speeds), reason=remark)
+        )
 
     # The same with the axon's constants unknown, then a height, then a speed.
     names = [f"z{i:02d}" for i in range(len(CONSTANTS))]

@@ -344,9 +344,7 @@ def test_members_that_are_none_are_named() -> None:
     failed = replace(chain_of_linear_members().members["tissue"], attrs={"runs_failed": "3"})
     other = uq.Chain(cell=chain_of_linear_members().members["cell"], tissue=failed, links={"tissue.apd": "cell.apd"})
     space = uq.ParameterSpace(g=uq.Uniform(-3.0, 3.0))
-    calibration = uq.Calibration(
-        other, {"tissue.speed": 0.4}, uq.GaussianNoise(sd=0.5), space=space, fixed={"x": 0.5}
-    )
+    calibration = uq.Calibration(other, {"tissue.speed": 0.4}, uq.GaussianNoise(sd=0.5), space=space, fixed={"x": 0.5})
     note = check_failures(calibration, {"g": np.zeros(4)})
     assert note is not None
     assert "3 of 4 runs of 'tissue' gave no outputs" in note.message

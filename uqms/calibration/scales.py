@@ -83,8 +83,8 @@ def check_links(problem: "SingleCalibration") -> None:
     for one in _passed_on(problem, problem.prior_draws(DRAWS, 0)):
         if one.outside > MASS_CUT_LIMIT:
             raise ExtrapolationError(
-                f"{one.outside:.1%} of what is passed on as {one.target!r} lies outside of [{one.low:g}, {one.high:g}], "
-                f"for which {one.member!r} was simulated; it reaches from {np.quantile(one.values, 0.001):g} to "
+                f"{one.outside:.1%} of what is passed on as {one.target!r} lies outside of [{one.low:g}, "
+                f"{one.high:g}], for which {one.member!r} was simulated; it reaches from {np.quantile(one.values, 0.001):g} to "
                 f"{np.quantile(one.values, 0.999):g}. Run {one.member!r} over what is passed on, "
                 f"chain.push_forward().design({one.member!r}, n), and fit it again; or narrow the prior; or pass "
                 "outside='extrapolate'."
@@ -105,8 +105,8 @@ def check_passed_on(problem: "SingleCalibration", theta: Mapping[str, Array]) ->
     )
     remedy = (
         f"Run {worst.member!r} over what is passed on at the posterior, "
-        f"chain.push_forward(posterior.draws).design({worst.member!r}, n), fit it to all of its runs, and make the chain "
-        "again. Its surrogate extrapolates there."
+        f"chain.push_forward(posterior.draws).design({worst.member!r}, n), fit it to all of its runs, and make the "
+        "chain again. Its surrogate extrapolates there."
     )
     return Check("prior mass cut", status, worst.outside, message, remedy)
 

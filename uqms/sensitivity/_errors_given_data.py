@@ -52,7 +52,7 @@ def _most(posterior: Posterior) -> int:
     """Return at how many points, observed ones included, a joint covariance fits into memory."""
     surrogate = posterior.single.surrogate
     one = surrogate.scores(np.full((1, surrogate.domain.d), 0.5))
-    draws, q = one.mean.shape[0], one.mean.shape[-1]
+    draws, q = int(one.mean.shape[0]), int(one.mean.shape[-1])
     if one.correlated:
         return min(MOST, int(np.sqrt(ROOM / draws))) // q
     return min(MOST, int(np.sqrt(ROOM / (draws * q))))
@@ -97,7 +97,8 @@ def _through(
         at = m + rows[:, None] * e + np.arange(e)  # (rows, E)
         at = (at[..., None] * g + np.arange(g)).reshape(len(rows), e * g)
         for j in range(covariance.shape[1]):
-            mean, joint, some = found.mean[one, :, j * g : (j + 1) * g].ravel(), covariance[one, j], slice(j * g, j * g + g)
+            some, joint = slice(j * g, (j + 1) * g), covariance[one, j]
+            mean = found.mean[one, :, some].ravel()
             root = _root(joint)
             f = mean + rng.standard_normal((len(rows), root.shape[1])) @ root.T
             inner = np.linalg.pinv(joint[at[:, :, None], at[:, None, :]], rcond=SMALLEST, hermitian=True)
