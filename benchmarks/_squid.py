@@ -1,7 +1,7 @@
 """The squid axon of 1952 by the constants of its rates: the voltage clamp, a patch of membrane, and the impulse.
 
-Hodgkin & Huxley (1952), doi:10.1113/jphysiol.1952.sp004764, in their conventions: v is the depolarisation from rest (mV),
-time in ms, rates in 1/ms at 6.3 °C. With x(u) = u / (exp(u) - 1) the gates n, m and h open and close with
+Hodgkin & Huxley (1952), doi:10.1113/jphysiol.1952.sp004764, in their conventions: v is the depolarisation from rest
+(mV), time in ms, rates in 1/ms at 6.3 °C. With x(u) = u / (exp(u) - 1) the gates n, m and h open and close with
 
     alpha_n = an sn x((vn - v) / sn)     beta_n = bn exp(-v / wn)                 g_K = gk n^4
     alpha_m = am sm x((vm - v) / sm)     beta_m = bm exp(-v / wm)
@@ -41,7 +41,8 @@ __all__ = [
 POTASSIUM = {"an": (0.01, 0.01), "vn": (10.0, 10.0), "sn": (10.0, 10.0), "bn": (0.125, 0.1), "wn": (80.0, 100.0),
              "gk": (36.0, 30.0)}  # fmt: skip
 SODIUM = {"am": (0.1, 0.1), "vm": (25.0, 30.0), "sm": (10.0, 10.0), "bm": (4.0, 3.0), "wm": (18.0, 20.0),
-          "ah": (0.07, 0.1), "wh": (20.0, 20.0), "vh": (30.0, 30.0), "sh": (10.0, 10.0), "gna": (120.0, 100.0)}  # fmt: skip
+          "ah": (0.07, 0.1), "wh": (20.0, 20.0), "vh": (30.0, 30.0), "sh": (10.0, 10.0), "gna": (120.0, 100.0),
+          }  # fmt: skip
 CONSTANTS = (*POTASSIUM, *SODIUM)
 WARM = 3.0 ** ((18.5 - 6.3) / 10.0)  # of rates, between the clamp's temperature and the impulse's
 LEAK, E_LEAK, E_NA, E_K = 0.3, 10.6, 115.0, -12.0

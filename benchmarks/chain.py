@@ -31,7 +31,8 @@ log density by more than 0.1 nats.
 ``vignette``: the system of three models of dgpsi's documentation (Ming & Guillas 2021, doi:10.1137/20M1323771) with
 10, 15 and 15 runs, equally spaced as there, and random: NRMSE at most 0.047, mean sd over the range at most 0.076,
 coverage of 95 % intervals at least 0.93, and at most 3 seconds for fits and 500 predictions. Aims are for the default
-settings.
+settings, whose sd is larger than that: among 15 runs of the second model one stands out, and draws with an amplitude
+take it for roughness. On functions of one input with 8 to 20 runs such draws are worth it: they gain 0.6 to 1.4 nats.
 
 ``cost``: a gradient of the compiled log-density of a chain of two members takes at most 3 times as long as that of
 the child alone with the link as a parameter. ``population``: time of a gradient and of short chains of 30 patients.
@@ -43,10 +44,11 @@ gradient equal the closed form to 1e-8.
 time after the step (ms), depolarisation (mV), conductance (mS/cm²), digitised from their paper of 1952 for the
 repository thiery-lab/manifold_lifting (folder data), which has no licence, so that they are not here. The 16 constants
 of the rates and conductances have log-normal priors. Printed is what these data alone say of the conduction speed
-(Laplace's approximation), beside the figures of the case, whose upper end no impulse reaches that starts from rest:
-where the leak keeps its published reversal, a sixth of the draws fire everywhere without a shock. And what the height of one action potential, 100 mV with the
-published constants, and one speed, 21.2 m/s as measured, add. The last two through a chain of patch and axon; mean
-speeds are within .35 sds of the exact ones, by importance weights on runs, and two standard errors.
+(Laplace's approximation), beside the figures of the case. Their upper end is reached by no impulse that starts from
+rest: where the leak keeps its published reversal, about a sixth of the draws fires everywhere without a shock. Then
+the height of one action potential is added, 100 mV with the published constants, and one speed, 21.2 m/s as measured,
+through a chain of patch and axon. Mean speeds are within .35 sds of the exact ones, by importance weights on runs, and
+two standard errors.
 
 Repeat k uses seed k. ``--half unseen`` starts at seed 10001; those seeds were not used while the script was written.
 ``--quick`` runs about a tenth of the repeats, and windows are wider by their standard errors.
@@ -885,7 +887,7 @@ def squid(seeds: range, folder: Path | None) -> list[Aim]:
     speeds = speed(alone[travels, 1], np.ones(1), np.full(1, 0.0238), np.full(1, 35.4))
     keys = ("speed_q2.5", "speed_median", "speed_q97.5")
     for key, value in zip(keys, quantiles(speeds), strict=True):
-        low, high = (0.9 * known[key], 1.1 * known[key]) if key != "speed_q97.5" else (None, None)
+        low, high = (0.85 * known[key], 1.15 * known[key]) if key != "speed_q97.5" else (None, None)
         remark = f"{known[key]} in the case's 80 draws"
         aims.append(
             aim(f"squid: channel data alone, {key} [m/s]", float(value), low, high, n=len(speeds), reason=remark)
@@ -941,7 +943,7 @@ def squid(seeds: range, folder: Path | None) -> list[Aim]:
         data.append(uq.Observations.from_xarray(xr.DataArray(value, name=output)))
         noise[output] = uq.GaussianNoise(sd=sd)
         problem = uq.Calibration(chain, uq.Observations.concat(data), dict(noise))
-        posterior = problem.sample(uq.NUTS(draws=1000, tune=1000, chains=2), rng=1)
+        posterior = problem.sample(uq.SMC(), rng=1)
         through = posterior.predict(outputs=["axon.speed"]).draws["axon.speed"].values.ravel()
         exactly = quantiles(exact_speed[travels], weights[travels])
         mean = float(weights[travels] @ exact_speed[travels])
@@ -950,7 +952,8 @@ def squid(seeds: range, folder: Path | None) -> list[Aim]:
         words = "{:.1f} m/s, 95 % {:.1f} to {:.1f}"
         remark = (
             f"chain {words.format(*quantiles(through)[[1, 0, 2]])}; exactly {words.format(*exactly[[1, 0, 2]])}, "
-            f"weights worth {worth:.0f} draws; verdict {posterior.verdict.status}: {', '.join(one.name for one in posterior.verdict.warnings)}"
+            f"weights worth {worth:.0f} draws; verdict {posterior.verdict.status}: "
+            f"{', '.join(one.name for one in posterior.verdict.warnings)}"
         )
         room = IN_MARGIN + 2.0 * error
         label = f"squid: speed after the {step}"

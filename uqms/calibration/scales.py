@@ -84,10 +84,10 @@ def check_links(problem: "SingleCalibration") -> None:
         if one.outside > MASS_CUT_LIMIT:
             raise ExtrapolationError(
                 f"{one.outside:.1%} of what is passed on as {one.target!r} lies outside of [{one.low:g}, "
-                f"{one.high:g}], for which {one.member!r} was simulated; it reaches from {np.quantile(one.values, 0.001):g} to "
-                f"{np.quantile(one.values, 0.999):g}. Run {one.member!r} over what is passed on, "
-                f"chain.push_forward().design({one.member!r}, n), and fit it again; or narrow the prior; or pass "
-                "outside='extrapolate'."
+                f"{one.high:g}], for which {one.member!r} was simulated; it reaches from "
+                f"{np.quantile(one.values, 0.001):g} to {np.quantile(one.values, 0.999):g}. Run {one.member!r} over "
+                f"what is passed on, chain.push_forward().design({one.member!r}, n), and fit it again; or narrow the prior; or "
+                "pass outside='extrapolate'."
             )
 
 
