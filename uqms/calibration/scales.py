@@ -86,8 +86,8 @@ def check_links(problem: "SingleCalibration") -> None:
                 f"{one.outside:.1%} of what is passed on as {one.target!r} lies outside of [{one.low:g}, "
                 f"{one.high:g}], for which {one.member!r} was simulated; it reaches from "
                 f"{np.quantile(one.values, 0.001):g} to {np.quantile(one.values, 0.999):g}. Run {one.member!r} over "
-                f"what is passed on, chain.push_forward().design({one.member!r}, n), and fit it again; or narrow the prior; or "
-                "pass outside='extrapolate'."
+                f"what is passed on, chain.push_forward().design({one.member!r}, n), and fit it again; or narrow the "
+                "prior; or pass outside='extrapolate'."
             )
 
 
