@@ -491,9 +491,9 @@ for name, figure in figures.items():
 #   nothing. Where a coarse model needs a curve, link several of its values, ``uq.Link("patch.v", at={"ms": 1.0})``.
 # - **Cover what is passed on.** The runs of the coarse model have to reach as far as the outputs of the fine one.
 #   Compare the two, as above, before you fit.
-# - **Keep failures apart.** Where the fine model has no answer, a surrogate still gives one.
-#   ``Calibration(success=...)`` reads parameters of the chain only, and here failures depend on linked inputs. Compute
-#   the probability from predictions of the chain, as above.
+# - **Keep failures apart.** Where the fine model has no answer, a surrogate still gives one. Above, the probability of
+#   a failure is computed from predictions of the chain. ``Calibration(..., success={"patch": success})`` puts it into
+#   the verdict, and with ``failures="impossible"`` into the prior.
 # - **Check the end.** Run all scales at a few posterior draws and compare. Errors of the members add up.
 #
 # A chain does not apply when scales act on each other in a loop, or when a member is stochastic. uqms then raises an

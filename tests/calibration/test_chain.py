@@ -19,6 +19,8 @@ from uqms.calibration.answer import prior_dominated, uninformed
 from uqms.calibration.checks import Sampled
 from uqms.calibration.compiled import on_the_line, target
 from uqms.calibration.context import Context
+from uqms.calibration.scales import check_passed_on
+from uqms.calibration.verdict import prior_mass
 from uqms.errors import DataError, DataWarning, ExtrapolationError
 
 NOISE = {"cell.apd": uq.GaussianNoise(sd=0.05), "tissue.speed": uq.GaussianNoise(sd=uq.HalfNormal(0.2))}
@@ -197,6 +199,29 @@ def test_links_that_leave_the_box_are_refused() -> None:
         uq.Calibration(small, of_both(), NOISE)
     problem = uq.Calibration(small, of_both(), NOISE, outside="extrapolate")
     assert np.isfinite(problem.log_likelihood(noise_named(problem, THETA)))
+
+
+def test_the_verdict_tells_of_links_outside_of_the_box_at_the_posterior() -> None:
+    """Draws of g and h at which the cell passes on more than the tissue was simulated for, and others."""
+    small = uq.Chain(cell=cell(), tissue=tissue(upper=2.5), links={"tissue.apd": "cell.apd"})
+    problem = uq.Calibration(small, of_tissue(), uq.GaussianNoise(sd=0.1), outside="extrapolate")
+    rng = np.random.default_rng(3)
+    for g, status in ((0.2, "fail"), (0.95, "pass")):
+        theta = {"g": g + 0.02 * rng.random(400), "h": 0.05 + 0.02 * rng.random(400)}
+        passed = small.push_forward(theta, n=400).outside["tissue.apd"]
+        check = check_passed_on(problem, theta)
+        assert check is not None
+        assert check.status == status
+        assert check.value == pytest.approx(passed, abs=0.05)
+        assert apd(g + 0.01, 0.06) > 2.5 or status == "pass"
+        sampled = Sampled(theta, np.zeros(400, dtype=np.int64), (4, 100), (4, 100))
+        found = prior_mass(Context(problem, sampled), 0)
+        assert (found.status == "fail") == (status == "fail")
+        assert "of what is passed on there as 'tissue.apd' lies outside of [1, 2.5]" in found.message
+        if status == "fail":
+            assert "chain.push_forward(posterior.draws).design('tissue', n)" in found.remedy
+    alone = uq.Calibration(cell(), {"apd": 2.5}, uq.GaussianNoise(sd=0.1))
+    assert check_passed_on(alone, {"g": np.full(4, 0.5), "h": np.full(4, 0.5)}) is None
 
 
 # --- compiled ---------------------------------------------------------------------------------------------------------

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import xarray as xr
 from scipy.stats import kstest, norm
+from surrogates.members import linear
 
 import uqms as uq
 from uqms._typing import Array
 from uqms.calibration.bridge import LogSuccess, PythonOp
 from uqms.calibration.success import check_failures
 from uqms.errors import InputError
+from uqms.parameters import Box
 
 SPACE = uq.ParameterSpace(a=uq.Uniform(0.0, 2.0), b=uq.LogNormal(1.0, 0.5))
 GRID = 150
@@ -260,3 +262,90 @@ def test_what_cannot_be_meant(parts: tuple[Any, Any]) -> None:
 
     with pytest.raises(InputError, match=r"success depends on \['other'\]"):
         uq.Calibration(surrogate, data, noise, success=Elsewhere())  # type: ignore[arg-type]
+
+
+# -------------------------------------------------------------------------------------------------------------- chains
+@dataclass(frozen=True)
+class Bent:
+    """A probability of success that is a quadratic function of what is passed on."""
+
+    domain: Box = Box(("apd",), (-12.0,), (12.0,), ("identity",), ((True, True),))
+
+    def log_probability_at(self, u: Array) -> Array:
+        a = self.domain.from_unit(u)[..., 0]
+        return np.asarray(np.log(0.5 + 0.02 * a - 0.002 * a**2))
+
+
+def chain_of_linear_members() -> uq.Chain:
+    """Return y = 1.5 g + error of sd 0.3, of which the tissue takes y."""
+    parent = linear({"g": (-3.0, 3.0)}, "apd", {"g": 1.5}, 0.3)
+    child = linear({"apd": (-12.0, 12.0), "x": (0.0, 1.0)}, "speed", {"apd": -0.6, "x": 0.9}, 0.1, conditions=("x",))
+    return uq.Chain(cell=parent, tissue=child, links={"tissue.apd": "cell.apd"})
+
+
+def averaged(g: Array) -> Array:
+    """Return the mean of `Bent` over the error of the cell, in closed form."""
+    return np.asarray(0.5 + 0.02 * 1.5 * g - 0.002 * ((1.5 * g) ** 2 + 0.09))
+
+
+def of_a_chain(**settings: Any) -> uq.Calibration:
+    data = uq.Observations.from_xarray(xr.DataArray([0.4], dims="experiment", coords={"x": ("experiment", [0.5])},
+                                                    name="tissue.speed"), conditions=("x",))  # fmt: skip
+    return uq.Calibration(chain_of_linear_members(), data, uq.GaussianNoise(sd=0.5), **settings)
+
+
+def test_success_of_a_member_is_the_mean_over_what_is_passed_on() -> None:
+    calibration = of_a_chain(success={"tissue": Bent()})
+    assert calibration.success is not None
+    g = np.linspace(-2.5, 2.5, 7)
+    np.testing.assert_allclose(np.exp(calibration.success.log({"g": g})), averaged(g), rtol=1e-6)
+    for one in (-1.0, 0.7):
+        value, slope = calibration.success.log_and_slope(np.array([one]))
+        assert value == pytest.approx(np.log(averaged(np.array(one))), abs=1e-6)
+        assert slope[0] == pytest.approx((0.03 - 0.009 * one) / averaged(np.array(one)), rel=1e-4)
+    check = check_failures(calibration, {"g": g})
+    assert check is not None
+    assert check.value == pytest.approx(1.0 - averaged(g).mean(), rel=1e-6)
+
+
+def test_members_fail_independently_given_what_they_take() -> None:
+    at_the_cell = Bent(Box(("g",), (-3.0,), (3.0,), ("identity",), ((True, True),)))
+    calibration = of_a_chain(success={"tissue": Bent(), "cell": at_the_cell})
+    assert calibration.success is not None
+    g = np.linspace(-2.5, 2.5, 7)
+    expected = averaged(g) * (0.5 + 0.02 * g - 0.002 * g**2)
+    np.testing.assert_allclose(np.exp(calibration.success.log({"g": g})), expected, rtol=1e-6)
+
+
+def test_a_prior_is_conditioned_on_the_success_of_a_member() -> None:
+    calibration = of_a_chain(success={"tissue": Bent()}, failures="impossible")
+    g = np.linspace(-3.0, 3.0, 20_001)
+    mass = float(np.mean(averaged(g)))
+    assert calibration.conditioned_prior.allowed.share == pytest.approx(mass, abs=0.002)
+    some = {"g": np.array([-1.5, 0.3, 2.0])}
+    found = calibration.conditioned_prior.log_weight(some)
+    np.testing.assert_allclose(found, np.log(averaged(some["g"]) / mass), atol=0.01)
+    drawn = calibration.prior_draws(4000, 1)["g"]
+    weight = averaged(g) / averaged(g).sum()
+    assert drawn.mean() == pytest.approx(weight @ g, abs=4.0 * drawn.std() / np.sqrt(4000))
+
+
+def test_members_that_are_none_are_named() -> None:
+    with pytest.raises(InputError, match=r"success names \['heart'\]; .* among cell, tissue"):
+        of_a_chain(success={"heart": Bent()})
+    with pytest.raises(InputError, match=r"success of 'cell' depends on \['apd'\]; its inputs are g"):
+        of_a_chain(success={"cell": Bent()})
+    with pytest.raises(InputError, match=r"success\['tissue'\] is 3; give what"):
+        of_a_chain(success={"tissue": 3})
+    runs = table()
+    surrogate = uq.GaussianProcess(hyperparameters="point").fit(runs)
+    with pytest.raises(InputError, match="a mapping, which is for members of a uq.Chain"):
+        uq.Calibration(surrogate, {"y": 1.3}, uq.GaussianNoise(sd=0.15), success={"tissue": Bent()})
+    failed = replace(chain_of_linear_members().members["tissue"], attrs={"runs_failed": "3"})
+    other = uq.Chain(cell=chain_of_linear_members().members["cell"], tissue=failed, links={"tissue.apd": "cell.apd"})
+    space = uq.ParameterSpace(g=uq.Uniform(-3.0, 3.0))
+    calibration = uq.Calibration(other, {"tissue.speed": 0.4}, uq.GaussianNoise(sd=0.5), space=space, fixed={"x": 0.5})
+    note = check_failures(calibration, {"g": np.zeros(4)})
+    assert note is not None
+    assert "3 of 4 runs of 'tissue' gave no outputs" in note.message
+    assert "success={'tissue': uq.SuccessProbability().fit(ensemble)}" in note.remedy

@@ -144,3 +144,110 @@ def test_what_is_no_posterior_is_refused() -> None:
     before = sampled(uq.Calibration(one, xr.DataArray(0.4, name="y"), uq.GaussianNoise(sd=0.05)), 400, seed=1, size=400)
     with pytest.raises(InputError, match="GaussianProcessSurrogate in the place of a posterior"):
         uq.correct(one, simulated(uq.verification_design(before, 10, rng=1)))  # type: ignore[arg-type]
+
+
+# -------------------------------------------------------------------------------------------------------------- chains
+APDS = np.array([[0.05], [0.3], [0.6], [0.95]])
+
+
+def duration(theta: np.ndarray) -> np.ndarray:
+    """What the cell passes on, within the unit interval."""
+    return 0.25 + 0.2 * smooth(theta)
+
+
+def velocity(apd: np.ndarray) -> np.ndarray:
+    """What the tissue makes of it."""
+    return 2.0 * apd - 0.6 * np.sin(5.0 * apd)
+
+
+def linked(variance: float) -> uq.Chain:
+    cell = given_surrogate(X, duration(X), ell=0.5, variance=0.04 * variance)
+    tissue = given_surrogate(APDS, velocity(APDS), ell=0.5, variance=variance, names=("apd",))
+    return uq.Chain(cell=cell, tissue=tissue, links={"tissue.apd": "cell.y"})
+
+
+def both(theta: float) -> dict[str, np.ndarray]:
+    return {"cell.y": duration(np.asarray(theta)), "tissue.y": velocity(duration(np.asarray(theta)))}
+
+
+def kriged(x: np.ndarray, y: np.ndarray, at: np.ndarray, ell: float, variance: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and covariance of a process with a constant that is estimated, written out."""
+
+    def between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        r = np.sqrt(5.0) * np.abs(a[:, None] - b) / ell
+        return variance * (1.0 + r + r**2 / 3.0) * np.exp(-r)
+
+    inner, cross = np.linalg.inv(between(x, x) + 1e-12 * variance * np.eye(len(x))), between(x, at)
+    ones = np.ones(len(x))
+    precision = ones @ inner @ ones
+    constant = ones @ inner @ y / precision
+    rest = 1.0 - ones @ inner @ cross
+    covariance = between(at, at) - cross.T @ inner @ cross + np.outer(rest, rest) / precision
+    return constant + cross.T @ inner @ (y - constant), covariance
+
+
+def test_each_member_is_conditioned_on_what_it_was_given_and_gave() -> None:
+    chain, theta = linked(0.5), np.array([0.2, 0.5, 0.8])
+    design = uq.sobol(uq.ParameterSpace(theta=uq.Uniform(0.0, 1.0)), 8, rng=1).isel(run=slice(0, 3))
+    design["theta"] = ("run", theta, design["theta"].attrs)
+    new = with_runs(chain, uq.ensemble.build(design, both(theta)))
+    assert isinstance(new, uq.Chain)
+    at = np.array([0.1, 0.45, 0.9])
+    cases = {"cell": (X, duration(X), theta, 0.02), "tissue": (APDS, velocity(APDS), duration(theta), 0.5)}
+    for name, (runs, values, more, variance) in cases.items():
+        outputs = duration(more) if name == "cell" else velocity(more)
+        x, y = np.append(runs[:, 0], more), np.append(values[:, 0], outputs)
+        mean, covariance = kriged(x, y, at, 0.5, variance)
+        found = new.members[name].scores(at[:, None])
+        np.testing.assert_allclose(found.mean[0, :, 0], mean, atol=1e-7)
+        np.testing.assert_allclose(found.covariance[0, 0], covariance, atol=1e-7)
+
+
+def test_one_function_that_is_used_twice_learns_from_both_places() -> None:
+    x = np.linspace(0.0, 1.0, 4)[:, None]
+    step = given_surrogate(x, 0.8 * x * (1.5 - x), ell=0.6, names=("s",))
+    chain = uq.Chain(first=step, second=step, links={"second.s": "first.y"})
+    s = np.array([0.15, 0.5, 0.85])
+    once = 0.8 * s * (1.5 - s)
+    design = uq.sobol(uq.ParameterSpace(s=uq.Uniform(0.0, 1.0)), 8, rng=1).isel(run=slice(0, 3))
+    design["s"] = ("run", s, design["s"].attrs)
+    new = with_runs(chain, uq.ensemble.build(design, {"first.y": once, "second.y": 0.8 * once * (1.5 - once)}))
+    assert isinstance(new, uq.Chain)
+    assert new.members["first"] is new.members["second"]
+    at = np.append(x[:, 0], [*s, *once])
+    mean, covariance = kriged(at, 0.8 * at * (1.5 - at), np.array([0.4, 0.7]), 0.6, 1.0)
+    found = new.members["first"].scores(np.array([[0.4], [0.7]]))
+    np.testing.assert_allclose(found.mean[0, :, 0], mean, atol=1e-6)
+    np.testing.assert_allclose(found.covariance[0, 0], covariance, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_corrected_posterior_through_a_chain_is_that_of_the_linked_simulators() -> None:
+    data = xr.DataArray(0.06, name="tissue.y")
+    problem = uq.Calibration(linked(20.0), data, uq.GaussianNoise(sd=0.05))
+    assert problem.link_errors  # large errors of the cell are sampled, and are inputs of no simulator
+    before = problem.sample(uq.SMC(), rng=1)
+    run = problem.simulated.simulator(
+        cell=lambda theta: {"y": duration(np.asarray(theta))}, tissue=lambda apd: {"y": velocity(np.asarray(apd))}
+    )
+    runs = uq.run(run, uq.verification_design(before, 10, rng=1))
+    found = uq.correct(before, runs, sampler=uq.SMC(), rng=1)
+    theta = np.linspace(0.0, 1.0, 4001)
+    exact = np.exp(-0.5 * ((velocity(duration(theta)) - 0.06) / 0.05) ** 2)
+    exact /= exact.sum()
+    mean = exact @ theta
+    sd = np.sqrt(exact @ (theta - mean) ** 2)
+    draws, start = found.posterior.flat()["theta"], before.flat()["theta"]
+    assert abs(draws.mean() - mean) < 0.12 * sd, (draws.mean(), mean, start.mean())
+    assert draws.std() / sd == pytest.approx(1.0, abs=0.12)
+    assert abs(start.mean() - mean) > 0.3 * sd or abs(np.log(start.std() / sd)) > 0.3  # there was something to correct
+
+
+def test_a_member_that_cannot_be_conditioned_is_named() -> None:
+    chain = linked(0.5)
+    other = uq.Chain(cell=Plugged(chain.members["cell"]), tissue=chain.members["tissue"], links=chain.links)
+    problem = uq.Calibration(other, xr.DataArray(0.55, name="tissue.y"), uq.GaussianNoise(sd=0.05))
+    before = sampled(problem, 400, seed=1, size=400)
+    design = uq.verification_design(before, 10, rng=1)
+    with pytest.raises(InputError, match=r"Chain \(cell: Plugged, tissue: GaussianProcessSurrogate\) cannot be"):
+        uq.correct(before, uq.ensemble.build(design, both(design["theta"].values)), rng=1)

@@ -10,6 +10,7 @@ import scipy.signal
 import xarray as xr
 from calibration.problems import given_surrogate
 from calibration.test_predict import fabricated
+from surrogates.members import linear as linear_member
 
 import uqms as uq
 from uqms.calibration import Posterior
@@ -343,3 +344,69 @@ def test_what_cannot_be_meant_is_refused(calibrated):
         shapley_effects(surrogate, conditions={"x": 0.5}, groups={"g": ["a", "x"]})
     with pytest.raises(InputError, match="surrogate"):
         shapley_effects({"a": 1.0})
+
+
+# -------------------------------------------------------------------------------------------------------------- chains
+@pytest.fixture(scope="module")
+def through_a_chain() -> uq.Chain:
+    """y = 1.5 g + error(g), z = -0.6 y + 0.9 x + error(x)."""
+    cell = linear_member({"g": (-6.0, 6.0)}, "y", {"g": 1.5}, 0.3, ell={"g": 0.7})
+    box = {"x": (-6.0, 6.0), "y": (-12.0, 12.0)}
+    tissue = linear_member(box, "z", {"y": -0.6, "x": 0.9}, 0.1, ell={"x": 0.4})
+    return uq.Chain(cell=cell, tissue=tissue, links={"tissue.y": "cell.y"})
+
+
+def test_effects_through_a_chain_are_those_of_its_linear_function(through_a_chain):
+    covariance = np.array([[1.0, 0.7], [0.7, 1.0]])
+    space = uq.ParameterSpace(uq.MultivariateNormal(("g", "x"), mean=[0.0, 0.0], covariance=covariance))
+    result = shapley_effects(through_a_chain, space, rng=1, draws=16, outputs=["tissue.z"])
+    truth, _ = linear(np.array([-0.9, 0.9]), covariance)
+    found = result["tissue.z"]["Sh"].mean(LEAD).values
+    error = result.error()["tissue.z"]["Sh"]
+    total = np.sqrt((error**2).sum("source").values)
+    assert (np.abs(found - truth) < 4.0 * total).all()
+    assert (total < 0.15).all()
+    np.testing.assert_allclose(result["tissue.z"]["Sh"].sum("parameter"), 1.0, rtol=1e-9)
+    # The cell's output does not depend on x, which has its part by going along with g.
+    result = shapley_effects(through_a_chain, space, rng=1, draws=16, outputs=["cell.y"])
+    truth, _ = linear(np.array([1.5, 0.0]), covariance)
+    assert np.abs(result["cell.y"]["Sh"].mean(LEAD).values - truth).max() < 0.05
+
+
+def test_functions_of_a_chain_given_the_data_have_the_law_that_is_written_out(through_a_chain, monkeypatch):
+    """Scores of a chain have correlated errors: a measured speed tells of the cell."""
+    problem = uq.Calibration(through_a_chain, xr.DataArray(0.4, name="tissue.z"), uq.GaussianNoise(sd=0.05))
+    monkeypatch.setattr(
+        _errors_given_data, "thinned", lambda _, draws: (theta, np.zeros(draws, dtype=np.int64), np.zeros((draws, 0)))
+    )
+    theta = {"g": np.full(50, 0.4), "x": np.full(50, -0.3)}
+    box, observed = through_a_chain.domain, np.array([[0.4, -0.3]])
+    u = box.to_unit(np.array([[0.4, -0.3], [0.4, 1.0], [0.8, -0.3]]))
+    rng = np.random.default_rng(1)
+    posterior = fabricated(problem, {name: rng.normal(size=(2, 100)) for name in theta})
+    scores = np.concatenate([functions_given_data(posterior, u, 50, rng) for _ in range(80)])
+    joint = through_a_chain.scores(np.vstack([box.to_unit(observed), u]))
+    prior, mean = joint.joint[0], joint.mean[0].ravel()
+    h = np.zeros(8)
+    h[:2] = through_a_chain.decode("tissue.z").basis[0]
+    gain = prior @ h / (h @ prior @ h + 0.05**2)
+    expected = (mean + gain * (0.4 - h @ mean))[2:]
+    covariance = (prior - np.outer(gain, h @ prior))[2:, 2:]
+    sd, found = np.sqrt(np.maximum(np.diag(covariance), 1e-12)), scores.reshape(4000, 6)
+    assert (np.abs(found.mean(axis=0) - expected) < 4.5 * sd / np.sqrt(4000) + 1e-4).all()
+    tolerance = 5.0 * np.sqrt((covariance**2 + np.outer(sd**2, sd**2)) / 4000) + 1e-6
+    assert (np.abs(np.cov(found.T) - covariance) < tolerance).all()
+    assert prior[2, 2] > 2.0 * covariance[0, 0]  # what the speed tells of the cell
+
+
+def test_effects_of_a_posterior_through_a_chain(through_a_chain):
+    rng = np.random.default_rng(5)
+    z = rng.multivariate_normal([0.4, -0.3], [[0.04, 0.03], [0.03, 0.04]], size=(2, 300))
+    for expansion in ("first-order", "outputs"):
+        problem = uq.Calibration(
+            through_a_chain, xr.DataArray(0.4, name="tissue.z"), uq.GaussianNoise(sd=0.05), expansion=expansion
+        )
+        draws = {"g": z[..., 0], "x": z[..., 1]} | {name: rng.normal(size=(2, 300)) for name in problem.link_errors}
+        result = shapley_effects(fabricated(problem, draws), rng=1, draws=8, outputs=["tissue.z"])
+        assert result["tissue.z"]["Sh"].sizes == {"draw": 8, "bootstrap": 50, "parameter": 2}
+        np.testing.assert_allclose(result["tissue.z"]["Sh"].sum("parameter"), 1.0, rtol=1e-9)

@@ -73,7 +73,9 @@ class Calibration(Problem):
         that `refine` proposed: its box was put around an earlier posterior, so that the prior's mass outside of it
         carries no likelihood; the verdict fails when the posterior comes near an end of it.
     success
-        Where runs succeed, `SuccessProbability().fit(ensemble)`: the surrogate was trained on the successes alone.
+        Where runs succeed, `SuccessProbability().fit(ensemble)`: the surrogate was trained on the successes alone. Of a
+        `Chain`, for each member whose runs may fail, ``{"patch": SuccessProbability().fit(runs_of_patch)}``: linked
+        inputs are what is passed on, averaged over the error of the surrogates.
     failures
         With `success`: "report" (default) tells in summary and verdict how much of the posterior lies where runs fail;
         "impossible" says that what was measured cannot be where the simulator has no answer, as when the measured
@@ -177,7 +179,7 @@ class Calibration(Problem):
         constraints: str | Sequence[str] | None = None,
         derived: DerivedQuantities | None = None,
         outside: Literal["error", "extrapolate", "refined"] = "error",
-        success: "FittedProbability | None" = None,
+        success: "FittedProbability | Mapping[str, FittedProbability] | None" = None,
         failures: Literal["report", "impossible"] = "report",
         expansion: Expansion = "measured",
         missing: Literal["error", "drop"] = "error",

@@ -6,14 +6,17 @@ one: the cell there is the same.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from uqms._typing import Array
+from uqms.calibration.answer import OUTSIDE, OUTSIDE_FAIL
 from uqms.calibration.base import MASS_CUT_LIMIT
+from uqms.calibration.checks import Check, Status
+from uqms.calibration.context import evenly
 from uqms.calibration.observations import Observations
 from uqms.errors import PACKAGE, DataError, DataWarning, ExtrapolationError
 from uqms.surrogates.protocol import Surrogate, inputs_of
@@ -21,7 +24,7 @@ from uqms.surrogates.protocol import Surrogate, inputs_of
 if TYPE_CHECKING:
     from uqms.calibration.single import SingleCalibration
 
-__all__ = ["check_links", "warn_of_uninformed", "with_all_conditions"]
+__all__ = ["check_links", "check_passed_on", "warn_of_uninformed", "with_all_conditions"]
 
 DRAWS = 512  # of the prior
 
@@ -75,24 +78,72 @@ def check_links(problem: "SingleCalibration") -> None:
     ExtrapolationError
         With the design of that member that mends it.
     """
-    linked = getattr(problem.surrogate, "link_draws", None)
-    if linked is None or problem.outside == "extrapolate":
+    if problem.outside == "extrapolate":
         return
-    u = problem.unit_inputs(problem.prior_draws(DRAWS, 0))
-    drawn = linked(u.reshape(-1, u.shape[-1]), np.random.default_rng(0))
-    for target, values in drawn.items():
-        member, _, name = target.partition(".")
-        box = problem.surrogate.members[member].domain  # type: ignore[attr-defined]
-        low, high = box.lower[box.names.index(name)], box.upper[box.names.index(name)]
-        outside = float(np.mean((values < low) | (values > high)))
-        if outside > MASS_CUT_LIMIT:
+    for one in _passed_on(problem, problem.prior_draws(DRAWS, 0)):
+        if one.outside > MASS_CUT_LIMIT:
             raise ExtrapolationError(
-                f"{outside:.1%} of what is passed on as {target!r} lies outside of [{low:g}, {high:g}], for which "
-                f"{member!r} was simulated; it reaches from {np.quantile(values, 0.001):g} to "
-                f"{np.quantile(values, 0.999):g}. Run {member!r} over what is passed on, "
-                f"chain.push_forward().design({member!r}, n), and fit it again; or narrow the prior; or pass "
-                "outside='extrapolate'."
+                f"{one.outside:.1%} of what is passed on as {one.target!r} lies outside of [{one.low:g}, "
+                f"{one.high:g}], for which {one.member!r} was simulated; it reaches from "
+                f"{np.quantile(one.values, 0.001):g} to {np.quantile(one.values, 0.999):g}. Run {one.member!r} over "
+                f"what is passed on, chain.push_forward().design({one.member!r}, n), and fit it again; or narrow the "
+                "prior; or pass outside='extrapolate'."
             )
+
+
+def check_passed_on(problem: "SingleCalibration", theta: Mapping[str, Array]) -> Check | None:
+    """Judge what links pass on at posterior draws (S,), as a draw outside of the design box; None without links."""
+    picked = evenly(len(next(iter(theta.values()))), DRAWS)
+    found = _passed_on(problem, {name: values[picked] for name, values in theta.items()})
+    if not found:
+        return None
+    worst = max(found, key=lambda one: one.outside)
+    status: Status = "fail" if worst.outside > OUTSIDE_FAIL else "warn" if worst.outside > OUTSIDE else "pass"
+    message = (
+        f"{worst.outside:.2g} of what is passed on there as {worst.target!r} lies outside of "
+        f"[{worst.low:g}, {worst.high:g}], for which {worst.member!r} was simulated"
+    )
+    remedy = (
+        f"Run {worst.member!r} over what is passed on at the posterior, "
+        f"chain.push_forward(posterior.draws).design({worst.member!r}, n), fit it to all of its runs, and make the "
+        "chain again. Its surrogate extrapolates there."
+    )
+    return Check("prior mass cut", status, worst.outside, message, remedy)
+
+
+class _PassedOn(NamedTuple):
+    """What a link passes on, and the range that was simulated."""
+
+    target: str
+    values: Array
+    low: float
+    high: float
+
+    @property
+    def member(self) -> str:
+        """Name of the member that takes it."""
+        return self.target.partition(".")[0]
+
+    @property
+    def outside(self) -> float:
+        """Fraction outside of the range."""
+        return float(np.mean((self.values < self.low) | (self.values > self.high)))
+
+
+def _passed_on(problem: "SingleCalibration", theta: Mapping[str, Array]) -> list[_PassedOn]:
+    """Return what each link passes on at parameters, under the observed conditions; nothing where it is no chain."""
+    chain = problem.simulated
+    if not hasattr(chain, "link_draws"):
+        return []
+    names = problem.surrogate.domain.names  # errors of links are behind the chain's inputs, where they are sampled
+    u = problem.unit_inputs(theta)[..., [names.index(name) for name in chain.domain.names]]
+    found = []
+    for target, values in chain.link_draws(u.reshape(-1, u.shape[-1]), np.random.default_rng(0)).items():
+        member, _, name = target.partition(".")
+        box = chain.members[member].domain  # type: ignore[attr-defined]
+        j = box.names.index(name)
+        found.append(_PassedOn(target, values, box.lower[j], box.upper[j]))
+    return found
 
 
 def warn_of_uninformed(surrogate: Surrogate, observations: Observations, parameters: Sequence[str]) -> None:

@@ -106,7 +106,7 @@ class SingleCalibration(Calibration):
         constraints: str | Sequence[str] | None = None,
         derived: DerivedQuantities | None = None,
         outside: Literal["error", "extrapolate", "refined"] = "error",
-        success: "FittedProbability | None" = None,
+        success: "FittedProbability | Mapping[str, FittedProbability] | None" = None,
         failures: Literal["report", "impossible"] = "report",
         expansion: Expansion = "measured",
         missing: Literal["error", "drop"] = "error",

@@ -10,11 +10,13 @@ P           parameters that S depends on                                        
 
 A surrogate is trained on the runs that succeeded. Where runs fail it extrapolates, and contains no
 information on what the absence of an answer means. With failures="report" the posterior's mass in that region is
-reported; with "impossible" the prior is p(theta) S(theta) / Z, as what was measured did not fail.
+reported; with "impossible" the prior is p(theta) S(theta) / Z, as what was measured did not fail. Of members of a
+chain S is the mean over what their links pass on, `OfMembers`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -23,12 +25,13 @@ from uqms._typing import Array
 from uqms.calibration.checks import Check, Status
 from uqms.errors import InputError
 from uqms.parameters import Box
+from uqms.surrogates import Chain
 from uqms.surrogates.protocol import Surrogate
 
 if TYPE_CHECKING:
     from uqms.calibration.single import SingleCalibration
 
-__all__ = ["Success", "check_failures", "read_success"]
+__all__ = ["OfMembers", "Success", "check_failures", "read_success"]
 
 FAILING = 0.05  # of the posterior's mass, from which on the verdict warns
 STEP = 1e-4
@@ -92,6 +95,41 @@ class Success:
         return float(found[0]), (found[1 : 1 + self.box.d] - found[1 + self.box.d :]) / (2.0 * STEP), u
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class OfMembers:
+    """Probability that runs of some members of a chain give their outputs, by the inputs of the chain.
+
+    Members fail independently of each other given their inputs. What links pass on is uncertain: it is the mean over
+    the errors of the surrogates.
+    """
+
+    chain: Chain
+    members: Mapping[str, Any]  # FittedProbability, or of the user's own, of each that may fail
+
+    @cached_property
+    def domain(self) -> Box:
+        """The design box of those inputs of the chain that decide."""
+        decided = {name for member in self.members for name in self._decided(member)}
+        return self.chain.domain.select([name for name in self.chain.domain.names if name in decided])
+
+    def _decided(self, member: str) -> tuple[str, ...]:
+        return self.chain.inputs_of(f"{member}.{next(iter(self.chain.members[member].layouts))}")
+
+    def log_probability_at(self, u: Array) -> Array:
+        """Return the log probability (...) at inputs (..., d) of `domain` in its unit cube."""
+        names, rows = self.domain.names, np.asarray(u, dtype=np.float64).reshape(-1, self.domain.d)
+        whole = np.full((len(rows), self.chain.domain.d), 0.5)  # inputs that do not decide are anything
+        whole[:, [self.chain.domain.names.index(name) for name in names]] = rows
+        total = np.zeros(len(rows))
+        for member, fitted in self.members.items():
+            box, v = self.chain.members[member].domain, self.chain.member_inputs(member, whole)
+            x = np.asarray(box.from_unit(v))[..., [box.names.index(name) for name in fitted.domain.names]]
+            logs = np.asarray(fitted.log_probability_at(np.asarray(fitted.domain.to_unit(x))))
+            total += np.logaddexp.reduce(logs, axis=(0, 2)) - np.log(logs.shape[0] * logs.shape[2])
+        return total.reshape(np.shape(u)[:-1])
+
+
 def read_success(
     given: Any,
     surrogate: Surrogate,
@@ -109,11 +147,9 @@ def read_success(
     """
     if given is None:
         return None
-    if not isinstance(getattr(given, "domain", None), Box) or not callable(getattr(given, "log_probability_at", None)):
-        raise InputError(
-            f"success is {given!r}; give what uq.SuccessProbability().fit(ensemble) returns, with the ensemble that "
-            "the surrogate was trained on, failed runs included."
-        )
+    if isinstance(given, Mapping):
+        given = _of_members(given, getattr(surrogate, "chain", surrogate))
+    _check_fitted(given, "success")
     unknown = [name for name in given.domain.names if name not in surrogate.domain.names]
     if unknown:
         raise InputError(f"success depends on {unknown}; the surrogate's inputs are {list(surrogate.domain.names)}.")
@@ -123,21 +159,65 @@ def read_success(
     return Success(given, names, dict(fixed), condition_names, conditions)
 
 
+def _check_fitted(given: Any, name: str) -> None:
+    if not isinstance(getattr(given, "domain", None), Box) or not callable(getattr(given, "log_probability_at", None)):
+        raise InputError(
+            f"{name} is {given!r}; give what uq.SuccessProbability().fit(ensemble) returns, with the ensemble that "
+            "the surrogate was trained on, failed runs included."
+        )
+
+
+def _of_members(given: Mapping[str, Any], chain: Surrogate) -> OfMembers:
+    """Return the probability of success of members by the inputs of their chain.
+
+    Raises
+    ------
+    InputError
+        When it is no chain, or a name or an input is none of its members.
+    """
+    if not isinstance(chain, Chain):
+        raise InputError(
+            f"success is a mapping, which is for members of a uq.Chain, but the surrogate is a {type(chain).__name__}. "
+            "Give uq.SuccessProbability().fit(ensemble) itself."
+        )
+    unknown = [name for name in given if name not in chain.members]
+    if unknown or not given:
+        raise InputError(
+            f"success names {unknown or 'no member'}; give {{member: uq.SuccessProbability().fit(runs of it)}} with "
+            f"members among {', '.join(chain.members)}."
+        )
+    for name, fitted in given.items():
+        _check_fitted(fitted, f"success[{name!r}]")
+        names = chain.members[name].domain.names
+        if lost := [one for one in fitted.domain.names if one not in names]:
+            raise InputError(f"success of {name!r} depends on {lost}; its inputs are {', '.join(names)}.")
+    return OfMembers(chain, dict(given))
+
+
+def _failed(surrogate: Surrogate) -> tuple[int, int, str]:
+    """Return how many runs gave no outputs, how many there were, and of which member, of a chain the one with most."""
+    each = {"": surrogate} if not isinstance(surrogate, Chain) else dict(surrogate.members)
+    counts = {name: int(getattr(one, "attrs", {}).get("runs_failed", "0")) for name, one in each.items()}
+    most = max(counts, key=lambda name: counts[name])
+    return counts[most], counts[most] + int(getattr(each[most], "runs", 0)), most
+
+
 def check_failures(problem: "SingleCalibration", theta: Mapping[str, Array], kind: str = "one") -> Check | None:
     """Return how much of the posterior lies where runs fail; a note when nothing says where that is."""
     name = "failed runs"
     if problem.success is None:
-        failed = int(getattr(problem.surrogate, "attrs", {}).get("runs_failed", "0"))
+        failed, total, member = _failed(problem.simulated)
         if not failed:
             return None
-        total = failed + int(getattr(problem.surrogate, "runs", 0))
+        fitted = "uq.SuccessProbability().fit(ensemble)"
         return Check(
             name,
             "note",
             failed / total,
-            f"{failed} of {total} runs gave no outputs; the surrogate is trained on the others only",
+            f"{failed} of {total} runs{member and f' of {member!r}'} gave no outputs; "
+            "the surrogate is trained on the others only",
             (
-                "Use Calibration(..., success=uq.SuccessProbability().fit(ensemble)). Without it nothing"
+                f"Use Calibration(..., success={f'{{{member!r}: {fitted}}}' if member else fitted}). Without it nothing"
                 if kind == "one"
                 else f"{WHERE} Nothing else"
             )

@@ -12,7 +12,7 @@ from uqms._typing import Array, Ints
 from uqms.calibration import _latent_outputs
 from uqms.calibration.answer import check_prior_mass, covariance_left, log_priors, on_model_scale
 from uqms.calibration.base import Piece, Problem
-from uqms.calibration.checks import Check, Sampled, Status, Verdict
+from uqms.calibration.checks import ORDER, Check, Sampled, Status, Verdict
 from uqms.calibration.computation import check_modes, check_places
 from uqms.calibration.context import Context, Linearised, evenly
 from uqms.calibration.density import covariance_of, expected_outputs, noise_sd, prior_scale, slope_of_density
@@ -24,6 +24,7 @@ from uqms.calibration.markov import Chains, noise_of, only_noise
 from uqms.calibration.misfit import NOTED, check_misfit, check_validation, rough_simulator
 from uqms.calibration.progress import progress
 from uqms.calibration.reweighting import DRAWS, error_weight, reweighted_finite
+from uqms.calibration.scales import check_passed_on
 from uqms.calibration.success import check_failures
 from uqms.calibration.truncation import check_truncation
 from uqms.surrogates.kernels import Matern52
@@ -148,10 +149,15 @@ def edge(context: Context, i: int) -> Check | None:
 
 
 def prior_mass(context: Context, i: int) -> Check:
-    """Judge what of prior and posterior lies outside of the design box."""
-    if design_box(context.pieces[i].problem.surrogate) is None:
+    """Judge what of prior and posterior, and of what links of a chain pass on there, nothing was simulated for."""
+    piece = context.pieces[i]
+    if design_box(piece.problem.surrogate) is None:
         return Check("prior mass cut", "pass", 0.0, "there is no box: the simulator itself was used")
-    return check_prior_mass(context.pieces[i].problem, context.pieces[i].theta)
+    box, linked = check_prior_mass(piece.problem, piece.theta), check_passed_on(piece.problem, piece.theta)
+    if linked is None:
+        return box
+    worst = min((box, linked), key=lambda one: ORDER.index(one.status))
+    return replace(worst, message=f"{box.message}; {linked.message}")
 
 
 def failed_runs(context: Context, i: int) -> Check | None:

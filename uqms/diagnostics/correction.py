@@ -15,6 +15,7 @@ from uqms.calibration.samplers.sampler import Sampler
 from uqms.diagnostics.verification import Verification, verify, with_runs
 from uqms.ensemble import completed
 from uqms.errors import InputError
+from uqms.surrogates import Chain, Surrogate
 from uqms.surrogates.superposition import Superposition
 
 __all__ = ["Correction", "correct"]
@@ -99,7 +100,8 @@ def correct(
 
     Use it when `verify` or the verdict doubts the surrogate at the posterior and a handful of runs can be afforded, but
     not another round of `refine`: the surrogate is conditioned on these runs, and its variances become what their
-    errors show, larger or smaller.
+    errors show, larger or smaller. Of a chain the runs are those of ``chain.simulator(...)``, and each member is
+    corrected by what it was given and gave in them.
 
     Parameters
     ----------
@@ -146,10 +148,18 @@ def correct(
     if surrogate is None:
         more = " verify(...).summary() has weights that do it." if verification.weights is not None else ""
         raise InputError(
-            f"correct: this {type(problem.surrogate).__name__} cannot be conditioned on more runs with its "
+            f"correct: this {_named(problem.simulated)} cannot be conditioned on more runs with its "
             f"hyperparameters as they are.{more} Fit again with these runs (uq.ensemble.combine), and calibrate again."
         )
     given = problem.surrogate
     whole = replace(given, response=surrogate) if isinstance(given, Superposition) else surrogate
     corrected = problem.with_surrogate(whole).sample(sampler, rng=generator)
     return Correction.between(posterior, corrected, verification)
+
+
+def _named(surrogate: Surrogate) -> str:
+    """Return the type of a surrogate; of a chain those of its members too."""
+    name = type(surrogate).__name__
+    if not isinstance(surrogate, Chain):
+        return name
+    return f"{name} ({', '.join(f'{key}: {type(one).__name__}' for key, one in surrogate.members.items())})"

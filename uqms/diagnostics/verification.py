@@ -44,7 +44,7 @@ from uqms.calibration.simulator_runs import K_HAT, LEAST_DRAWS, MOST_POINTS, SPR
 from uqms.calibration.single import SingleCalibration
 from uqms.calibration.verdict import Verdict
 from uqms.errors import DataError, InputError
-from uqms.surrogates import GaussianProcessSurrogate, Validation, held_out
+from uqms.surrogates import Chain, GaussianProcessSurrogate, Validation, held_out
 from uqms.surrogates.process import average, condition
 from uqms.surrogates.superposition import Superposition
 from uqms.surrogates.training import Hyperparameters
@@ -229,7 +229,7 @@ class Verification:
     k_hat: float
     weights: Array | None
     more_runs: int | None
-    surrogate: GaussianProcessSurrogate | None
+    surrogate: GaussianProcessSurrogate | Chain | None
     failed: int
     posterior: Posterior
 
@@ -468,12 +468,36 @@ def _weights(ratio: Array) -> tuple[float, Array | None]:
 
 
 # ------------------------------------------------------------------------------------------------ with the new runs
-def with_runs(surrogate: object, runs: xr.Dataset, *, rescaled: bool = False) -> GaussianProcessSurrogate | None:
+def with_runs(
+    surrogate: object, runs: xr.Dataset, *, rescaled: bool = False
+) -> GaussianProcessSurrogate | Chain | None:
     """Return the surrogate conditioned on more runs, with its hyperparameters and bases; None where it cannot be.
 
     That is the case of noisy simulators, of cheap models, and of runs that are used in part. With `rescaled` variances
-    are those that the errors of the new runs show, see `_scales`: then it is a surrogate for where these are.
+    are those that the errors of the new runs show, see `_scales`: then it is a surrogate for where these are. Of a
+    chain each member is conditioned on what it was given and gave in the runs, in which its error is seen by itself.
     """
+    if isinstance(surrogate, Chain):
+        return _chain_with_runs(surrogate, runs, rescaled)
+    return _process_with_runs(surrogate, runs, rescaled)
+
+
+def _chain_with_runs(chain: Chain, runs: xr.Dataset, rescaled: bool) -> Chain | None:
+    found: dict[str, GaussianProcessSurrogate] = {}
+    for name, member in chain.members.items():
+        same = [one for one, other in chain.members.items() if other is member]
+        if same[0] in found:
+            found[name] = found[same[0]]
+            continue
+        own = xr.concat([chain.member_runs(runs, one) for one in same], "run", combine_attrs="override")
+        conditioned = _process_with_runs(member, own, rescaled)
+        if conditioned is None:
+            return None
+        found[name] = conditioned
+    return Chain(links=chain.links, **found)
+
+
+def _process_with_runs(surrogate: object, runs: xr.Dataset, rescaled: bool) -> GaussianProcessSurrogate | None:
     if not isinstance(surrogate, GaussianProcessSurrogate) or surrogate.physics or surrogate.noise:
         return None
     process = surrogate.process
@@ -549,7 +573,7 @@ def _scale(square: float, count: int) -> float:
 
 def _more_runs(
     problem: SingleCalibration,
-    surrogate: GaussianProcessSurrogate | None,
+    surrogate: GaussianProcessSurrogate | Chain | None,
     theta: Mapping[str, Array],
     ratio: Array,
     judged: pd.DataFrame,
@@ -565,7 +589,7 @@ def _more_runs(
         return 0
     if len(ratio) < LEAST_DRAWS:
         return LEAST_DRAWS - len(ratio)
-    if surrogate is None or not np.isfinite(ratio).all():
+    if not isinstance(surrogate, GaussianProcessSurrogate) or not np.isfinite(ratio).all():
         return None
     cells = problem.cells
     most = max(1, MOST_POINTS // cells.experiments)

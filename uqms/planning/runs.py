@@ -25,6 +25,7 @@ from uqms.calibration.population.subject_checks import prior_sd_of
 from uqms.calibration.posterior import Posterior, check_posterior
 from uqms.calibration.predict import make_grid
 from uqms.calibration.refinement import finite_draws, widened
+from uqms.calibration.success import OfMembers
 from uqms.calibration.verdict import has_no_error
 from uqms.errors import PACKAGE, ConvergenceWarning, InputError
 from uqms.parameters import Box
@@ -494,6 +495,8 @@ def _success(given: Any, kind: RunKind, source: Source, v: Array) -> Array:
     else:
         known = source.problem.success
         model = given if given is not None else None if known is None else known.fitted
+        if isinstance(model, OfMembers):
+            model = model.members.get(kind.label[0])
     if model is None:
         return np.ones(len(v))
     if not isinstance(getattr(model, "domain", None), Box) or not callable(getattr(model, "log_probability_at", None)):

@@ -51,8 +51,11 @@ def room_for(posterior: Posterior, draws: int) -> int:
 def _most(posterior: Posterior) -> int:
     """Return at how many points, observed ones included, a joint covariance fits into memory."""
     surrogate = posterior.single.surrogate
-    one = surrogate.scores(np.full((1, surrogate.domain.d), 0.5)).mean
-    return min(MOST, int(np.sqrt(ROOM / (one.shape[0] * one.shape[-1]))))
+    one = surrogate.scores(np.full((1, surrogate.domain.d), 0.5))
+    draws, q = int(one.mean.shape[0]), int(one.mean.shape[-1])
+    if one.correlated:
+        return min(MOST, int(np.sqrt(ROOM / draws))) // q
+    return min(MOST, int(np.sqrt(ROOM / (draws * q))))
 
 
 def _observed(problem: SingleCalibration) -> Ints:
@@ -87,17 +90,22 @@ def _through(
     (count, e, q), m = wanted.shape, len(u)
     found = surrogate.scores(np.vstack([u, observed.reshape(count * e, -1)]))
     out = np.empty((count, m, q))
+    # Scores whose errors are correlated are drawn together, as one of q times as many inputs.
+    covariance, g = (found.joint[:, None], q) if found.correlated else (found.covariance, 1)
     for one in np.unique(h):
         rows = np.flatnonzero(h == one)
-        for j in range(q):
-            mean, covariance = found.mean[one, :, j], found.covariance[one, j]
-            root = _root(covariance)
+        at = m + rows[:, None] * e + np.arange(e)  # (rows, E)
+        at = (at[..., None] * g + np.arange(g)).reshape(len(rows), e * g)
+        for j in range(covariance.shape[1]):
+            some, joint = slice(j * g, (j + 1) * g), covariance[one, j]
+            mean = found.mean[one, :, some].ravel()
+            root = _root(joint)
             f = mean + rng.standard_normal((len(rows), root.shape[1])) @ root.T
-            at = m + rows[:, None] * e + np.arange(e)  # (rows, E)
-            inner = np.linalg.pinv(covariance[at[:, :, None], at[:, None, :]], rcond=SMALLEST, hermitian=True)
-            off = wanted[rows, :, j] - np.take_along_axis(f, at, axis=1)
+            inner = np.linalg.pinv(joint[at[:, :, None], at[:, None, :]], rcond=SMALLEST, hermitian=True)
+            off = wanted[rows, :, some].reshape(len(rows), e * g) - np.take_along_axis(f, at, axis=1)
             gain = np.einsum("sef,sf->se", inner, off)
-            out[rows, :, j] = f[:, :m] + np.einsum("mse,se->sm", covariance[:m, at], gain)
+            drawn = f[:, : m * g] + np.einsum("mse,se->sm", joint[: m * g, at], gain)
+            out[rows, :, some] = drawn.reshape(len(rows), m, g)
     return out
 
 

@@ -48,6 +48,7 @@ from uqms.sensitivity._nearest_inputs import Neighbours, neighbours_of, unexplai
 from uqms.sensitivity._resampling import bayesian_weights, one_of
 from uqms.surrogates import GaussianProcessSurrogate, Surrogate
 from uqms.surrogates.protocol import fixed_rows
+from uqms.surrogates.sampled_chain import SampledChain
 
 __all__ = ["ShapleyEffects", "shapley_effects"]
 
@@ -263,8 +264,9 @@ def shapley_effects(
     who = "shapley_effects"
     if isinstance(surrogate, Posterior):
         inputs = surrogate if inputs is None else inputs
-        surrogate = surrogate.single.surrogate
-    surrogate = check_surrogate(surrogate, who)
+        given = surrogate.single.surrogate
+        surrogate = given.chain if isinstance(given, SampledChain) else given  # errors of links are no inputs
+    surrogate = check_surrogate(surrogate, who, independent=False)
     names = wanted_outputs(surrogate, outputs, who)
     for what, value, least in (("draws", draws, 2), ("bootstrap", bootstrap, 10)):
         check.whole(who, what, value, least=least)

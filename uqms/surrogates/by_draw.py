@@ -157,15 +157,14 @@ def joint_by_draw_reverse(block: Array, draws: Ints, v: Array, mean_bar: Array, 
 @compiled
 def means_by_draw_reverse(block: Array, draws: Ints, v: Array, mean_bar: Array) -> Array:
     """Return the derivative (H, N, d) of sum(mean * mean_bar) by v (H, N, d)."""
-    q, n, b = int(block[1]), int(block[2]), int(block[4])
+    q, n = int(block[1]), int(block[2])
     count, points, _ = v.shape
     out = np.zeros(v.shape)
-    kg, t, trend = np.empty((1, n)), np.zeros((1, n)), np.zeros((1, b))
-    column, nothing, none = np.empty(1), np.empty((0, 0)), np.zeros((1, 1))
+    kg, column, nothing = np.empty((1, n)), np.empty(1), np.empty((0, 0))
     for h in range(count):
         for i in range(points):
             for j in range(q):
                 forward(block, draws[h], j, v[h, i : i + 1], column, nothing, kg, nothing, nothing)
                 bar = mean_bar[h, i, j : j + 1].copy()
-                reverse(block, draws[h], j, v[h, i : i + 1], kg, t, trend, bar, none, out[h, i : i + 1])
+                reverse(block, draws[h], j, v[h, i : i + 1], kg, nothing, nothing, bar, nothing, out[h, i : i + 1])
     return out

@@ -353,6 +353,25 @@ class Chain(NamedSurrogate):
             found.append((self.order[uses[0]], (linked, kinds)))
         return joined(found)
 
+    def member_inputs(self, member: str, u: Array) -> Array:
+        """Return equally likely inputs (H, N, P, d) of a member in its unit cube at inputs u (N, d) of the chain.
+
+        Of L links they have the law of these, by the P = 2 L points of a rule of third degree: means of cubic functions
+        of the links are exact. A member without links has H = P = 1.
+        """
+        m, links = self.order.index(member), {m: (y, S) for m, y, S in self._graph.links(u)}
+        use = self._graph.uses[m]
+        y, covariance = links.get(m, (np.empty((1, len(u), 0)), np.empty((1, len(u), 0, 0))))
+        L = len(use.ports)
+        root = math.sqrt(L) * np.linalg.cholesky(covariance + np.diag([port.least**2 for port in use.ports]))
+        out = np.empty((*y.shape[:2], max(2 * L, 1), use.d))
+        for own in use.own:
+            out[..., own.column] = own.at(u[:, own.of_chain])[:, None]
+        for i, port in enumerate(use.ports):
+            ends = (y[..., i, None] + root[..., i, :], y[..., i, None] - root[..., i, :])
+            out[..., port.column] = port.at(np.concatenate(ends, axis=-1))
+        return out
+
     def run_inputs(self, u: Array, rng: np.random.Generator) -> dict[str, Array]:
         """Return inputs (N, d) of each member in its unit cube at inputs u (N, d) of the chain; links are drawn."""
         x, links, out = np.asarray(self.domain.from_unit(u)), self.link_draws(u, rng), {}

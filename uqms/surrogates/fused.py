@@ -236,7 +236,10 @@ def forward(
 def reverse(
     block: Array, h: int, j: int, u: Array, kg: Array, t: Array, v: Array, mean_bar: Array, cov_bar: Array, u_bar: Array
 ) -> None:
-    """Add to u_bar (k, d) the derivative of mean · mean_bar + covariance : cov_bar (cov_bar symmetric)."""
+    """Add to u_bar (k, d) the derivative of mean · mean_bar + covariance : cov_bar (cov_bar symmetric).
+
+    With an empty cov_bar only that of the mean, for which t and v are not read.
+    """
     q, n, d, b = int(block[1]), int(block[2]), int(block[3]), int(block[4])
     code, codes, terms = kernel_of(block)
     at = inputs_at(block)
@@ -272,7 +275,7 @@ def reverse(
             k_bar[i] = mean_bar[a] * alpha[i]
         for c in range(b):
             v_bar[c] = 0.0
-        for e in range(k):
+        for e in range(cov_bar.shape[0]):
             bar = 2.0 * cov_bar[a, e]
             if bar == 0.0:
                 continue
@@ -301,10 +304,11 @@ def reverse(
         first = second = -1
         for m in range(b):
             rho_bar = 0.0
-            for c in range(b):
-                rho_bar += root[c, m] * v_bar[c]
-            for i in range(n):
-                k_bar[i] -= solved[i, m] * rho_bar
+            if cov_bar.shape[0] > 0:
+                for c in range(b):
+                    rho_bar += root[c, m] * v_bar[c]
+                for i in range(n):
+                    k_bar[i] -= solved[i, m] * rho_bar
             rho_bar += mean_bar[a] * beta[m]
             if first >= 0:
                 u_bar[a, first] += rho_bar * u[a, second]
@@ -329,11 +333,19 @@ def reverse(
                 for i in range(n):
                     s += k_bar[i] * kg[a, i] * (z[a, c] - x[i, c])
                 z_bar[c] += s * inverse_ell[c] * inverse_ell[c]
-            if block[7] > 0.0:  # kappa again: only its slope was kept
+            if block[7] > 0.0 and code >= SINGLE:  # kappa again: only its slope was kept
                 for i in range(n):
                     by_amplitude += (
                         k_bar[i] * scale * composite_of(codes, terms, shares, each_inverse_ell, z[a], x[i], radials)
                     )
+            elif block[7] > 0.0:
+                for i in range(n):
+                    r2 = 0.0
+                    for c in range(d):
+                        step = (z[a, c] - x[i, c]) * inverse_ell[c]
+                        r2 += step * step
+                    kappa, _ = correlation_of(code, r2)
+                    by_amplitude += k_bar[i] * scale * kappa
         for c in range(d):
             u_bar[a, c] += z_bar[c]
         if block[6] > 0.0:

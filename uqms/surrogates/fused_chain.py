@@ -385,11 +385,12 @@ def _joint(block: Array, u: Array, T: Array, work: Array, of_functions: Ints, pa
     """Fill the parts from mean, T and the covariances of the functions."""
     c, K = HEADER + int(block[0]), u.shape[0]
     Q, M, F, S = int(block[c]), int(block[c + 2]), int(block[c + 3]), int(block[c + 4])
-    used, q = int(block[c + 8]), int(block[1])
+    q = int(block[1])
+    used = _used(block)
     N = K * q
     for a in range(K):
         for i in range(q):
-            parts[a * q + i] = work[a * Q + int(block[used + i])]
+            parts[a * q + i] = work[a * Q + used[i]]
     out = parts[N : N + N * N].reshape(N, N)
     out[:] = 0.0
     for f in range(F):
@@ -404,17 +405,19 @@ def _joint(block: Array, u: Array, T: Array, work: Array, of_functions: Ints, pa
                 other = int(block[c + 5]) + o * USE
                 if int(block[other]) != f:
                     continue
+                first, second = int(block[one + 2]), int(block[other + 2])
+                rows, columns = int(block[one + 8]) * K, int(block[other + 8]) * K
                 for j in range(size):
-                    e, g = int(block[one + 2]) + j, int(block[other + 2]) + j
+                    e, g = first + j, second + j
                     for a in range(K):
                         for i in range(q):
-                            w = T[a, int(block[used + i]), e]
+                            w = T[a, used[i], e]
                             if w == 0.0:
                                 continue
                             for k in range(K):
-                                s = w * covariance[j, int(block[one + 8]) * K + a, int(block[other + 8]) * K + k]
+                                s = w * covariance[j, rows + a, columns + k]
                                 for r in range(q):
-                                    out[a * q + i, k * q + r] += s * T[k, int(block[used + r]), g]
+                                    out[a * q + i, k * q + r] += s * T[k, used[r], g]
     for s in range(S):
         row = int(block[c + 7]) + s * SOURCE
         first, count = int(block[row + 1]), int(block[row + 2])
@@ -425,8 +428,17 @@ def _joint(block: Array, u: Array, T: Array, work: Array, of_functions: Ints, pa
                 for e in range(first, first + count):
                     for i in range(q):
                         for r in range(q):
-                            w = T[a, int(block[used + i]), e] * T[k, int(block[used + r]), e]
+                            w = T[a, used[i], e] * T[k, used[r], e]
                             out[a * q + i, k * q + r] += w
+
+
+@compiled
+def _used(block: Array) -> Ints:
+    """Return which of all scores are used."""
+    at, out = int(block[HEADER + int(block[0]) + 8]), np.empty(int(block[1]), np.int64)
+    for i in range(len(out)):
+        out[i] = int(block[at + i])
+    return out
 
 
 @compiled
@@ -449,14 +461,15 @@ def linked_reverse(block: Array, h: int, u: Array, parts_bar: Array, work: Array
     _places(block, K, of_uses, of_functions)
     T = work[K * Q : K * Q + K * Q * R].reshape(K, Q, R)
     local = work[K * Q + K * Q * R : K * Q + K * Q * R + K * R * R].reshape(K, R, R)
-    used, q_used = int(block[c + 8]), int(block[1])
+    q_used = int(block[1])
+    used = _used(block)
     N = K * q_used
     bar = parts_bar[N : N + N * N].reshape(N, N)
     mean_bar, T_bar, local_bar = np.zeros((K, Q)), np.zeros((K, Q, R)), np.zeros((K, R, R))
     slope, slopes = np.empty(1), np.empty(2)
     for a in range(K):
         for i in range(q_used):
-            mean_bar[a, int(block[used + i])] += parts_bar[a * q_used + i]
+            mean_bar[a, used[i]] += parts_bar[a * q_used + i]
     # The covariances of all functions, one behind the other.
     starts, total = np.empty(F + 1, np.int64), 0
     for f in range(F):
@@ -478,21 +491,22 @@ def linked_reverse(block: Array, h: int, u: Array, parts_bar: Array, work: Array
                 other = int(block[c + 5]) + o * USE
                 if int(block[other]) != f:
                     continue
+                first, second = int(block[one + 2]), int(block[other + 2])
+                rows, columns = int(block[one + 8]) * K, int(block[other + 8]) * K
                 for j in range(size):
-                    e, g = int(block[one + 2]) + j, int(block[other + 2]) + j
+                    e, g = first + j, second + j
                     for a in range(K):
                         for k in range(K):
-                            C = covariance[j, int(block[one + 8]) * K + a, int(block[other + 8]) * K + k]
+                            C = covariance[j, rows + a, columns + k]
                             whole = 0.0
                             for i in range(q_used):
                                 s = 0.0
                                 for r in range(q_used):
                                     both = bar[a * q_used + i, k * q_used + r] + bar[k * q_used + r, a * q_used + i]
-                                    s += 0.5 * both * T[k, int(block[used + r]), g]
-                                at = int(block[used + i])
-                                whole += T[a, at, e] * s
-                                T_bar[a, at, e] += 2.0 * C * s
-                            own_bar[j, int(block[one + 8]) * K + a, int(block[other + 8]) * K + k] = whole
+                                    s += 0.5 * both * T[k, used[r], g]
+                                whole += T[a, used[i], e] * s
+                                T_bar[a, used[i], e] += 2.0 * C * s
+                            own_bar[j, rows + a, columns + k] = whole
     for s in range(S):
         row = int(block[c + 7]) + s * SOURCE
         first, count = int(block[row + 1]), int(block[row + 2])
@@ -504,7 +518,7 @@ def linked_reverse(block: Array, h: int, u: Array, parts_bar: Array, work: Array
                     for r in range(q_used):
                         both = bar[a * q_used + i, k * q_used + r] + bar[k * q_used + r, a * q_used + i]
                         for e in range(first, first + count):
-                            T_bar[a, int(block[used + i]), e] += both * T[k, int(block[used + r]), e]
+                            T_bar[a, used[i], e] += both * T[k, used[r], e]
     for m in range(M - 1, -1, -1):
         row = int(block[c + 5]) + m * USE
         f, d, first, q = int(block[row]), int(block[row + 1]), int(block[row + 2]), int(block[row + 3])
@@ -613,10 +627,10 @@ def linked_reverse(block: Array, h: int, u: Array, parts_bar: Array, work: Array
                     s = slope_bar[i % L, j] / (2.0 * ROOT3)
                     found_bar[j, a * 2 * L + i] = mean_bar[a, first + j] / 6.0 + (s if i < L else -s)
         flat, flat_bar = outer.reshape(points, d), np.zeros((points, d))
-        zeros, trend1 = np.zeros((points, points)), np.zeros((points, b))  # of a covariance, which is not asked for
+        none = np.empty((0, 0))
         for j in range(q):
             kg = work[at_use[7] + j * points * n : at_use[7] + (j + 1) * points * n].reshape(points, n)
-            score_reverse(process, draw, j, flat, kg, kg, trend1, found_bar[j], zeros, flat_bar)
+            score_reverse(process, draw, j, flat, kg, none, none, found_bar[j], none, flat_bar)
         P_bar, half, y_bar = np.empty((L, L)), np.empty((L, L)), np.empty(L)
         for a in range(K):
             C, A_bar, C_bar = C_all[a], A_bars[a], C_bars[a]
