@@ -82,17 +82,9 @@ def test_every_public_function_and_class_is_marked() -> None:
 
 
 def test_all_mistakes_of_the_first_hour_end_in_errors_that_name_the_fix() -> None:
-    groups = (
-        first_hour.priors,
-        first_hour.designs,
-        first_hour.runs,
-        first_hour.surrogates,
-        first_hour.calibrations,
-        first_hour.posteriors,
-    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        outcomes = [first_hour.judged(one) for several in groups for one in several()]
+        outcomes = [first_hour.judged(one) for several in first_hour.GROUPS for one in several()]
     assert len(outcomes) >= first_hour.FEWEST
     assert [one for one in outcomes if not (one.ours and one.helps)] == []
 

@@ -124,7 +124,8 @@ class RunPlan:
             lines.append(f"  first: {kind}{at}: {first['gain']:.1%} of the variance for a cost of {first['cost']:.3g}")
             half = int(np.searchsorted(np.cumsum(self.table["gain"]), 0.5 * self.table["gain"].sum())) + 1
             if len(self) > 2:
-                lines.append(f"  half of the predicted gain is that of the first {half} of {len(self)} runs")
+                runs = "run has" if half == 1 else f"{half} runs have"
+                lines.append(f"  of these {len(self)} runs, the first {runs} half of the predicted gain")
         if self.stopped:
             lines.append(f"  {self.stopped}")
         return "\n".join(lines + [f"  {note}" for note in self.notes])
@@ -159,7 +160,7 @@ def next_runs(
     Parameters
     ----------
     posterior
-        That of the runs there are.
+        Posterior that was made from the runs so far.
     n
         Number of runs at most.
     cost
@@ -184,7 +185,7 @@ def next_runs(
         How many points of each simulator are compared.
     replicates
         Whether runs may be repeated, so that the noise of a stochastic simulator averages out. By default where the
-        surrogate has learned from replicates. A second run of a deterministic simulator tells nothing.
+        surrogate has learned from replicates. A second run of a deterministic simulator adds no information.
     rng
         Whole number or generator.
 

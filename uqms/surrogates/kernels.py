@@ -552,7 +552,7 @@ class Product(Stationary):
 @final
 @dataclass(frozen=True)
 class Sum(Stationary):
-    """Sum of kernels or products of them, each with its own length scales and share of the variance; write it with `+`.
+    """Sum of kernels or products of them, each with its own length scales and variance; write it with `+`.
 
     Use it where a smooth trend over the whole box carries a rougher, shorter variation. Each part adds d + 1
     hyperparameters, so it wants many runs: compare it with a single kernel before you trust it.
