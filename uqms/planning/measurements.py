@@ -11,7 +11,7 @@ from uqms import _checks as check
 from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
-from uqms.calibration.base import Derived
+from uqms.calibration.base import Derived, Problem
 from uqms.calibration.context import evenly
 from uqms.errors import InputError
 from uqms.planning.before_data import PriorDraws
@@ -203,6 +203,11 @@ def forecaster(given: Any, draws: int, subject: str | None = None) -> Forecaster
         return OfSubject(given)
     problem = getattr(given, "problem", None)
     if problem is None or not hasattr(given, "tree"):
+        if isinstance(given, Problem):
+            raise InputError(
+                "next_experiment: got a calibration; give its posterior, problem.sample(rng=1), or before any data "
+                "uq.prior_of(problem)."
+            )
         raise InputError(
             f"next_experiment: got a {type(given).__name__}; give a posterior, what posterior.new_subject(...) "
             "returns, or before any data uq.prior_of(calibration)."
@@ -286,7 +291,10 @@ def _losses(known: Mapping[str, Array], losses: Any, S: int) -> Array:
     if losses is None:
         return np.zeros((S, 0))
     if not isinstance(losses, Mapping) or len(losses) < 2:
-        raise InputError("next_experiment: losses is a mapping of two actions or more to functions of the draws.")
+        raise InputError(
+            "next_experiment: losses is a mapping of two actions or more to functions of the draws, such as "
+            "losses={'treat': lambda p: 1.0 + 0.0 * p['a'], 'wait': lambda p: p['a']}."
+        )
     return np.column_stack([_evaluated(name, function, known, S) for name, function in losses.items()])
 
 

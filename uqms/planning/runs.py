@@ -477,6 +477,8 @@ def _costs(offered: list[Candidates], given: Mapping[str, float] | float | None)
         found, unknown = [given] * len(labels) if len(labels) == 1 else [None] * len(labels), []
     right = [isinstance(one, int | float) and not isinstance(one, bool) and 0.0 < one < math.inf for one in found]
     if unknown or not all(right):
+        if labels == [""]:
+            raise InputError(f"next_runs: cost is {given!r}; there is one kind of run, give its cost: cost=1.0.")
         raise InputError(
             f"next_runs: cost is {given!r}; give a positive number for each kind of run: "
             f"cost={dict.fromkeys(labels, 1.0)}."

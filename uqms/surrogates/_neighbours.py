@@ -7,7 +7,7 @@ u_a         input a; N_a its m runs, F_a their trend functions             (d,),
 K, k        correlation of the runs (with nugget), of runs and input       (m, m), (m,)
 lambda      K^-1 (k - F M (F' K^-1 k - t)), M = (F' K^-1 F)^-1             (m,)
 P, Q        lambda = P k + Q t: K^-1 - Q F' K^-1 and K^-1 F M              (m, m), (m, b)
-error       e(u) = f(u) - lambda' y(N), for any trend       
+error       e(u) = f(u) - lambda' y(N), for any trend
 SS          (y - F beta)' K^-1 (y - F beta): roughness of the output near u scalar
 s2_a        s2 (nu + SS_a / typical) / (nu + m - b): smaller where the     scalar
             output is smooth
