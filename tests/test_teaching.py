@@ -98,6 +98,15 @@ def test_names_that_do_not_exist() -> None:
     assert dir(uq) == sorted(uq.__all__)
 
 
+def test_results_name_what_they_have() -> None:
+    regimen = uq.Regimen.single(1.0)
+    with pytest.raises(UnknownNameError, match=r"Regimen has no 'amunts'; did you mean amounts"):
+        regimen.amunts  # noqa: B018
+    with pytest.raises(UnknownNameError, match=r"Link has no 'zzz'; it has at, output, weights\."):
+        uq.Link("cell.apd").zzz  # noqa: B018
+    assert not hasattr(regimen, "_private")
+
+
 def test_a_calibration_lists_what_is_public() -> None:
     problem = first_hour.problem()
     assert {"sample", "priors", "log_likelihood", "observations", "limitations"} <= set(dir(problem))
