@@ -316,7 +316,7 @@ def differences_from(
             )
     bodies, mine = _bodies(text), _bodies(again)
     missing = [name for section in page.sections.values() for name in section if name not in given]
-    left = ["the author's own words (title, question, limitations, ...), which no object has"]
+    left = ["your own texts (title, question, limitations, ...), which are in no object"]
     for key, names in page.sections.items():
         lacking = [] if key in ALWAYS else [name for name in names if name not in given]
         if key == "integrity":
