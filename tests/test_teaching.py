@@ -103,7 +103,7 @@ def test_results_name_what_they_have() -> None:
     with pytest.raises(UnknownNameError, match=r"Regimen has no 'amunts'; did you mean amounts"):
         regimen.amunts  # noqa: B018
     with pytest.raises(UnknownNameError, match=r"Link has no 'zzz'; it has at, output, weights\."):
-        uq.Link("cell.apd").zzz  # noqa: B018
+        uq.Link("cell.apd", at={"time": 1.0}).zzz  # noqa: B018
     assert not hasattr(regimen, "_private")
 
 

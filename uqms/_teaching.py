@@ -220,9 +220,8 @@ def taught[T](target: T) -> T:
 def _unknown(self: object, name: str) -> Any:
     """Raise the error of an attribute that does not exist, with what is meant."""
     cls = type(self)
-    error = missing(cls, cls.__name__, name, NAMES.get(cls.__name__, {}))
-    public = [one for one in dir(cls) if not one.startswith("_")]
-    public += [one for one in vars(self) if not one.startswith("_") and one not in public]
+    public = [one for one in {*dir(cls), *getattr(self, "__dict__", ())} if not one.startswith("_")]
+    error = missing(cls, cls.__name__, name, NAMES.get(cls.__name__, {}), public)
     if isinstance(error, UnknownNameError) and str(error).endswith(f"has no {name!r}.") and len(public) <= MOST_NAMES:
         return _raised(UnknownNameError(f"{cls.__name__} has no {name!r}; it has {', '.join(sorted(public))}."))
     return _raised(error)

@@ -160,11 +160,11 @@ def test_evidence_is_shown_by_what_it_offers(tmp_path: Path) -> None:
 
 def test_candidates_of_a_next_experiment_are_not_shown_a_second_time(tmp_path: Path) -> None:
     posterior = studies.direct()
-    times = posterior.problem.observations.coords["time"]
-    ideas = uq.candidates(outputs="amount", coords={"time": np.unique(times)[:3]})
+    dim, times = next(iter(posterior.problem.observations.coords.items()))
+    ideas = uq.candidates(outputs="amount", coords={dim: np.unique(times)[:3]})
     best = uq.next_experiment(posterior, ideas, size=1, draws=100, rng=1)
     text, page = written(posterior, tmp_path, next_experiment=best)
-    assert float(page.data["next_experiment.table:#2:gain"]) == best.table["gain"].iloc[2]
+    assert float(page.data["next_experiment:table:#2:gain"]) == best.table["gain"].iloc[2]
     assert float(page.data["next_experiment:gain"]) == best.gain
     assert "candidate measurements" not in text
 

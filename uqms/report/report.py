@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -279,7 +279,8 @@ def _check_results(argument: str, given: Any) -> None:
             raise InputError(
                 f"credibility_report: {where} is a posterior; give a result made from it, such as posterior.predict()."
             )
-        if not isinstance(one, pd.DataFrame) and not any(hasattr(one, offer) for offer in (*TABLES, "interval")):
+        offers = isinstance(one, pd.DataFrame) or any(hasattr(one, offer) for offer in (*TABLES, "interval"))
+        if not (offers or is_dataclass(one)):
             raise InputError(
                 f"credibility_report: {where} is a {type(one).__name__}; give a pandas DataFrame, or a result of uqms "
                 "with a table, such as uq.sobol_indices(surrogate) or posterior.predict()."
