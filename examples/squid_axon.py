@@ -31,12 +31,18 @@ from scipy.linalg import solve_banded
 import uqms as uq
 
 SHORT = os.environ.get("UQMS_EXAMPLES_SHORT") == "1"
-RUNS = {"channel": 48, "patch": 64, "axon": 24} if SHORT else {"channel": 96, "patch": 96, "axon": 32}
+RUNS = (
+    {"channel": 48, "patch": 64, "axon": 24}
+    if SHORT
+    else {"channel": 96, "patch": 96, "axon": 32}
+)
 DRAWS = 400 if SHORT else 1500
 RESULTS = Path(os.environ.get("UQMS_RESULTS", "results")) / "squid_axon"
 RESULTS.mkdir(parents=True, exist_ok=True)
 if SHORT:
-    print(f"Short form: {RUNS} runs and 4 x {DRAWS} draws; the whole script takes 96, 96 and 32 runs, 4 x 1500 draws.")
+    print(
+        f"Short form: {RUNS} runs and 4 x {DRAWS} draws; the whole script takes 96, 96 and 32 runs, 4 x 1500 draws."
+    )
 
 # %%
 # The channel
@@ -46,7 +52,10 @@ if SHORT:
 # and stays there, so each gate approaches its new state exponentially, with a time constant.
 
 STEP = 63.0  # mV, the clamped depolarisation
-CLOCK = np.concatenate([np.linspace(0.0, 2.0, 21), np.linspace(2.25, 4.0, 8), np.linspace(4.5, 10.0, 12)])  # ms
+# ms
+CLOCK = np.concatenate(
+    [np.linspace(0.0, 2.0, 21), np.linspace(2.25, 4.0, 8), np.linspace(4.5, 10.0, 12)]
+)
 COLD, WARM, GAS = 279.45, 291.65, 8.314e-3  # K: 6.3 and 18.5 °C; kJ/(mol K)
 
 
@@ -57,8 +66,16 @@ def ramp(x):
 
 def rates(v):
     """Return opening and closing rates (1/ms) of m, h and n at 6.3 °C, as published."""
-    opening = [ramp((25.0 - v) / 10.0), 0.07 * np.exp(-v / 20.0), 0.1 * ramp((10.0 - v) / 10.0)]
-    closing = [4.0 * np.exp(-v / 18.0), 1.0 / (np.exp((30.0 - v) / 10.0) + 1.0), 0.125 * np.exp(-v / 80.0)]
+    opening = [
+        ramp((25.0 - v) / 10.0),
+        0.07 * np.exp(-v / 20.0),
+        0.1 * ramp((10.0 - v) / 10.0),
+    ]
+    closing = [
+        4.0 * np.exp(-v / 18.0),
+        1.0 / (np.exp((30.0 - v) / 10.0) + 1.0),
+        0.125 * np.exp(-v / 80.0),
+    ]
     return np.array(opening), np.array(closing)
 
 
@@ -71,12 +88,14 @@ REST = open_fraction(0.0)  # of m, h and n
 
 
 def clamp(g_na, g_k, rate_m, rate_h, rate_n, barrier):
-    """Return conductances (mS/cm²) after a step at 6.3 °C, and the time constants (ms) of the gates at 18.5 °C."""
+    """Return conductances (mS/cm²) at 6.3 °C, and time constants (ms) at 18.5 °C."""
     rate = np.sum(rates(STEP), axis=0) * np.array([rate_m, rate_h, rate_n])
     end = open_fraction(STEP)
     m, h, n = (end + (REST - end) * np.exp(-rate * CLOCK[:, None])).T
     tau = np.exp(-barrier / GAS * (1.0 / COLD - 1.0 / WARM)) / rate
-    return {"sodium": g_na * m**3 * h, "potassium": g_k * n**4} | dict(zip(TAUS, tau, strict=True))
+    return {"sodium": g_na * m**3 * h, "potassium": g_k * n**4} | dict(
+        zip(TAUS, tau, strict=True)
+    )
 
 
 TAUS = ("tau_m", "tau_h", "tau_n")
@@ -116,10 +135,12 @@ def ionic(v, gates, g_na, g_k):
 
 
 def gating(v, gates, taus):
-    """Return the change of the gates (1/ms): published voltage dependence, time constants at the clamp as given."""
+    """Return the change of the gates (1/ms), for given time constants at the clamp."""
     opening, closing = rates(v)
     speed = 1.0 / (np.sum(rates(STEP), axis=0) * np.array(taus))
-    return speed.reshape(3, *(1,) * np.ndim(v)) * (opening * (1.0 - gates) - closing * gates)
+    return speed.reshape(3, *(1,) * np.ndim(v)) * (
+        opening * (1.0 - gates) - closing * gates
+    )
 
 
 def foot(change, low=1.0, high=100.0, step=0.012):
@@ -132,14 +153,19 @@ def foot(change, low=1.0, high=100.0, step=0.012):
 
     for _ in range(5):
         k = np.geomspace(low, high, 16)
-        state = np.concatenate([[np.full(16, 0.1), 0.1 * k], np.repeat(REST[:, None], 16, axis=1)])
+        state = np.concatenate(
+            [[np.full(16, 0.1), 0.1 * k], np.repeat(REST[:, None], 16, axis=1)]
+        )
         within = np.full(16, True)
-        for _ in range(2500):  # Runge-Kutta steps, until each solution has left what a membrane can do
+        # Runge-Kutta steps, until each solution has left what a membrane can do
+        for _ in range(2500):
             a = wave(state)
             b = wave(state + 0.5 * step * a)
             c = wave(state + 0.5 * step * b)
             d = wave(state + step * c)
-            state = np.where(within, state + step / 6.0 * (a + 2.0 * b + 2.0 * c + d), state)
+            state = np.where(
+                within, state + step / 6.0 * (a + 2.0 * b + 2.0 * c + d), state
+            )
             within = (state[0] > -13.0) & (state[0] < 130.0)
             if not within.any():
                 break
@@ -154,13 +180,17 @@ def action_potential(g_na, g_k, tau_m, tau_h, tau_n, capacitance):
     """Return height (mV) and steepest rise (V/s) of a patch's action potential, and K (1/ms)."""
 
     def change(v, gates):
-        return -ionic(v, gates, g_na, g_k) / capacitance, gating(v, gates, (tau_m, tau_h, tau_n))
+        return -ionic(v, gates, g_na, g_k) / capacitance, gating(
+            v, gates, (tau_m, tau_h, tau_n)
+        )
 
     def patch(t, state):
         return np.append(*change(state[0], state[1:]))
 
     times, start = np.linspace(0.0, 8.0, 8001), [30.0, *REST]
-    solution = solve_ivp(patch, (0.0, 8.0), start, method="LSODA", t_eval=times, rtol=1e-8, atol=1e-8).y
+    solution = solve_ivp(
+        patch, (0.0, 8.0), start, method="LSODA", t_eval=times, rtol=1e-8, atol=1e-8
+    ).y
     peak = solution[0].max()
     if peak < 40.0:
         raise RuntimeError("the shock causes no action potential")
@@ -187,10 +217,20 @@ def conduct(foot, capacitance, radius, resistivity):
 
 axon = uq.FunctionSimulator(conduct, outputs={"speed": ()}, units={"speed": "m/s"})
 
-KNOWN = {"g_na": 120.0, "g_k": 36.0, "rate_m": 1.0, "rate_h": 1.0, "rate_n": 1.0, "barrier": 74.4}  # of 1952
+# of 1952
+KNOWN = {
+    "g_na": 120.0,
+    "g_k": 36.0,
+    "rate_m": 1.0,
+    "rate_h": 1.0,
+    "rate_n": 1.0,
+    "barrier": 74.4,
+}
 tau = {name: float(value) for name, value in clamp(**KNOWN).items() if name in TAUS}
 spike = action_potential(g_na=120.0, g_k=36.0, **tau, capacitance=1.0)
-print(f"K = {spike['foot']:.2f} per ms: {conduct(spike['foot'], 1.0, 0.0238, 35.4):.2f} m/s with the values of 1952")
+print(
+    f"K = {spike['foot']:.2f} per ms: {conduct(spike['foot'], 1.0, 0.0238, 35.4):.2f} m/s with the values of 1952"
+)
 
 # %%
 # Parameters and runs
@@ -202,8 +242,12 @@ print(f"K = {spike['foot']:.2f} per ms: {conduct(spike['foot'], 1.0, 0.0238, 35.
 # ``tau_m``, ``tau_h``, ``tau_n`` and ``foot`` will be linked. Their distributions here only place the runs. Make them
 # as wide as what the finer scale passes on: a surrogate extrapolates beyond its runs.
 
-sodium = uq.LogNormal(120.0, 0.4, unit="mS/cm2", description="sodium conductance, all gates open")
-potassium = uq.LogNormal(36.0, 0.4, unit="mS/cm2", description="potassium conductance, all gates open")
+sodium = uq.LogNormal(
+    120.0, 0.4, unit="mS/cm2", description="sodium conductance, all gates open"
+)
+potassium = uq.LogNormal(
+    36.0, 0.4, unit="mS/cm2", description="potassium conductance, all gates open"
+)
 capacitance = uq.LogNormal(1.0, 0.1, unit="uF/cm2", description="membrane capacitance")
 spaces = {
     "channel": uq.ParameterSpace(
@@ -212,7 +256,9 @@ spaces = {
         rate_m=uq.LogNormal(1.0, 0.4, description="rates of m, relative to 1952"),
         rate_h=uq.LogNormal(1.0, 0.4, description="rates of h, relative to 1952"),
         rate_n=uq.LogNormal(1.0, 0.4, description="rates of n, relative to 1952"),
-        barrier=uq.LogNormal(74.4, 0.1, unit="kJ/mol", description="activation energy of the gates"),
+        barrier=uq.LogNormal(
+            74.4, 0.1, unit="kJ/mol", description="activation energy of the gates"
+        ),
     ),
     "patch": uq.ParameterSpace(
         g_na=sodium,
@@ -224,12 +270,16 @@ spaces = {
         foot=uq.LogUniform(0.1, 100.0, unit="1/ms"),
         capacitance=capacitance,
         radius=uq.LogNormal(0.0238, 0.02, unit="cm", description="radius of the axon"),
-        resistivity=uq.LogNormal(35.4, 0.15, unit="ohm cm", description="resistivity inside the axon"),
+        resistivity=uq.LogNormal(
+            35.4, 0.15, unit="ohm cm", description="resistivity inside the axon"
+        ),
     ),
 }
 simulators = {"channel": channel, "patch": patch, "axon": axon}
 runs = {
-    name: uq.run(simulator, uq.sobol(spaces[name], RUNS[name], rng=1), store=RESULTS / f"{name}.db")
+    name: uq.run(
+        simulator, uq.sobol(spaces[name], RUNS[name], rng=1), store=RESULTS / f"{name}.db"
+    )
     for name, simulator in simulators.items()
 }
 print(uq.ensemble.failures(runs["patch"]))
@@ -257,7 +307,8 @@ outputs = {
     "axon": {"speed": log},
 }
 members = {
-    name: uq.GaussianProcess(hyperparameters="point", outputs=outputs[name]).fit(runs[name]) for name in simulators
+    name: uq.GaussianProcess(hyperparameters="point", outputs=outputs[name]).fit(runs[name])
+    for name in simulators
 }
 links = {f"patch.{name}": f"channel.{name}" for name in TAUS} | {"axon.foot": "patch.foot"}
 chain = uq.Chain(**members, links=links)
@@ -286,9 +337,18 @@ tables = {
 }
 clamped = []
 for name, table in tables.items():
-    table["g"] = np.interp(table["ms"], CLOCK, truth[name]) + noise[f"channel.{name}"].sd * rng.standard_normal(10)
-    clamped.append(uq.Observations.from_table(table, output=f"channel.{name}", value="g", coords={"ms": "ms"}))
-action = {name: spike[name] + noise[f"patch.{name}"].sd * rng.standard_normal() for name in ("peak", "rise")}
+    table["g"] = np.interp(table["ms"], CLOCK, truth[name]) + noise[
+        f"channel.{name}"
+    ].sd * rng.standard_normal(10)
+    clamped.append(
+        uq.Observations.from_table(
+            table, output=f"channel.{name}", value="g", coords={"ms": "ms"}
+        )
+    )
+action = {
+    name: spike[name] + noise[f"patch.{name}"].sd * rng.standard_normal()
+    for name in ("peak", "rise")
+}
 print({name: f"{value:.1f} {patch.units[name]}" for name, value in action.items()})
 
 
@@ -314,18 +374,28 @@ posteriors, collected = {}, []
 for name, observations in added.items():
     collected.append(observations)
     data = uq.Observations.concat(collected)
-    problem = uq.Calibration(chain, data, {output: noise[output] for output in data.outputs})
+    problem = uq.Calibration(
+        chain, data, {output: noise[output] for output in data.outputs}
+    )
     posteriors[name] = problem.sample(uq.NUTS(draws=DRAWS, tune=DRAWS), rng=1)
     verdict = posteriors[name].verdict
-    print(f"{name:>8}: {str(verdict).splitlines()[0]} {', '.join(check.name for check in verdict.warnings)}")
+    print(
+        f"{name:>8}: {str(verdict).splitlines()[0]} {', '.join(check.name for check in verdict.warnings)}"
+    )
 
 last = posteriors["+ speed"]
 print(last.summary())
-for before, output in zip(posteriors, ("patch.peak", "patch.rise", "axon.speed"), strict=False):
+for before, output in zip(
+    posteriors, ("patch.peak", "patch.rise", "axon.speed"), strict=False
+):
     expected = posteriors[before].predict(outputs=[output])
     mean, sd = (each[output].item() for each in (expected.mean, expected.sd))
-    print(f"{output}, before it is measured: {mean:.1f} ± {sd:.1f}; sd of the measurement {noise[output].sd}")
-print(f"surrogate error: at most {float(last.surrogate_share.to_array().max()):.1%} of a parameter's variance")
+    print(
+        f"{output}, before it is measured: {mean:.1f} ± {sd:.1f}; sd of the measurement {noise[output].sd}"
+    )
+print(
+    f"surrogate error: at most {float(last.surrogate_share.to_array().max()):.1%} of a parameter's variance"
+)
 
 # %%
 # Where a verdict warns of *prior-dominated* parameters, read its remedy (``print(verdict)``): nothing here measures the
@@ -340,10 +410,21 @@ for axis, (name, table) in zip(axes, tables.items(), strict=True):
     output = f"channel.{name}"
     band = fit.predict(outputs=[output])
     low, high = (band.interval(0.95)[output].isel(bound=bound) for bound in (0, 1))
-    axis.fill_between(CLOCK, low, high, color="#56B4E9", alpha=0.4, linewidth=0, label="posterior, 95 %")
+    axis.fill_between(
+        CLOCK, low, high, color="#56B4E9", alpha=0.4, linewidth=0, label="posterior, 95 %"
+    )
     axis.plot(CLOCK, band.mean[output], color="#0072B2", label="posterior mean")
     axis.plot(CLOCK, truth[name], "--", color="0.3", lw=1.0, label="values of 1952")
-    axis.errorbar(table["ms"], table["g"], noise[output].sd, fmt="o", color="black", ms=3.5, lw=0.8, label="data ± sd")
+    axis.errorbar(
+        table["ms"],
+        table["g"],
+        noise[output].sd,
+        fmt="o",
+        color="black",
+        ms=3.5,
+        lw=0.8,
+        label="data ± sd",
+    )
     axis.set(title=name, xlabel="time after the step (ms)")
 axes[0].set_ylabel("conductance (mS/cm²)")
 axes[0].legend(frameon=False)
@@ -357,16 +438,21 @@ figures = {"clamp": figure}
 
 
 def failing(draws):
-    """Return the probability that a run of the patch fails, for each draw of the chain's parameters."""
+    """Return the probability that a run of the patch fails, for each draw."""
     taus = chain.predict(draws).mean
     inputs = {name: draws[name] for name in ("g_na", "g_k", "capacitance")}
-    return 1.0 - success.probability(inputs | {name: taus[f"channel.{name}"].values for name in TAUS})
+    return 1.0 - success.probability(
+        inputs | {name: taus[f"channel.{name}"].values for name in TAUS}
+    )
 
 
 def thinned(group):
     """Return 500 draws of each parameter."""
     values = {name: group[name].values.ravel() for name in chain.inputs}
-    return {name: each[np.linspace(0, len(each) - 1, 500).astype(int)] for name, each in values.items()}
+    return {
+        name: each[np.linspace(0, len(each) - 1, 500).astype(int)]
+        for name, each in values.items()
+    }
 
 
 prior = thinned(last.tree["prior"])
@@ -377,7 +463,9 @@ for name, posterior in posteriors.items():
     speeds[name] = posterior.predict(outputs=["axon.speed"]).draws["axon.speed"].values
 for name, speed in speeds.items():
     low, middle, high = np.quantile(speed, [0.025, 0.5, 0.975])
-    print(f"{name:>8}: {middle:.1f} m/s, 95 % {low:.1f} to {high:.1f}; a patch fails with {fails[name].mean():.1%}")
+    print(
+        f"{name:>8}: {middle:.1f} m/s, 95 % {low:.1f} to {high:.1f}; a patch fails with {fails[name].mean():.1%}"
+    )
 
 figure, axis = plt.subplots(figsize=(7.0, 3.2), layout="constrained")
 for row, speed in enumerate(speeds.values()):
@@ -385,9 +473,16 @@ for row, speed in enumerate(speeds.values()):
     axis.plot([low, high], [row, row], color="#0072B2", lw=1.5)
     axis.plot([left, right], [row, row], color="#0072B2", lw=6.0, solid_capstyle="butt")
     axis.plot(middle, row, "o", color="white", mec="#0072B2", ms=6.0)
-for value, color, text in ((18.8, "0.3", "computed 1952"), (21.2, "#D55E00", "measured 1952")):
+for value, color, text in (
+    (18.8, "0.3", "computed 1952"),
+    (21.2, "#D55E00", "measured 1952"),
+):
     axis.axvline(value, color=color, ls="--", lw=1.0, label=f"{text}: {value} m/s")
-axis.set(yticks=range(len(speeds)), yticklabels=list(speeds), xlabel="conduction speed (m/s): median, 50 %, 95 %")
+axis.set(
+    yticks=range(len(speeds)),
+    yticklabels=list(speeds),
+    xlabel="conduction speed (m/s): median, 50 %, 95 %",
+)
 axis.invert_yaxis()
 axis.legend(frameon=False, loc="lower left")
 figures["speed"] = figure
@@ -416,18 +511,42 @@ figures["speed"] = figure
 # activation energy and capacitance. The speed moves the resistivity, which no other measurement informs, from 35 to 29
 # ohm cm.
 
-labels = {"g_na": "sodium\nconductance", "g_k": "potassium\nconductance", "rate_m": "rate of m", "rate_h": "rate of h"}
-labels |= {"rate_n": "rate of n", "barrier": "activation\nenergy", "capacitance": "capacitance"}
+labels = {
+    "g_na": "sodium\nconductance",
+    "g_k": "potassium\nconductance",
+    "rate_m": "rate of m",
+    "rate_h": "rate of h",
+}
+labels |= {
+    "rate_n": "rate of n",
+    "barrier": "activation\nenergy",
+    "capacitance": "capacitance",
+}
 labels |= {"radius": "radius", "resistivity": "resistivity"}
 values_of_1952 = KNOWN | {"capacitance": 1.0, "radius": 0.0238, "resistivity": 35.4}
 figure, axis = plt.subplots(figsize=(8.0, 3.8), layout="constrained")
-colors = dict(zip(("prior", *posteriors), ("0.7", "#56B4E9", "#009E73", "#E69F00", "#D55E00"), strict=True))
+colors = dict(
+    zip(
+        ("prior", *posteriors),
+        ("0.7", "#56B4E9", "#009E73", "#E69F00", "#D55E00"),
+        strict=True,
+    )
+)
 for place, (name, color) in enumerate(colors.items()):
     group = last.tree["prior"] if name == "prior" else posteriors[name].draws
     ratios = [group[each].values.ravel() / values_of_1952[each] for each in labels]
     low, middle, high = np.quantile(ratios, [0.025, 0.5, 0.975], axis=1)
     at = np.arange(len(labels)) + 0.15 * (place - 2)
-    axis.errorbar(at, middle, [middle - low, high - middle], fmt="o", ms=3.5, lw=1.5, color=color, label=name)
+    axis.errorbar(
+        at,
+        middle,
+        [middle - low, high - middle],
+        fmt="o",
+        ms=3.5,
+        lw=1.5,
+        color=color,
+        label=name,
+    )
 axis.axhline(1.0, color="0.3", ls="--", lw=0.8, zorder=0)
 axis.set(yscale="log", ylabel="relative to 1952, 95 %")
 axis.set_yticks([0.5, 0.7, 1.0, 1.4, 2.0], ["0.5", "0.7", "1", "1.4", "2"])
@@ -443,21 +562,31 @@ figures["parameters"] = figure
 # posterior means. The impulse starts at one end and is timed between 3 and 7 cm.
 
 
-def cable(g_na, g_k, tau_m, tau_h, tau_n, capacitance, radius, resistivity, *, dx=0.02, dt=0.005):
+def cable(
+    g_na, g_k, tau_m, tau_h, tau_n, capacitance, radius, resistivity, *, dx=0.02, dt=0.005
+):
     """Return the conduction speed (m/s) along 10 cm of axon, in steps of dx (cm) and dt (ms)."""
     x = np.arange(0.0, 10.0, dx)
-    v, gates, arrival = np.where(x < 0.3, 90.0, 0.0), np.repeat(REST[:, None], len(x), axis=1), np.full(len(x), np.nan)
+    v, gates, arrival = (
+        np.where(x < 0.3, 90.0, 0.0),
+        np.repeat(REST[:, None], len(x), axis=1),
+        np.full(len(x), np.nan),
+    )
     spread = 0.5 * dt * 1e3 * radius / (2.0 * resistivity * capacitance * dx**2)
     ends = np.r_[1.0, np.full(len(x) - 2, 2.0), 1.0]  # sealed
     bands = np.zeros((3, len(x)))
     bands[0, 1:] = bands[2, :-1] = -spread
     for step in range(int(12.0 / dt)):
         opening, closing = rates(v)
-        pace = 1.0 / (np.sum(rates(STEP), axis=0) * np.array([tau_m, tau_h, tau_n]))[:, None]
+        pace = (
+            1.0 / (np.sum(rates(STEP), axis=0) * np.array([tau_m, tau_h, tau_n]))[:, None]
+        )
         end = opening / (opening + closing)
-        gates = end + (gates - end) * np.exp(-dt * pace * (opening + closing))  # half a step ahead of v
+        # half a step ahead of v
+        gates = end + (gates - end) * np.exp(-dt * pace * (opening + closing))
         m, h, n = gates
-        half = 0.5 * dt * (g_na * m**3 * h + g_k * n**4 + 0.3) / capacitance  # the current is linear in v
+        # the current is linear in v
+        half = 0.5 * dt * (g_na * m**3 * h + g_k * n**4 + 0.3) / capacitance
         constant = dt * ionic(0.0, gates, g_na, g_k) / capacitance
         flow = np.diff(v, prepend=v[0], append=v[-1])
         bands[1] = 1.0 + spread * ends + half
@@ -471,10 +600,14 @@ def cable(g_na, g_k, tau_m, tau_h, tau_n, capacitance, radius, resistivity, *, d
     return 0.01 / np.polyfit(x[between], arrival[between], 1)[0] * 1e3
 
 
-print(f"values of 1952: cable {cable(120.0, 36.0, **tau, capacitance=1.0, radius=0.0238, resistivity=35.4):.2f} m/s")
+print(
+    f"values of 1952: cable {cable(120.0, 36.0, **tau, capacitance=1.0, radius=0.0238, resistivity=35.4):.2f} m/s"
+)
 means = {name: float(last.draws[name].mean()) for name in chain.inputs}
 predicted = chain.predict(means)
-inner = {name: means[name] for name in ("g_na", "g_k", "capacitance", "radius", "resistivity")}
+inner = {
+    name: means[name] for name in ("g_na", "g_k", "capacitance", "radius", "resistivity")
+}
 solved = cable(**inner, **{name: predicted.mean[f"channel.{name}"].item() for name in TAUS})
 by_chain, sd = (each["axon.speed"].item() for each in (predicted.mean, predicted.sd))
 print(f"posterior means: cable {solved:.2f} m/s, chain {by_chain:.2f} ± {sd:.2f} m/s")

@@ -40,7 +40,12 @@ def pressures(resistance: float, compliance: float) -> dict[str, float]:
     """Return systolic and diastolic pressure (mmHg) of the last of ten beats."""
     import svzerod
 
-    windkessel = {"Rp": 0.05 * MMHG, "Rd": (resistance - 0.05) * MMHG, "C": compliance / MMHG, "Pd": 0.0}
+    windkessel = {
+        "Rp": 0.05 * MMHG,
+        "Rd": (resistance - 0.05) * MMHG,
+        "C": compliance / MMHG,
+        "Pd": 0.0,
+    }
     inflow = {"Q": FLOW.tolist(), "t": (PERIOD * PHASE).tolist()}
     table = svzerod.simulate(
         {
@@ -72,20 +77,26 @@ def pressures(resistance: float, compliance: float) -> dict[str, float]:
     pressure = table.loc[table["name"] == "pressure:aorta:arteries", "y"].to_numpy() / MMHG
     change = abs(pressure[-1] - pressure[0]) / pressure.mean()
     if not change < 0.005:
-        raise RuntimeError(f"not periodic after {BEATS} beats: the pressure still changes by {change:.1%} a beat")
+        raise RuntimeError(
+            f"not periodic after {BEATS} beats: the pressure still changes by {change:.1%} a beat"
+        )
     return {"systolic": float(pressure.max()), "diastolic": float(pressure.min())}
 
 
 space = uq.ParameterSpace(
     resistance=uq.LogNormal.from_quantiles(
-        {0.025: 0.6, 0.975: 1.8}, unit="mmHg s/mL", description="systemic vascular resistance"
+        {0.025: 0.6, 0.975: 1.8},
+        unit="mmHg s/mL",
+        description="systemic vascular resistance",
     ),
     compliance=uq.LogNormal.from_quantiles(
         {0.025: 0.5, 0.975: 2.0}, unit="mL/mmHg", description="total arterial compliance"
     ),
 )
 simulator = uq.FunctionSimulator(
-    pressures, outputs={"systolic": (), "diastolic": ()}, units={"systolic": "mmHg", "diastolic": "mmHg"}
+    pressures,
+    outputs={"systolic": (), "diastolic": ()},
+    units={"systolic": "mmHg", "diastolic": "mmHg"},
 )
 design = uq.sobol(space, RUNS, rng=1)
 ensemble = uq.run(simulator, design, store=RESULTS / "runs.db")
@@ -103,7 +114,16 @@ r, c = np.geomspace(0.45, 2.4, 80), np.geomspace(0.4, 2.7, 80)
 grid = {"resistance": np.repeat(r, 80), "compliance": np.tile(c, 80)}
 probability = success.probability(grid).reshape(80, 80)
 figure, axis = plt.subplots(figsize=(5.6, 4.2), layout="constrained")
-shown = axis.pcolormesh(r, c, probability.T, cmap="RdYlBu", vmin=0.0, vmax=1.0, shading="nearest", rasterized=True)
+shown = axis.pcolormesh(
+    r,
+    c,
+    probability.T,
+    cmap="RdYlBu",
+    vmin=0.0,
+    vmax=1.0,
+    shading="nearest",
+    rasterized=True,
+)
 figure.colorbar(shown, label="probability that a run succeeds")
 failed = ensemble["state"].values == uq.ensemble.RunState.FAILED
 for mask, marker, label in ((~failed, "o", "completed"), (failed, "x", "failed")):
@@ -115,7 +135,12 @@ for mask, marker, label in ((~failed, "o", "completed"), (failed, "x", "failed")
         marker=marker,
         label=label,
     )
-axis.set(xscale="log", yscale="log", xlabel="resistance (mmHg s/mL)", ylabel="compliance (mL/mmHg)")
+axis.set(
+    xscale="log",
+    yscale="log",
+    xlabel="resistance (mmHg s/mL)",
+    ylabel="compliance (mL/mmHg)",
+)
 axis.set_xticks([0.5, 1.0, 2.0], ["0.5", "1", "2"])
 axis.set_yticks([0.5, 1.0, 2.0], ["0.5", "1", "2"])
 axis.minorticks_off()
@@ -132,15 +157,23 @@ draw = np.random.default_rng(2)
 truth = pressures(resistance=1.1, compliance=1.25)
 observations = uq.Observations.concat(
     uq.Observations.from_xarray(
-        xr.DataArray(value + 4.0 * draw.standard_normal((1, 3)), dims=("experiment", "replicate"), name=name)
+        xr.DataArray(
+            value + 4.0 * draw.standard_normal((1, 3)),
+            dims=("experiment", "replicate"),
+            name=name,
+        )
     )
     for name, value in truth.items()
 )
 noise = {name: uq.GaussianNoise(sd=4.0) for name in truth}
 for failures in ("report", "impossible"):
-    problem = uq.Calibration(surrogate, observations, noise, success=success, failures=failures)
+    problem = uq.Calibration(
+        surrogate, observations, noise, success=success, failures=failures
+    )
     posterior = problem.sample(uq.SMC(particles=PARTICLES), rng=1)
-    print(f"failures={failures!r}\n{posterior.summary()}\n{posterior.verdict['failed runs']}\n")
+    print(
+        f"failures={failures!r}\n{posterior.summary()}\n{posterior.verdict['failed runs']}\n"
+    )
 
 # %%
 # Here ``"impossible"`` would be wrong: a slowly emptying artery is no impossible patient, it is the simulation that

@@ -24,7 +24,7 @@ TERMS = ROOT / "docs" / "words.toml"
 GENERATED = ("_build", "gallery", "reference/generated")
 MESSAGES = {"message", "remedy", "reason"}  # names of variables whose strings a reader of a verdict or an error sees
 REPORTS = {"warn", "Check"}  # functions whose strings a reader sees
-COMPILED = "from uqms._compiled import compiled"  # such a module compiles again, for minutes, when its text changes
+
 
 SPACE = r"(?:[^\S\n]+|[^\S\n]*\n[^\S\n]*)"  # a phrase may go on in the next line, but not in the next paragraph
 FENCE = re.compile(r"^[ >]*(?P<fence>`{3,}|~{3,}).*?(?:^[ >]*(?P=fence)|\Z)", re.M | re.S)
@@ -187,10 +187,8 @@ def python_findings(source: str, terms: Sequence[Term], public: bool = True) -> 
 
 
 def modules(root: Path = ROOT) -> Iterator[Path]:
-    """Yield the modules of the package, without those that are compiled."""
-    for module in sorted((root / "uqms").rglob("*.py")):
-        if COMPILED not in module.read_text(encoding="utf-8"):
-            yield module
+    """Yield the modules of the package."""
+    yield from sorted((root / "uqms").rglob("*.py"))
 
 
 def pages(root: Path = ROOT) -> Iterator[Path]:

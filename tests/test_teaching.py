@@ -82,17 +82,9 @@ def test_every_public_function_and_class_is_marked() -> None:
 
 
 def test_all_mistakes_of_the_first_hour_end_in_errors_that_name_the_fix() -> None:
-    groups = (
-        first_hour.priors,
-        first_hour.designs,
-        first_hour.runs,
-        first_hour.surrogates,
-        first_hour.calibrations,
-        first_hour.posteriors,
-    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        outcomes = [first_hour.judged(one) for several in groups for one in several()]
+        outcomes = [first_hour.judged(one) for several in first_hour.GROUPS for one in several()]
     assert len(outcomes) >= first_hour.FEWEST
     assert [one for one in outcomes if not (one.ours and one.helps)] == []
 
@@ -104,6 +96,15 @@ def test_names_that_do_not_exist() -> None:
         uq.Normall  # noqa: B018
     assert not hasattr(uq, "nothing_like_it")
     assert dir(uq) == sorted(uq.__all__)
+
+
+def test_results_name_what_they_have() -> None:
+    regimen = uq.Regimen.single(1.0)
+    with pytest.raises(UnknownNameError, match=r"Regimen has no 'amunts'; did you mean amounts"):
+        regimen.amunts  # noqa: B018
+    with pytest.raises(UnknownNameError, match=r"Link has no 'zzz'; it has at, output, weights\."):
+        uq.Link("cell.apd", at={"time": 1.0}).zzz  # noqa: B018
+    assert not hasattr(regimen, "_private")
 
 
 def test_a_calibration_lists_what_is_public() -> None:

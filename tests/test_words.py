@@ -158,13 +158,13 @@ def test_only_docstrings_of_public_modules_are_read(tmp_path: Path, capsys: pyte
     assert capsys.readouterr().out == f"{tmp_path / '__init__.py'}:1: real line -> unconstrained space\n"
 
 
-def test_compiled_modules_are_left_out(tmp_path: Path) -> None:
-    for name in ("a.py", "b/c.py", "compiled.py"):
+def test_all_modules_are_read(tmp_path: Path) -> None:
+    for name, text in {"a.py": "", "b/c.py": "", "compiled.py": "from uqms._compiled import compiled\n"}.items():
         path = tmp_path / "uqms" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{words.COMPILED}\n" if name == "compiled.py" else "", encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     found = [module.relative_to(tmp_path / "uqms").as_posix() for module in words.modules(tmp_path)]
-    assert found == ["a.py", "b/c.py"]
+    assert found == ["a.py", "b/c.py", "compiled.py"]
 
 
 @pytest.mark.slow

@@ -525,6 +525,13 @@ _ELSEWHERE = {
     "build": "it is uq.ensemble.build(inputs, outputs, space=space)",
     "from_table": "it is uq.ensemble.from_table for runs, uq.Observations.from_table for measurements",
     "load": "it is uq.load_surrogate(path) or uq.load_posterior(path)",
+    "save": "it is posterior.save(path) or surrogate.save(path)",
+    "from_netcdf": "it is uq.load_posterior(path) for a posterior, uq.ensemble.from_netcdf(path) for runs",
+    "ProportionalNoise": "it is uq.CombinedNoise(additive=0.0, proportional=...), or uq.LogNormalNoise(sigma=...)",
+    "RelativeNoise": "it is uq.CombinedNoise(additive=0.0, proportional=...), or uq.LogNormalNoise(sigma=...)",
+    "Dose": "it is uq.Regimen.single(amount, time=0.0)",
+    "acquire": "it is uq.next_runs(posterior, n) for runs, uq.next_experiment(posterior, candidates) for measurements",
+    "optimal_design": "it is uq.next_experiment(posterior, uq.candidates(...)), or uq.next_trial of a population",
 }
 _HOME = {name: room for room, names in _NAMES.items() for name in names}
 

@@ -1,9 +1,10 @@
-"""Compiled functions, kept on disk until anything changes that they were compiled from.
+"""Compiled functions, kept on disk until their module or a module that it imports changes.
 
-Numba keeps a function on disk beside its module, and compiles it again when that module's text changes. But compiled
-code holds what it calls: a change in another module would leave old code in use, without a word, after an upgrade of
-this library as well. Here a function is also compiled again when a module changes that its own imports, directly or
-not. The same digest is part of the key under which PyTensor keeps what calls these functions.
+Numba keeps a compiled function on disk beside its module, and compiles it again when that module's text changes. But
+compiled code contains the functions that it calls. If one of these changes in another module, for example in an upgrade
+of this library, numba would silently use the old code. Here, a function is also compiled again when a module changes
+that its own module imports, directly or indirectly. The same digest is part of the key under which PyTensor keeps
+compiled code that calls these functions.
 """
 
 import functools
@@ -19,7 +20,7 @@ from numba.core import caching
 __all__ = ["compiled", "digest", "version"]
 
 _PACKAGE = Path(__file__).parent
-_IMPORTED = re.compile(r"^from ([\w.]+) import (\([^)]*\)|[^\n]*)", re.MULTILINE)  # those at a module's own level
+_IMPORTED = re.compile(r"^from ([\w.]+) import (\([^)]*\)|[^\n]*)", re.MULTILINE)  # top-level imports of a module
 
 
 def compiled(*given: Any, **options: Any) -> Callable[..., Any]:
@@ -30,7 +31,7 @@ def compiled(*given: Any, **options: Any) -> Callable[..., Any]:
 
 @functools.cache
 def digest(module: str) -> str:
-    """Return a digest of a file of this library and of all files of it that its top-level imports lead to."""
+    """Return a digest of a file of this library and of all files of it that the file imports, directly or not."""
     found: dict[Path, None] = {Path(module): None}
     queue = list(found)
     while queue:
@@ -43,7 +44,7 @@ def digest(module: str) -> str:
 
 
 def version(module: str) -> int:
-    """Return the digest as a number, which PyTensor wants of an operation's compiled code."""
+    """Return the digest as a number, as PyTensor requires for an operation's compiled code."""
     return int(digest(module)[:15], 16)
 
 
@@ -67,7 +68,7 @@ def _imported(path: Path) -> tuple[Path, ...]:
 
 
 def _to_the_end_of_imports(locator: type) -> type:
-    """Return a place of Numba's for code on disk whose stamp is the digest, for functions of this library alone."""
+    """Return a cache locator of Numba whose stamp is the digest, for functions of this library only."""
 
     class Locator(locator):  # type: ignore[misc]
         def get_source_stamp(self) -> str:

@@ -9,6 +9,7 @@ Python's own library nor among installed packages, so that a file cannot name `s
 """
 
 import ast
+import difflib
 import importlib
 import importlib.util
 import keyword
@@ -150,8 +151,12 @@ def _found(text: str, kind: str, word: str, defines: Callable[[Path, str], bool]
     for part in qualname.split("."):
         found = getattr(found, part, None)
     if found is None:
+        public = [name for name in vars(sys.modules.get(module, sys)) if not name.startswith("_")]
+        near = difflib.get_close_matches(qualname, public, 1, 0.4)
         raise UnknownClassError(
-            f"the {kind} {text} is needed, and the module {module} has no {qualname}. Give it its old name again"
+            f"the {kind} {text} is needed, and the module {module} has no {qualname}"
+            + (f"; did you mean {near[0]}? Or give" if near else ". Give")
+            + " it its old name again"
             + _advice(module)
         )
     return found

@@ -1,9 +1,9 @@
 """Compiled functions that call each other by name.
 
-A numba function is optimised again in each function that calls it, with all that it calls. A `native` function is
-compiled once, for one signature, is kept on disk, and is known to LLVM by a name: its callers are linked to it when
-they are loaded. So deep compiled code takes seconds to compile, not minutes. A `deferred` function is compiled when it
-is first called.
+A numba function is compiled again, with everything that it calls, inside each of its callers. A `native` function is
+compiled once for one signature, is kept on disk, and is registered with LLVM under a name. Callers are linked to it
+when they are loaded. Nested compiled code therefore takes seconds to compile, not minutes. A `deferred` function is
+compiled when it is first called.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ A1, A2, A3 = (types.Array(types.float64, dimension, "C") for dimension in (1, 2,
 
 
 def native(result: Any, *arguments: Any, fastmath: Any = False) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a function for one signature now, and return what compiled code calls in its place."""
+    """Compile a function for one signature now, and return the function that compiled code calls in its place."""
     wanted = result(*arguments)
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -43,10 +43,10 @@ def native(result: Any, *arguments: Any, fastmath: Any = False) -> Callable[[Cal
 
 
 def deferred(result: Any, *arguments: Any, fastmath: Any = False) -> Callable[[Callable[..., Any]], Any]:
-    """Do as `native`, but compile the function when compiled code first calls it: for what few problems need.
+    """Do as `native`, but compile the function when compiled code first calls it: for functions of few problems.
 
-    Its name stands for a place that holds the address, 0 at first. No address is part of anybody's data, so that data
-    may go to other processes.
+    The name refers to a memory cell with the function's address, 0 at first. Addresses are never stored in data, so
+    data can be sent to other processes.
     """
     wanted = result(*arguments)
 
@@ -86,7 +86,7 @@ def _address(function: Callable[..., Any], wanted: Any, fastmath: Any) -> int:
     return int(found.library.get_pointer_to_function(found.fndesc.llvm_func_name))
 
 
-_kept: list[Any] = []  # what is no more referred to is unloaded
+_kept: list[Any] = []  # code without a reference is unloaded
 
 
 def _call(wanted: Any, target: Callable[[Any, Any], Any]) -> Any:

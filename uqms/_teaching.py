@@ -19,9 +19,11 @@ WORDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "mu": (("mean",), ("median",)),
     "loc": (("mean",), ("median",)),
     "mean": (("mean",), ("median",)),
-    "sigma": (("sd",), ("sigma",), ("noise",)),
+    "sigma": (("sd",), ("sigma",), ("noise",), ("additive",)),
+    **dict.fromkeys(("add", "absolute", "sigma_add", "sd_add"), (("additive",),)),
+    **dict.fromkeys(("prop", "relative", "cv", "sigma_prop", "sd_prop"), (("proportional",), ("sigma",))),
     "std": (("sd",), ("sigma",)),
-    "sd": (("sd",), ("sigma",)),
+    "sd": (("sd",), ("sigma",), ("additive",)),
     "stddev": (("sd",), ("sigma",)),
     "scale": (("sd",), ("beta",), ("sigma",)),
     "rate": (("beta",),),
@@ -43,7 +45,9 @@ WORDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "n_samples": (("n",), ("draws",), ("particles",)),
     "samples": (("draws",), ("n",), ("particles",)),
     "size": (("n",), ("draws",)),
-    "n": (("draws",), ("n",)),
+    "n": (("draws",), ("n",), ("doses",)),
+    **dict.fromkeys(("n_runs", "num_runs", "n_points", "num_points", "batch_size"), (("n",), ("size",))),
+    "n_measurements": (("size",),),
     "num_samples": (("draws",), ("n",)),
     "draws": (("particles",), ("draws",), ("n",)),
     "n_draws": (("draws",),),
@@ -83,6 +87,21 @@ WORDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "cov": (("covariance",),),
     "names": (("parameters",), ("names",)),
     "n_restarts_optimizer": (("hyperparameters",),),
+    "time": (("times",), ("coords",), ("at",)),
+    "name": (("title",),),
+    # columns of NONMEM
+    "dv": (("value",),),
+    "amt": (("amount",),),
+    "dose": (("amount",),),
+    "evid": (("event",),),
+    "mdv": (("missing",),),
+    "addl": (("additional",),),
+    "ii": (("interval",), ("every",)),
+    "interval": (("every",),),
+    "ss": (("steady_state",),),
+    "cmt": (("route",),),
+    "cens": (("censored",),),
+    "subject": (("id",),),
 }
 
 # By call and argument: what the argument belongs to.
@@ -100,6 +119,7 @@ ELSEWHERE: Mapping[tuple[str, str], str] = {
             "target_accept": "target_accept",
         }.items()
     },
+    ("next_experiment", "n"): "there is no argument 'n', it is called 'size'",
     ("LogNormal", "mu"): "there is no argument 'mu'; give 'median', which is exp(mu)",
     ("LogNormal", "mean"): "there is no argument 'mean'; give 'median', which is mean / exp(sigma**2 / 2)",
     ("LogNormal", "sd"): "there is no argument 'sd'; give 'sigma', the sd of the logarithm",
@@ -131,12 +151,35 @@ HINTS: Mapping[str, str] = {
     "verify": "It takes runs at draws: uq.run(simulator, uq.verification_design(posterior, 50, rng=1)).",
     "correct": "It takes runs at draws: uq.run(simulator, uq.verification_design(posterior, 20, rng=1)).",
     "run": "A design is uq.sobol(space, 64, rng=1).",
+    "next_experiment": "Ideas are uq.candidates(outputs='conc', coords={'time': [1.0, 2.0, 4.0]}).",
 }
 
 # By call, how it goes where not all that is needed has no default.
 HOW: Mapping[str, str] = {
     "Calibration": "The call is uq.Calibration(surrogate, observations, noise=uq.GaussianNoise(sd=...))",
+    "Chain": "The call is uq.Chain(cell=..., tissue=..., links={'tissue.apd': 'cell.apd'})",
+    "Regimen": "Usual regimens are uq.Regimen.single(25.0) and uq.Regimen.repeated(4.0, every=12.0, doses=9); "
+    "the call is uq.Regimen(times, amounts)",
 }
+
+# By class, names that other libraries have, and what is meant here.
+NAMES: Mapping[str, Mapping[str, str]] = {
+    "CredibilityReport": {
+        **dict.fromkeys(("save", "write", "to_file", "html"), "it is report.to_html(path)"),
+        "to_pdf": "it is report.to_html(path); a browser prints the page as PDF",
+    },
+    "NextExperiment": dict.fromkeys(("chosen", "design", "x"), "the chosen measurements are in best"),
+    "RunPlan": dict.fromkeys(("points", "best"), "the proposed points are plan.design, or plan.designs by label"),
+    "Study": {
+        "sample": "it is study.posterior(), or study.run() for all steps",
+        "fit": "it is study.surrogate(ensemble), or study.run() for all steps",
+        "calibrate": "it is study.calibration(surrogate), or study.run() for all steps",
+        "load": "it is uq.Study.from_toml(path)",
+        "save": "it is study.to_toml(path)",
+        "report": "it is `uqms study report study.toml`, or uq.credibility_report(posterior)",
+    },
+}
+MOST_NAMES = 15  # of a class, that an error lists
 
 # What a class is called where a user meets it: the constructor, and the object whose method is called.
 SHOWN: Mapping[str, tuple[str, str]] = {
@@ -169,7 +212,23 @@ def taught[T](target: T) -> T:
             setattr(target, name, staticmethod(_taught(member.__func__, called, method=False)))
         elif inspect.isfunction(member):
             setattr(target, name, _taught(member, called, method=True))
+    if not hasattr(target, "__getattr__"):
+        setattr(target, "__getattr__", _unknown)  # noqa: B010
     return target
+
+
+def _unknown(self: object, name: str) -> Any:
+    """Raise the error of an attribute that does not exist, with what is meant."""
+    cls = type(self)
+    public = [one for one in {*dir(cls), *getattr(self, "__dict__", ())} if not one.startswith("_")]
+    error = missing(cls, cls.__name__, name, NAMES.get(cls.__name__, {}), public)
+    if isinstance(error, UnknownNameError) and str(error).endswith(f"has no {name!r}.") and len(public) <= MOST_NAMES:
+        return _raised(UnknownNameError(f"{cls.__name__} has no {name!r}; it has {', '.join(sorted(public))}."))
+    return _raised(error)
+
+
+def _raised(error: AttributeError) -> Any:
+    raise error
 
 
 def taught_construction[T: type](target: T) -> T:

@@ -60,9 +60,11 @@ WORK = Path("results/slurm_campaign")
 
 
 def slurm_cluster(certificates: Path) -> SLURMCluster:
-    """Return a cluster without jobs; queue, account, cores, memory and walltime are those of your site."""
+    """Return a cluster without jobs. Adapt queue, account, cores, memory and walltime."""
     certificates.mkdir(mode=0o700, parents=True, exist_ok=True)
-    dask.config.set({"distributed.scheduler.default-task-durations": {"uqms": "10 minutes"}})
+    dask.config.set(
+        {"distributed.scheduler.default-task-durations": {"uqms": "10 minutes"}}
+    )
     return SLURMCluster(
         job_name="uqms",
         queue="compute",
@@ -86,7 +88,12 @@ def local_cluster() -> LocalCluster:
     """Return a cluster of two processes on this machine."""
     security = Security.temporary()
     return LocalCluster(
-        2, threads_per_worker=1, protocol="tls://", security=security, dashboard_address="127.0.0.1:0", memory_limit=0
+        2,
+        threads_per_worker=1,
+        protocol="tls://",
+        security=security,
+        dashboard_address="127.0.0.1:0",
+        memory_limit=0,
     )
 
 
@@ -99,7 +106,7 @@ def local_cluster() -> LocalCluster:
 
 
 def windkessel(resistance: float, compliance: float) -> float:
-    """Return the time in s after which the pressure in an artery has fallen to a half of its value."""
+    """Return the time (s) in which the pressure in an artery falls by half."""
     return 0.693 * resistance * compliance
 
 
@@ -109,18 +116,32 @@ def campaign(client: Client, store: Path) -> xr.Dataset:
         resistance=uq.LogNormal(median=1.0, sigma=0.2, unit="mmHg s/ml"),
         compliance=uq.LogNormal(median=1.5, sigma=0.2, unit="ml/mmHg"),
     )
-    simulator = uq.FunctionSimulator(windkessel, outputs={"half_time": ()}, units={"half_time": "s"}, version="1")
+    simulator = uq.FunctionSimulator(
+        windkessel, outputs={"half_time": ()}, units={"half_time": "s"}, version="1"
+    )
     design = uq.sobol(space, 64, rng=1)
-    return uq.run(simulator, design, store, workers=client, timeout=3600.0, failures=uq.FailurePolicy(attempts=2))
+    return uq.run(
+        simulator,
+        design,
+        store,
+        workers=client,
+        timeout=3600.0,
+        failures=uq.FailurePolicy(attempts=2),
+    )
 
 
 def main() -> None:
     """Make the cluster, and run."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--local", action="store_true", help="on this machine instead of Slurm")
+    parser.add_argument(
+        "--local", action="store_true", help="on this machine instead of Slurm"
+    )
     local = parser.parse_args().local
     WORK.mkdir(parents=True, exist_ok=True)
-    with local_cluster() if local else slurm_cluster(WORK / "certificates") as cluster, Client(cluster) as client:
+    with (
+        local_cluster() if local else slurm_cluster(WORK / "certificates") as cluster,
+        Client(cluster) as client,
+    ):
         if not local:
             cluster.adapt(minimum_jobs=1, maximum_jobs=20)
         ensemble = campaign(client, WORK / "runs.db")

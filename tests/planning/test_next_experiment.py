@@ -236,7 +236,7 @@ def test_unknown_quantities_and_things_are_refused() -> None:
         uq.next_experiment(exact(), ideas, about=["c"])
     with pytest.raises(InputError, match="give uq.candidates"):
         uq.next_experiment(exact(), TIMES)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="give a posterior"):
+    with pytest.raises(InputError, match="give its posterior"):
         uq.next_experiment(exact().problem, ideas)
 
 

@@ -490,7 +490,7 @@ def test_several_simulators_are_parts():
         ({"about": []}, "about is empty"),
         ({"about": ["c"]}, "runs can be about"),
         ({"about": [{"outputs": "y"}]}, "a prediction is"),
-        ({"cost": {"coarse": 1.0}}, "give a positive number for each kind of run"),
+        ({"cost": {"coarse": 1.0}}, "there is one kind of run, give its cost: cost=1.0"),
         ({"success": 0.5}, "success is 0.5"),
     ],
 )

@@ -306,7 +306,7 @@ def test_results_repeat_with_their_seed_and_say_what_they_hold(prior: uq.Propaga
     xr.testing.assert_identical(first.draws, second.draws)
     assert not first.draws.equals(other.draws)
     assert prior.holds == ("parameters", "surrogate", "noise")
-    assert "share of parameter" in repr(first)
+    assert "fraction from parameter" in repr(first)
     assert list(first.table().index) == ["y"]
     assert list(prior.table().index) == ["y, x=0.2", "y, x=0.8"]
 

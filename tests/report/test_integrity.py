@@ -51,7 +51,7 @@ def test_a_page_as_it_was_written_passes(tmp_path: Path) -> None:
     assert alone
     assert compared
     assert rehashed(page()) == page()
-    assert compared.not_compared == ("the author's own words (title, question, limitations, ...), which no object has",)
+    assert compared.not_compared == ("your own texts (title, question, limitations, ...), which are in no object",)
     assert "Nothing was edited" in str(compared)
 
 

@@ -158,6 +158,31 @@ def test_evidence_is_shown_by_what_it_offers(tmp_path: Path) -> None:
     assert '<span class="words" data-source="sensitivity:volume:yes">False</span>' in text
 
 
+def test_candidates_of_a_next_experiment_are_not_shown_a_second_time(tmp_path: Path) -> None:
+    posterior = studies.direct()
+    dim, times = next(iter(posterior.problem.observations.coords.items()))
+    ideas = uq.candidates(outputs="amount", coords={dim: np.unique(times)[:3]})
+    best = uq.next_experiment(posterior, ideas, size=1, draws=100, rng=1)
+    text, page = written(posterior, tmp_path, next_experiment=best)
+    assert float(page.data["next_experiment:table:#2:gain"]) == best.table["gain"].iloc[2]
+    assert float(page.data["next_experiment:gain"]) == best.gain
+    assert "candidate measurements" not in text
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"verification": "Title"}, "verification is the text 'Title'.*A title is title="),
+        ({"sensitivity": 0.5}, "sensitivity is a float; give a pandas DataFrame"),
+        ({"checks": {"a": [1.0]}}, r"checks\['a'\] is a list; give"),
+        ({"figures": matplotlib.figure.Figure()}, "figures is a Figure; give figures by caption"),
+    ],
+)
+def test_results_without_numbers_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        uq.credibility_report(studies.direct(), **given)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::uqms.errors.UqmsWarning")
 def test_results_of_the_whole_library_are_shown(tmp_path: Path) -> None:

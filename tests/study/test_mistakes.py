@@ -84,7 +84,7 @@ MISTAKES = [
     ("n = 20", "n = [20]", "n = [20]", "expected a whole number"),
     ("question", "questions", "questions", "it is called 'question'"),
     ('question = "How fast?"', 'influence = "high"', "[report]", "`question` is missing"),
-    ("[report]", "[report", "[report", "this is no TOML"),
+    ("[report]", "[report", "[report", "this is not valid TOML"),
 ]
 
 

@@ -631,7 +631,7 @@ def test_the_push_forward_is_the_predictive_distribution_of_what_is_passed_on() 
     assert row["97.5%"] == pytest.approx(np.quantile(draws, 0.975), abs=0.1)
     assert (row["simulated from"], row["to"]) == (1.0, 5.0)
     assert found.outside["tissue.apd"] == pytest.approx(np.mean((draws < 1.0) | (draws > 5.0)), abs=0.01)
-    assert "What is passed on by links:" in repr(found)
+    assert "Linked inputs, from the members that give them:" in repr(found)
     posterior = chain.push_forward({"g": np.full(500, 0.5), "h": np.full(500, 0.5)})
     assert posterior.table.loc["tissue.apd", "sd"] < 0.5 * row["sd"]
     with pytest.raises(InputError, match=r"draws lack h; give values of g, h, x"):

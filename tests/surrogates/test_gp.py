@@ -422,6 +422,19 @@ def test_a_linear_trend_is_used_when_there_are_runs_for_it() -> None:
     assert fitted.process.beta.shape == (1, 1, 3)
 
 
+@pytest.mark.parametrize("hyperparameters", ["point", "averaged"])
+@pytest.mark.parametrize("size", [1e-6, 1e6])
+def test_runs_that_the_trend_passes_through_are_fitted_without_warnings_of_overflow(
+    hyperparameters: str, size: float
+) -> None:
+    at = points(8)
+    runs = uq.ensemble.build(at, {"y": size * (at["a"] + 2.0 * at["b"])})
+    fitted = uq.GaussianProcess(trend="linear", hyperparameters=hyperparameters).fit(runs)  # warnings are errors here
+    where = {"a": [0.3, 0.7], "b": [0.2, 0.9]}
+    expected = size * (np.array(where["a"]) + 2.0 * np.array(where["b"]))
+    assert fitted.predict(where).mean["y"].values == pytest.approx(expected, rel=1e-6)
+
+
 def test_fitted_noise_is_found_and_kept_out_of_the_latent_variance() -> None:
     at = points(150)
     y = peak(at) + 0.1 * np.random.default_rng(3).standard_normal(150)

@@ -1,4 +1,4 @@
-"""BLAS and LAPACK for compiled code, bound by name so that what calls them is kept on disk.
+"""BLAS and LAPACK for compiled code, bound by name so that their callers can be kept on disk.
 
 Matrices are flat arrays with an offset and the length of a row, so that one version of each function is compiled.
 LAPACK stores matrices by columns, in which a matrix that is stored by rows is its transpose.
@@ -22,7 +22,7 @@ _INT, _CHAR = types.CPointer(types.int32), types.CPointer(types.uint8)
 
 
 def _named(module: str, name: str, *arguments: Any) -> Any:
-    """Make a function of BLAS or LAPACK known to LLVM, so that what calls it can be kept on disk."""
+    """Make a function of BLAS or LAPACK known to LLVM, so that its callers can be kept on disk."""
     llvmlite.binding.add_symbol(f"uqms_{name}", get_cython_function_address(f"scipy.linalg.{module}", name))
     return types.ExternalFunction(f"uqms_{name}", types.void(*arguments))
 
@@ -63,7 +63,7 @@ def gemm(
     c_at: int,
     c_row: int,
 ) -> None:
-    """Fill c (m, n) with alpha a b + beta c, where a (m, k) and b (k, n) are turned first if asked."""
+    """Fill c (m, n) with alpha a b + beta c, where a (m, k) and b (k, n) are transposed first if requested."""
     flags, sizes, factors = np.empty(2, dtype=np.uint8), np.empty(6, dtype=np.int32), np.empty(2)
     flags[0], flags[1] = TRANSPOSED if turn_b else PLAIN, TRANSPOSED if turn_a else PLAIN
     sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5] = n, m, k, b_row, a_row, c_row
@@ -87,7 +87,7 @@ def gemm(
 
 @native(NONE, B, I, I, A1, I, A1, I)
 def times_lower(turned: bool, rows: int, n: int, lower: Array, lower_at: int, b: Array, b_at: int) -> None:
-    """Replace b (rows, n) by b lower, or by b lower' if turned."""
+    """Replace b (rows, n) by b lower, or by b lower' if `turned`."""
     flags, sizes, factor = np.empty(4, dtype=np.uint8), np.empty(2, dtype=np.int32), np.ones(1)
     flags[0], flags[1], flags[2], flags[3] = LEFT, UPPER, TRANSPOSED if turned else PLAIN, PLAIN
     sizes[0], sizes[1] = n, rows
@@ -108,7 +108,7 @@ def times_lower(turned: bool, rows: int, n: int, lower: Array, lower_at: int, b:
 
 @native(F, A1, I)
 def inverted(matrix: Array, n: int) -> float:
-    """Replace a symmetric matrix (n, n) by its inverse and return its log-determinant; NaN where there is none."""
+    """Replace a symmetric matrix (n, n) by its inverse and return the log-determinant; NaN if not positive definite."""
     flag, sizes = np.empty(1, dtype=np.uint8), np.empty(2, dtype=np.int32)
     flag[0], sizes[0] = LOWER, n  # by columns; the upper triangle by rows
     _dpotrf(flag.ctypes, sizes[0:].ctypes, matrix.ctypes, sizes[0:].ctypes, sizes[1:].ctypes)
@@ -143,7 +143,7 @@ def factor(matrix: Array, n: int) -> float:
 
 @native(NONE, B, I, I, A1, A1)
 def solve_lower(turned: bool, n: int, columns: int, lower: Array, b: Array) -> None:
-    """Replace b (n, columns) by lower^-1 b, or by lower^-T b if turned."""
+    """Replace b (n, columns) by lower^-1 b, or by lower^-T b if `turned`."""
     flags, sizes, one = np.empty(4, dtype=np.uint8), np.empty(2, dtype=np.int32), np.ones(1)
     flags[0], flags[1], flags[2], flags[3] = RIGHT, UPPER, TRANSPOSED if turned else PLAIN, PLAIN
     sizes[0], sizes[1] = columns, n

@@ -6,8 +6,8 @@ symbol      meaning                                                             
 V           Nyström points; score j uses the first m_j of them                   (m, d)
 W           w(u)' = (L^-1 k(x, u))' of all inputs; L, v, t as in `process`       (K, n)
 P_j         fixed matrix of score j: Phi_j = [k(u, V), w', v'] P_j               (m_j+n+b, r_j)
-Phi_j       features; error of score j: Phi_j(u_k) w_j + what is its own         (K, r_j)
-lambda      what is its own: exact variance minus |Phi_j|², not below 0          (K, q)
+Phi_j       features; error of score j: Phi_j(u_k) w_j + independent error       (K, r_j)
+lambda      independent variance: exact variance minus |Phi_j|², not below 0     (K, q)
 z, s        inputs in the directions of a score, and its amplitude there         (K, d), (K,)
 ==========  ===================================================================  ============
 
@@ -47,7 +47,7 @@ def _correlations(
 ) -> None:
     """Fill kappa and g (K, n), times variances (K,), between inputs and points (n, d); `scales` (parts, d) are inverse.
 
-    Sums and products of kernels leave g empty: `_slopes` takes it again. `columns` (d, n) is work space.
+    Sums and products of kernels leave g empty: `_slopes` computes it. `columns` (d, n) is work space.
     """
     K, d = u.shape
     n = len(points)
@@ -170,10 +170,10 @@ def _trend_reverse(u: Array, t_bar: Array, u_bar: Array) -> None:
 
 @compiled
 def _arrays_of(block: Array, h: int, j: int, parts: int) -> tuple[Array, Array, Array, float, Array, Array, int, int]:
-    """Return z (n, d) of the runs, inverse scales (parts, d), shares, variance, beta (b,), target (n,) of a score.
+    """Return z (n, d) of the runs, inverse scales (parts, d), kernel weights, variance, beta (b,) and target (n,).
 
-    The last are where L^-1 (n, n), G (n, b), what is not needed here (n, b), and R (b, b) begin, and where what is
-    learned of directions and amplitude does.
+    The last values are positions: where L^-1 (n, n), G (n, b), an array that is not needed here (n, b), R (b, b), and
+    the learned directions and amplitude begin.
     """
     q, n, d, b = int(block[1]), int(block[2]), int(block[3]), int(block[4])
     begin = inputs_at(block)
@@ -280,9 +280,9 @@ def _score_reverse(
     own_bar: Array,
     u_bar: Array,
 ) -> None:
-    """Add to u_bar the derivative of what `_score` filled; W, g and g_points are overwritten.
+    """Add to u_bar the derivative of the arrays that `_score` filled; W, g and g_points are overwritten.
 
-    `phi_bar` holds already what own does through the features.
+    `phi_bar` already includes the effect of the independent variance, which depends on the features.
     """
     n, b = int(block[2]), int(block[4])
     code, codes, terms = kernel_of(block)
@@ -345,7 +345,7 @@ def _score_reverse(
 
 @compiled
 def features_size(shared: Array, K: int, q: int, n: int, b: int) -> int:
-    """Return how many numbers the work space of `features` has: W, g, g at the points, and v of each score."""
+    """Return the size of the work space of `features`: W, g, g at the points, and v of each score."""
     return q * K * (2 * n + b + int(shared[0]))
 
 
@@ -382,9 +382,9 @@ def features(process: Array, shared: Array, h: int, u: Array, parts: Array, work
 def features_reverse(
     process: Array, shared: Array, h: int, u: Array, parts: Array, parts_bar: Array, work: Array, u_bar: Array
 ) -> None:
-    """Add to u_bar the derivative of what `features` filled; `parts_bar` and `work` are overwritten.
+    """Add to u_bar the derivative of the arrays that `features` filled; `parts_bar` and `work` are overwritten.
 
-    What lambda does through the features, -2 lambda_bar Phi, joins the derivative by the features here.
+    Lambda depends on the features: -2 lambda_bar Phi is added to the derivative by the features here.
     """
     (K, d), q, n, b = u.shape, int(process[1]), int(process[2]), int(process[4])
     most, here = int(shared[0]), _weights_at(shared, h, q, n, b, d)

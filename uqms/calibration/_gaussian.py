@@ -5,15 +5,15 @@ out. f is the identity; or, where the surrogate is one of the logarithm or logit
 to first order in the errors, f(s) + f'(s) m (B error + E omega), and a discrepancy, which is on the scale of s, is
 multiplied by f'(s). Where noise grows with the output, its variance is that at f(s), sigma² + (b |f(s)|^c)², which is
 the same expansion. The covariance R of the noise is diagonal, a sum of Ornstein-Uhlenbeck processes along series of
-rows and independent noise (both linear in the rows), or dense. All rows are whitened by R first, X -> R^-1/2 X; what
-follows knows only noise of unit variance, and its derivatives go back through the whitening.
+rows and independent noise (both linear in the rows), or dense. All rows are whitened by R first, X -> R^-1/2 X.
+After that all noise has unit variance, and derivatives pass back through the whitening.
 
 ==========  =======================================================================  =================
 symbol      meaning                                                                  shape
 ==========  =======================================================================  =================
 k           surrogate input, with its rows; K of them
 mean        of the scores                                                            (K, q)
-lambda      variance of the errors that are each input's own (idiosyncratic)         (K, q)
+lambda      variance of the idiosyncratic (independent) errors of each input         (K, q)
 S, Phi      covariance of the errors between inputs, all scores; or its features     (K q, K q), (K, r_j)
             of each score, or of all scores together                                 (K, q, M)
 B, E        basis and truncation rows; omega ~ N(0, 1) is new with each input        (N, q), (N, t)
@@ -22,8 +22,8 @@ s, f, f'    m (offset + B mean), the output there in the noise's unit, its slope
 b, c        factor and power of noise that grows with the output                     ()
 X           whitened f' m [B, E] and residual                                        (N, p + 1), p = q + t
 V, v        X_k' X_k without and with the residual                                   (p, p), (p,)
-H           1 + root(Lambda) V root(Lambda), Lambda = diag(lambda, 1)                (p, p)
-T, t        V - V root(Lambda) H^-1 root(Lambda) V, the same of v                    (p, p), (p,)
+H           1 + Lambda^1/2 V Lambda^1/2, Lambda = diag(lambda, 1)                    (p, p)
+T, t        V - V Lambda^1/2 H^-1 Lambda^1/2 V, and likewise for v                   (p, p), (p,)
 A           1 + sum_k F_k' T_k F_k, F the Cholesky factor of S, or the features      (M, M)
 y, Q        mean and covariance of the shared errors given the data                  (K, q), (K, q, q)
 e, Sigma    mean and covariance of all errors of an input given the data             (p,), (p, p)
@@ -31,9 +31,10 @@ alpha       C^-1 residual, C the covariance of the rows                         
 precision   diagonal of C^-1                                                         (N,)
 ==========  =======================================================================  =================
 
-log|C| = log|R| + sum log|H_k| + log|A|. Nothing divides by a variance of the surrogate, so that runs at the very input
-are no special case. Derivatives: dl/dr = -alpha, dl/dX_k = alpha e' - X_k Sigma, dl/dlambda = (a² - P) / 2,
-dl/dS = (a a' - P) / 2 with a = t - T y and P = T - T Q T; those by f' go to s, hence to mean, offset and basis.
+log|C| = log|R| + sum log|H_k| + log|A|. Nothing divides by a variance of the surrogate, so an input at which the
+simulator was run is no special case. Derivatives: dl/dr = -alpha, dl/dX_k = alpha e' - X_k Sigma,
+dl/dlambda = (a² - P) / 2, dl/dS = (a a' - P) / 2 with a = t - T y and P = T - T Q T. Derivatives by
+f' go to s, and from there to mean, offset and basis.
 """
 
 import math
@@ -71,9 +72,9 @@ __all__ = [
 LOG_TWO_PI = math.log(2.0 * math.pi)
 # Beyond this ratio of surrogate variance to noise variance, double precision loses whole nats: no density is given.
 PRECISION = 1e13
-OWN, SHARED, FEATURES = 0, 1, 2  # forms of the error between inputs: none, a covariance, features
+OWN, SHARED, FEATURES = 0, 1, 2  # errors of different inputs: independent, with a covariance, through features
 INDEPENDENT, SERIES, DENSE, SPECTRAL = 0, 1, 2, 3  # structures of the noise; the last one has no rows, see `_spectral`
-VALUE, SLOPES, PRECISIONS = 0, 1, 2  # what is asked for; alpha comes with either of the last two
+VALUE, SLOPES, PRECISIONS = 0, 1, 2  # requested results; alpha comes with either of the last two
 SMALL = 4096  # products of fewer numbers are faster without BLAS
 
 # fmt: off
@@ -338,7 +339,7 @@ def _dense(data: Array, phi: Array, d: Array, J: Array, slope: Array) -> Array:
     return R  # type: ignore[no-any-return]
 
 
-# --- what is each input's own -----------------------------------------------------------------------------------------
+# --- errors of each input ---------------------------------------------------------------------------------------------
 
 
 @compiled(fastmath=FAST)
@@ -364,7 +365,7 @@ def _gram(X: Array, first: int, last: int, out: Array) -> None:
 
 @compiled(fastmath=FAST)
 def _factor(matrix: Array, n: int) -> float:
-    """Factor 1 + something positive in place (lower) and return its log-determinant: no pivot is below 1."""
+    """Factor 1 + a positive semidefinite matrix in place (lower); return the log-determinant. Pivots are at least 1."""
     log_det = 0.0
     for j in range(n):
         pivot = matrix[j, j]
@@ -383,7 +384,7 @@ def _factor(matrix: Array, n: int) -> float:
 
 @compiled(fastmath=FAST)
 def _forward_solve(lower: Array, n: int, right: Array) -> None:
-    """Replace the first n rows of `right` by lower^-1 of them."""
+    """Replace the first n rows of `right` by lower^-1 times these rows."""
     m = right.shape[1]
     for i in range(n):
         for j in range(i):
@@ -397,10 +398,10 @@ def _forward_solve(lower: Array, n: int, right: Array) -> None:
 
 @native(F, A1, I, A2, A3, A2, A3, A1, fastmath=FAST)
 def _of_inputs(starts: Array, q: int, X: Array, grams: Array, lam: Array, T: Array, each: Array) -> float:
-    """Fill T (K, p, p + 1), with t in its last column, and (K,) what each adds to -2 log p; return the sum.
+    """Fill T (K, p, p + 1), with t in its last column, and (K,) the term of each input in -2 log p; return the sum.
 
-    That is of whitened rows, or of their products `grams` (K, m, m) where there are no rows, with the inputs' own
-    errors.
+    T and t come from whitened rows, or from their products `grams` (K, m, m) where there are no rows, with the
+    idiosyncratic errors of the inputs.
     """
     K, m = lam.shape[0], X.shape[1]
     p = m - 1
@@ -454,14 +455,14 @@ def _of_inputs(starts: Array, q: int, X: Array, grams: Array, lam: Array, T: Arr
     return total
 
 
-# --- what inputs share ------------------------------------------------------------------------------------------------
+# --- errors that inputs share -----------------------------------------------------------------------------------------
 
 
 @compiled(fastmath=FAST)
 def _root(S: Array, step: int, L: Array) -> None:
     """Fill L (n, n) with the lower Cholesky factor of S, which may be singular: then a column of zeros.
 
-    Numbers whose places do not differ by a multiple of `step` are zero.
+    Entries whose indices do not differ by a multiple of `step` are zero.
     """
     n = S.shape[0]
     for j in range(n):
@@ -498,11 +499,11 @@ def _by_block(T: Array, q: int, right: Array, out: Array) -> None:
 
 @deferred(F, A2, A3, I, A2, A3, A2, A2, B, fastmath=FAST)
 def _shared(S: Array, T: Array, q: int, y: Array, Q: Array, a: Array, S_bar: Array, slopes: bool) -> float:
-    """Fill y, Q, a = t - T y and the derivative by S; return what shared errors add to -2 log p."""
+    """Fill y, Q, a = t - T y and the derivative by S; return the term of the shared errors in -2 log p."""
     K, p = T.shape[0], T.shape[1]
     n = K * q
     L, TL, A, M, centre = np.empty((n, n)), np.empty((n, n)), np.empty(n * n), np.empty((n, n)), np.empty(n)
-    step = q  # from one number of a score to its next, where scores have independent errors: the others are zero
+    step = q  # from one entry of a score to the next, where scores have independent errors: other entries are zero
     for row in range(n):
         for column in range(row):
             if S[row, column] != 0.0 and (row - column) % q:
@@ -701,7 +702,7 @@ def _joint_features(
             phi_bar[row * M + e] = s * centre[e] - weighted[row, e]
 
 
-# --- all of it --------------------------------------------------------------------------------------------------------
+# --- the likelihood ---------------------------------------------------------------------------------------------------
 
 
 @deferred(NONE, A1, I, A2, A2, A3, A2, A3, A2, A3, A3, fastmath=FAST)
@@ -889,7 +890,7 @@ def grown(output: float, factor: float, power: float) -> float:
 
 @native(F, F, A1, I, I, F, A1, fastmath=FAST)
 def _grown_reverse(output: float, phi: Array, factor_at: int, power_at: int, bar: float, phi_bar: Array) -> float:
-    """Return the derivative by the output of what has that by the square of `grown`, `bar`; add those by phi."""
+    """Return the derivative by the output, given the derivative `bar` by the square of `grown`; add those by phi."""
     factor, power, size = phi[factor_at], phi[power_at], abs(output)
     sd = grown(output, factor, power)
     if sd == 0.0:
@@ -963,9 +964,9 @@ def gaussian(
     alpha: Array,
     precision: Array,
 ) -> float:
-    """Return log p(data | parts, phi) and fill what is asked for: its derivatives and alpha, or alpha and precision.
+    """Return log p(data | parts, phi) and fill the requested arrays: derivatives and alpha, or alpha and precision.
 
-    `parts` are those of the surrogate's joint error as `parts_at` says, and their derivatives have the same order.
+    `parts` are those of the surrogate's joint error in the order of `parts_at`; their derivatives have the same order.
     `value` (N,) and `squares` (g,) take the place of the data's own.
     """
     K, q, N, t, g, P, o, _, form, structure, varying = sizes_of(data)
@@ -986,9 +987,9 @@ def gaussian(
     total = float(view(data, CONSTANT)[0])
     for i in range(g):
         s = phi[i]
-        if s > 0.0:  # of noise that is proportional alone it is 0, and there are no replicates
+        if s > 0.0:  # s is 0 if the noise is only proportional; there are no replicates then
             total -= replicates[i] * math.log(s) + 0.5 * squares[i] / (s * s)
-    # Few arrays of which others are parts: each costs as much as a hundred operations.
+    # Allocate few arrays and use slices of them: an allocation costs as much as a hundred operations.
     of_rows, of_columns, of_scores = np.empty((8, N)), np.empty((2, N, m)), np.empty((3, K, q))
     d, f, factors, slope, total_variance, before = (
         of_rows[0],
@@ -1061,7 +1062,7 @@ def gaussian(
                 for i in range(q):
                     for e in range(q):
                         s -= T[k, j, i] * Q[k, i, e] * T[k, e, j]
-            bar = 0.5 * (a[k, j] * a[k, j] - s) if lam[k, j] > 0.0 else 0.0  # where it was cut off it has no derivative
+            bar = 0.5 * (a[k, j] * a[k, j] - s) if lam[k, j] > 0.0 else 0.0  # none where lambda was cut off at 0
             parts_bar[lambda_at + k * q + j] = bar
     for i in range(P):
         phi_bar[i] = 0.0
@@ -1137,7 +1138,7 @@ def gaussian_at(
 def batch(
     data: Array, parts: Array, phi: Array, value: Array, squares: Array, asked: int
 ) -> tuple[Array, Array, Array]:
-    """Return log p (S,), and alpha and precision (S, N) where asked for, at parts (S, size) and phi (S, P).
+    """Return log p (S,), and alpha and precision (S, N) if requested, at parts (S, size) and phi (S, P).
 
     `value` (S or 1, N) and `squares` (S or 1, g) are the measured values.
     """
@@ -1155,11 +1156,11 @@ def batch(
 
 @compiled
 def of_inputs(data: Array, parts: Array, phi: Array, value: Array) -> tuple[Array, Array, Array, Array, Array]:
-    """Return what each input's cells say of its scores, and all of the features, at parts (S, size), phi (S, P).
+    """Return the information of each input's cells about its scores, and of all cells about the features' weights.
 
-    T (S, K, q, q), t (S, K, q) and what each input adds to -2 log p (S, K), before what inputs share and without
-    constants of the measurements, infinite where double precision is too little; then A (S, M, M) and right (S, M) of
-    the features' weights. For noise that is not dense.
+    At parts (S, size) and phi (S, P). T (S, K, q, q), t (S, K, q) and the term of each input in -2 log p (S, K) come
+    first, without shared errors and without constants of the measurements; the term is infinite where double precision
+    is too little. Then follow A (S, M, M) and right (S, M) of the features' weights. For noise that is not dense.
     """
     K, q, N, t = sizes_of(data)[:4]
     S, p = len(parts), q + t

@@ -1,15 +1,15 @@
-"""The outputs of the cells where noise is not normal, of sampled latents: counts, censoring, long tails, transforms.
+"""Outputs of the cells from sampled latents, for noise that is not normal: counts, censoring, long tails, transforms.
 
-The outputs are y = m (offset + B scores + E omega + W xi) + delta, m = 1 + a scale discrepancy, W what one run of a
-stochastic simulator does beside its mean (`realisation`). The surrogate's error, truncation and discrepancy are L eta
-with eta standard normal, which the sampler draws beside the parameters.
+The outputs are y = m (offset + B scores + E omega + W xi) + delta, with m = 1 + a scale discrepancy. W xi is the
+deviation of one run of a stochastic simulator from its mean (`realisation`). The surrogate's error, truncation and
+discrepancy are L eta. eta is standard normal, and is sampled together with the parameters.
 
 ==========  ==========================================================================  ===========
 symbol      meaning                                                                     shape
 ==========  ==========================================================================  ===========
-S           covariances of the scores between inputs; of correlated scores, one of all   (q, K, K)
-            of them, input by input                                                      (1, K q, K q)
-W           factor of the noise of one run of the simulator, an experiment's own         (N, r)
+S           covariances of each score between inputs; or, for correlated scores, one     (q, K, K)
+            covariance of all scores, input by input                                    (1, K q, K q)
+W           square-root factor of the noise of one run, for each experiment              (N, r)
 eta         latents: scores (K q, experiment-major), truncation (K t), discrepancy      (L,)
             (N), runs (K r)
 ==========  ==========================================================================  ===========
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 JITTER = 1e-9  # relative, of discrepancy and correlated noise that are sampled
-ROUNDING = 1e-15  # relative, of an entry of a product of roots
+ROUNDING = 1e-15  # relative, of an entry of a product of square-root factors
 ZERO = 1e-14  # relative pivot below which a covariance is singular
 
 
@@ -47,20 +47,22 @@ ZERO = 1e-14  # relative pivot below which a covariance is singular
 
 @compiled
 def latent_count(data: Array) -> int:
-    """Return how many latents eta there are."""
+    """Return the number of latents eta."""
     K, q, N, t, T = int(data[0]), int(data[1]), int(data[2]), int(data[4]), int(data[5])
     return K * q + K * t + (N if T > 0 else 0) + K * int(data[7])
 
 
 @compiled
 def _root(S: Array, own: bool) -> Array:
-    """Return lower L with L L' = S; a column of zeros where S is singular (a run at the very input).
+    """Return lower L with L L' = S; a column of zeros where S is singular (the simulator was run at that input).
 
-    Singular is what is small beside the largest variance, or beside its `own`, where units differ between rows.
+    A pivot counts as zero if it is small relative to the largest variance, or relative to its `own` variance where
+    units differ between rows.
 
-    Where many inputs are close to each other, pivots are sums of rounding errors, and what is divided by their roots
-    grows from column to column (300 subjects: draws were up to 40 sds off). So the largest variance adds to each pivot
-    what keeps such growth below one, which is far below what a draw could show: 1e-5 of its sd at 300 inputs.
+    Where many inputs are close to each other, pivots are sums of rounding errors. Entries that are divided by the
+    square roots of these pivots grow from column to column: with 300 subjects, draws were up to 40 sds off. A small
+    multiple of the largest variance is therefore added to each pivot, just enough to keep this growth below one. The
+    effect on a draw is negligible: 1e-5 of its sd at 300 inputs.
     """
     n = S.shape[0]
     L = np.zeros((n, n))
@@ -85,7 +87,7 @@ def _root(S: Array, own: bool) -> Array:
 
 @compiled
 def roots(S: Array, own: bool) -> Array:
-    """Return the roots of several covariances (S, n, n); `own` for those of terms."""
+    """Return the square-root factors of several covariances (S, n, n); `own` for those of terms."""
     out = np.empty_like(S)
     for s in range(S.shape[0]):
         out[s] = _root(S[s], own)
@@ -94,7 +96,7 @@ def roots(S: Array, own: bool) -> Array:
 
 @compiled
 def _root_reverse(L: Array, L_bar: Array) -> Array:
-    """Return the symmetric derivative by S from that by L = `_root(S)`; what went into zero columns is lost."""
+    """Return the symmetric derivative by S from the derivative by L = `_root(S)`; zero columns have none."""
     n = L.shape[0]
     bar = L_bar.copy()
     out = np.zeros((n, n))
@@ -117,7 +119,7 @@ def _root_reverse(L: Array, L_bar: Array) -> Array:
 
 @compiled
 def _score_roots(S: Array) -> Array:
-    """Return the roots (m, n, n) of S (m, n, n): of each score, or one of all of them."""
+    """Return the square-root factors (m, n, n) of S (m, n, n): of each score, or one for all scores."""
     L = np.empty_like(S)
     for j in range(S.shape[0]):
         L[j] = _root(S[j], False)
@@ -141,7 +143,7 @@ def _errors(L: Array, eta: Array, scores: Array) -> None:
 
 @compiled
 def _errors_reverse(L: Array, eta: Array, scores_bar: Array, S_bar: Array, eta_bar: Array) -> None:
-    """Fill the derivative by S, and add that by eta, of errors whose derivative is scores_bar (K, q)."""
+    """Fill the derivative by S and add the derivative by eta, from the derivative by the errors, scores_bar (K, q)."""
     K, q = scores_bar.shape
     n = L.shape[1]
     L_bar = np.empty((n, n))
@@ -175,7 +177,7 @@ def outputs(
     truncation: Array,
     eta: Array,
 ) -> Array:
-    """Return y (N,) for one value of everything; rows of the data's inputs, eta (L,)."""
+    """Return y (N,) for one set of scores, parameters and latents eta (L,)."""
     K, q, N, t, T = int(data[0]), int(data[1]), int(data[2]), int(data[4]), int(data[5])
     parts = fields(data)
     experiment, factor = parts[0], parts[2]
@@ -212,7 +214,7 @@ def linear_outputs(
     basis: Array,
     truncation: Array,
 ) -> tuple[Array, Array]:
-    """Return y0 (N,) and B (N, L), with which `outputs` are y0 + B eta: its roots are taken once."""
+    """Return y0 (N,) and B (N, L), with which `outputs` are y0 + B eta; square-root factors are computed once."""
     K, q, N, t, T = int(data[0]), int(data[1]), int(data[2]), int(data[4]), int(data[5])
     parts = fields(data)
     experiment, factor = parts[0], parts[2]
@@ -332,12 +334,12 @@ def outputs_reverse(
         terms_reverse(data[fields(data)[9] :], T, phi, J, True, True, Q, phi_bar, J_bar)
 
 
-# --- both, with the surrogate in front of the data in one block -------------------------------------------------------
+# --- surrogate and data in one block ----------------------------------------------------------------------------------
 
 
 @compiled
 def _jacobian(block: Array, data: Array, u: Array) -> tuple[Array, Array]:
-    """Return J (H, N, o), empty without orthogonal terms, and what `_jacobian_reverse` needs of it."""
+    """Return J (H, N, o), empty without orthogonal terms, and the arrays that `_jacobian_reverse` needs."""
     draws, q, n, N, o = int(block[0]), int(block[1]), int(block[2]), int(data[2]), int(data[6])
     J, kept = np.zeros((draws, N, o)), np.empty((draws, 2 * o * q, u.shape[0] if o else 0, n))
     if o == 0:

@@ -1,12 +1,12 @@
-"""The maps between what the sampler moves and the real line, compiled; `compiled.Map` and `Linear` have their numbers.
+"""Transport maps from the sampler's coordinates to unconstrained space, compiled; `compiled.Map` has the coefficients.
 
-The map is triangular, linear in the standardised coordinates x before it and quadratic in bounded features phi of
-them, with a constant Jacobian: z_i = a_i + b_i' x + phi' Q_i phi + s_i w_i. Whatever its coefficients, the density is
-exact. A straight ridge must stay straight as far out as chains go, so x is not bounded; squares without a bound would
-bend more the further out a chain is, beyond anything that was learned.
+The map is triangular. Coordinate i is linear in the standardised coordinates x before it, quadratic in their bounded
+features phi, and has a constant Jacobian: z_i = a_i + b_i' x + phi' Q_i phi + s_i w_i. The density is exact for any
+coefficients. A straight ridge must stay straight wherever a chain is, so x is not bounded. Squares without a bound
+would bend more and more outside of the region in which the map was learned.
 
-Of hundreds of coordinates it is linear, z = a + s R (w + V' (t - 1) V w): scales, roots R of what belongs together (the
-parameters of a subject), and stretches along orthonormal rows V.
+For hundreds of coordinates the map is linear (`Linear`), z = a + s R (w + V' (t - 1) V w): scales s, square-root
+factors R of blocks (the parameters of a subject), and stretches along orthonormal rows V.
 """
 
 import math
@@ -26,7 +26,7 @@ REACH = 5.0  # features of the map are its standardised coordinates, bounded to 
 
 @compiled
 def to_line(block: Array, w: Array, z: Array, phi: Array, slope: Array) -> None:
-    """Fill z = map(w) with the features on the way."""
+    """Fill z = map(w), and the features."""
     size, at = int(block[1]), int(block[8])
     place = at + 5 * size
     for i in range(size):
@@ -52,7 +52,7 @@ def to_line(block: Array, w: Array, z: Array, phi: Array, slope: Array) -> None:
 
 @compiled
 def from_line(block: Array, z_bar: Array, phi: Array, slope: Array, w_bar: Array) -> None:
-    """Fill the derivative by w from that by z, which is used up."""
+    """Fill the derivative by w from the derivative by z, which is overwritten."""
     size, at = int(block[1]), int(block[8])
     place = at + 5 * size
     for i in range(size):
@@ -125,7 +125,7 @@ def to_line_straight(block: Array, w: Array, z: Array) -> None:
 
 @compiled
 def from_line_straight(block: Array, z_bar: Array, w_bar: Array) -> None:
-    """Fill the derivative by w from that by z."""
+    """Fill the derivative by w from the derivative by z."""
     size, at = int(block[1]), int(block[9]) + 3
     for i in range(size):
         w_bar[i] = block[at + size + i] * z_bar[i]

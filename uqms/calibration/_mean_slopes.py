@@ -1,6 +1,6 @@
-"""Slopes of the process's mean by the parameters, which an orthogonal discrepancy is orthogonal to, compiled.
+"""Derivatives of the process's mean by the parameters, compiled: an orthogonal discrepancy is orthogonal to them.
 
-Central differences of the scores, of one draw h of the process's hyperparameters; letters as in `_gaussian`.
+Central differences of the scores, for one draw h of the process's hyperparameters; symbols as in `_gaussian`.
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
 """The Gaussian likelihood of the library's own Gaussian process, compiled: from inputs u to value and derivatives.
 
 One function serves one subject, several experiments, autocorrelated noise, discrepancy and populations. It averages
-over draws h of the process's hyperparameters, one draw after the other: what was summed is scaled down when a larger
-one comes. Letters as in `_gaussian`; `fused` predicts the scores, `_features` makes features of them.
+over draws h of the process's hyperparameters, one draw after the other: the sum so far is scaled down when a larger
+term follows. Symbols as in `_gaussian`; `fused` predicts the scores, and `_features` their features.
 """
 
 import math
@@ -36,17 +36,17 @@ __all__ = ["Problem", "at", "process_gaussian"]
 
 
 class Problem(NamedTuple):
-    """The fields of a block: the process (`ScoreProcess.flat`), the data, and what some problems have beside.
+    """The fields of a block: the process (`ScoreProcess.flat`), the data, and optional parts.
 
     Attributes
     ----------
     process, data
-        Surrogate (`ScoreProcess.flat`, or `ChainError.flat` of several that are linked) and measurements, see
+        Surrogate (`ScoreProcess.flat`, or `ChainError.flat` for linked surrogates) and measurements, see
         `blocks.Data`.
     shared
         Features of the error that inputs share (`SharedError.flat`).
     columns
-        Which inputs of the process the parameters are, where an orthogonal discrepancy asks for it.
+        Columns of the process's inputs that are parameters, if there is an orthogonal discrepancy.
     """
 
     process: Any
@@ -122,7 +122,7 @@ def _joint_error_reverse(
     v: Array,
     u_bar: Array,
 ) -> None:
-    """Add to u_bar the derivative of what `_joint_error` fills; `covariance` is overwritten."""
+    """Add to u_bar the derivative of the parts that `_joint_error` fills; `covariance` is overwritten."""
     K, q = u.shape[0], int(process[1])
     column = np.empty(K)
     n = K * q
@@ -211,7 +211,7 @@ def process_gaussian(block: Array, u: Array, phi: Array, z: Array, u_bar: Array,
 
 @compiled
 def at(block: Array, u: Array, phi: Array, z: Array) -> tuple[Array, Array, Array]:
-    """Return value () and derivatives by u and phi as arrays, as a PyTensor operation wants them."""
+    """Return value () and derivatives by u and phi as arrays, as a PyTensor operation requires."""
     block, u, phi, z = (
         np.ascontiguousarray(block),
         np.ascontiguousarray(u),

@@ -15,9 +15,9 @@ X' R^-1 X   sum g/D x x' + kappa s² sum± Y Y' / (1 + d kappa F),  Y = sum x e�
 log|R|      (n - 1) log(1 - a²) + sum log D + sum± log(1 + d kappa F),  F = sum e±² / D
 ==========  ==============================================================================
 
-Nothing is approximated by that, and nothing is subtracted. All weights are functions of lambda that are analytic but at
-lambda <= -A / B, so that sums over an interval of frequencies equal sums over few Chebyshev nodes with the interpolated
-products as weights, to rounding (`spectral`). A value takes as long for 10 000 rows as for 1000.
+This is exact, and involves no subtraction. All weights are functions of lambda that are analytic except at
+lambda <= -A / B. Sums over an interval of frequencies therefore equal sums over few Chebyshev nodes with the
+interpolated products as weights, up to rounding (`spectral`). 10 000 rows take as long as 1000.
 
 Strang (1999), doi:10.1137/S0036144598336745.
 """
@@ -32,9 +32,9 @@ from uqms.surrogates.kernels import FAST
 
 __all__ = ["HEADER", "spectral_grams", "spectral_grams_reverse"]
 
-# Of a series: input k, rows n, nodes, places in phi of the process' standard deviation (-1: no process) and length, and
-# of the noise's standard deviation; gap, and what divides the noise's variance. Then the shift of the mean (q,) and, of
-# each node: lambda, count, products x x' (lower triangle), of both ends e± x and e±².
+# The fields of a series: input k, rows n, nodes; positions in phi of the process's standard deviation (-1: no process),
+# of its length and of the noise's standard deviation; gap, and the divisor of the noise's variance. Then the shift of
+# the mean (q,) and, for each node: lambda, count, products x x' (lower triangle), and e± x and e±² of both ends.
 HEADER = 8
 
 
@@ -131,7 +131,7 @@ def spectral_grams_reverse(series: Array, phi: Array, mean: Array, t: int, grams
         at += HEADER + q
         e = 0
         corner = grams_bar[k, p, p]
-        for i in range(p):  # by the lower triangle, where each number stands for two
+        for i in range(p):  # over the lower triangle, in which each entry stands for two
             beside_i = grams_bar[k, i, p]
             for j in range(i + 1):
                 bar = grams_bar[k, i, j] - delta[i] * grams_bar[k, j, p] - beside_i * delta[j]

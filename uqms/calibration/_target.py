@@ -1,13 +1,13 @@
-"""The compiled log-density of a standard problem on the real line with its gradient, as the C function nutpie calls.
+"""Log-density of a standard problem in unconstrained space with its gradient, compiled as the C function of nutpie.
 
-One flat block of numbers holds everything: header, priors, inputs, noise, map, surrogate, data. New data of the same
-problem are a new block; nothing is compiled again, and what was compiled is kept on disk by numba.
+One flat array holds the whole problem: header, priors, inputs, noise, transport map, surrogate, data. New data of the
+same problem are a new array. Nothing is compiled again, and numba keeps the compiled code on disk.
 
 ==========  ======================================================================  ===========
 symbol      meaning                                                                 shape
 ==========  ======================================================================  ===========
-w           what the sampler moves: independent of each other as far as the map can (P,)
-z           parameters on the real line, z = map(w)                                 (P,)
+w           coordinates of the sampler; the map makes them nearly independent       (P,)
+z           parameters in unconstrained space, z = map(w)                           (P,)
 v           parameters on the surrogate-input scale (identity, log or logit)        (P,)
 theta       parameters in their own units                                           (P,)
 u           surrogate inputs in the unit cube                                       (K, d)
@@ -121,9 +121,9 @@ _POINTER = types.CPointer(types.double)
 
 @numba.cfunc(types.int64(types.uint64, _POINTER, _POINTER, _POINTER, _POINTER), cache=True)
 def density_function(size, point, gradient, value_at, user):  # type: ignore[no-untyped-def]
-    """Evaluate log-density and gradient as nutpie asks: 0 when all is finite, 3 or 4 for what is not.
+    """Evaluate log-density and gradient for nutpie: return 0 if both are finite, otherwise 3 or 4.
 
-    It has no function of its own that it would call, since that would be compiled twice.
+    The body calls no helper functions of this module, because they would be compiled twice.
     """
     block = numba.carray(user, (int(user[0]),))
     w, w_bar = numba.carray(point, (size,)), numba.carray(gradient, (size,))
@@ -198,7 +198,7 @@ def density_function(size, point, gradient, value_at, user):  # type: ignore[no-
 
 @numba.cfunc(types.int64(types.uint64, types.uint64, _POINTER, _POINTER, _POINTER), cache=True)
 def expand_function(size, expanded, point, out_at, user):  # type: ignore[no-untyped-def]
-    """Return theta and z of a draw, one after the other, as nutpie asks."""
+    """Return theta and z of a draw, one after the other, for nutpie."""
     block = numba.carray(user, (int(user[0]),))
     w, out = numba.carray(point, (size,)), numba.carray(out_at, (expanded,))
     z, phi, slope = np.empty(size), np.empty(size), np.empty(size)

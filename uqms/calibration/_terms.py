@@ -1,9 +1,9 @@
-"""Covariances over the cells beside the surrogate's own: discrepancy and autocorrelated noise, and their derivatives.
+"""Covariances over the cells that are not the surrogate's: discrepancy and autocorrelated noise, with derivatives.
 
 ==========  =======================================================================  ==============
 symbol      meaning                                                                  shape
 ==========  =======================================================================  ==============
-c           cell, as in `_marginal`                                                  N
+c           cell, as in `likelihood`                                                 N
 phi         hyperparameters: noise sds first, then those of terms and scales         (P,)
 K_t         a² kappa(|points - points'| / lengths) where the ids agree, else 0        (N, N)
 J           derivative of the mean at the cells by the parameters                    (N, o)
@@ -36,11 +36,11 @@ __all__ = [
 
 HEADER = 8
 CONSTANT, EXPONENTIAL, MATERN52, SQUARED, BASIS = 0, 1, 2, 3, 4
-# Of the largest diagonal entry of J' K J: an orthogonal discrepancy cannot tell parameters apart that the data do not.
+# Relative to the largest diagonal entry of J' K J: the data cannot distinguish directions of parameters below this.
 ORTHOGONAL_JITTER = 1e-10
 ROUNDING = 1e-16
-SHORTEST = 1e-300  # of a length; compiled code raises where it divides by zero
-FAR = 700.0  # of an exponent: correlations beyond are 0, also at a distance that is infinite since a length is tiny
+SHORTEST = 1e-300  # shortest length; compiled code raises an error at a division by zero
+FAR = 700.0  # largest exponent: correlations beyond are 0, also if a tiny length makes the distance infinite
 
 
 @compiled
@@ -96,7 +96,7 @@ def kappa_of(family: int, r: float) -> tuple[float, float]:
 
 @compiled
 def _own(data: Array, at: int, phi: Array, K: Array) -> int:
-    """Fill K (N, N) with the covariance of the term that starts at `at`; return where the next one starts."""
+    """Fill K (N, N) with the covariance of the term that starts at `at`; return where the next term starts."""
     N = K.shape[0]
     family, c, b, amplitude = int(data[at]), int(data[at + 1]), int(data[at + 2]), phi[int(data[at + 3])]
     lengths = data[at + 5 : at + 5 + c]
@@ -116,7 +116,7 @@ def _own(data: Array, at: int, phi: Array, K: Array) -> int:
                     r2 = 0.0
                     for m in range(c):
                         step = points[i, m] - points[j, m]
-                        if step != 0.0:  # no distance is none, however short the length
+                        if step != 0.0:  # a distance of zero stays zero for any length
                             step /= max(phi[int(lengths[m])], SHORTEST)
                             r2 += step * step
                     value = kappa_of(family, math.sqrt(r2))[0]
@@ -135,7 +135,7 @@ def _projection(K: Array, J: Array) -> tuple[Array, Array]:
         largest = max(largest, A[i, i])
     for i in range(
         A.shape[0]
-    ):  # of each slope's own size: a weak one counts as well, down to rounding of the strongest
+    ):  # relative to the size of each slope: weak slopes count too, down to rounding errors of the strongest
         A[i, i] += ORTHOGONAL_JITTER * A[i, i] + ROUNDING * largest + 1e-300
     return np.linalg.solve(A, KJ.T.copy()), KJ
 

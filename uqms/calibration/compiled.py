@@ -306,7 +306,7 @@ def _intervals(problem: "Problem") -> dict[str, Interval]:
 def target(whole: "Problem") -> Target | None:
     """Return the compiled log-density of a problem, None when the problem is not standard."""
     pieces = whole.pieces(dict.fromkeys(whole.priors))
-    if len(pieces) > 1:  # several surrogates
+    if len(pieces) > 1 or whole.kind == "population":  # several surrogates, or random effects
         return None
     problem = pieces[0].problem
     names = tuple(problem.priors)

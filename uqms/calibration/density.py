@@ -346,7 +346,7 @@ def _slope(cells: Cells, noise: NoiseGroups, y: Array, phi: Array, z: Array, ste
 
 
 def noise_sd(problem: "SingleCalibration", y: Array, phi: Array, limits: bool = True, draws: int = 32) -> Array:
-    """Return the sd (S, N) of independent normal noise that says as much about the latent output as the data do.
+    """Return the sd (S, N) of independent normal noise with as much information on the latent output as the data.
 
     That of the cell means for additive noise, in its own unit; else 1 / sqrt(Fisher information), from draws with a
     fixed seed. A value beyond a detection limit says less than a measured one; without `limits`, what it would say

@@ -1,7 +1,7 @@
-"""Noise that is correlated along a coordinate as a Markov chain: products with roots and inverses in linear time.
+"""Noise that is correlated along a coordinate as a Markov chain: square-root factors and inverses in linear time.
 
-An Ornstein-Uhlenbeck process depends on its past through its last value alone, so that a Kalman filter goes once along
-the N cells where a Cholesky factor of their covariance would take N³ operations.
+An Ornstein-Uhlenbeck process depends on its past through its last value only. A Kalman filter therefore passes once
+over the N cells, whereas a Cholesky factor of their covariance would take N³ operations.
 
 ==========  ==========================================================================  ======
 symbol      meaning                                                                     shape
@@ -151,7 +151,7 @@ class Chains:
 
 
 class GivenData(NamedTuple):
-    """What data with such noise say of errors x, where they are G x + noise and x = R times standard normal numbers.
+    """Distribution of errors x given data, where the data are G x + noise and x = R times standard normal variables.
 
     Attributes
     ----------

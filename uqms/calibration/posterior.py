@@ -85,6 +85,9 @@ ELSEWHERE = {
     "diagnose": "print(posterior.verdict)",
     "diagnostics": "print(posterior.verdict)",
     "load": "it is uq.load_posterior(path)",
+    "to_pickle": "it is posterior.save(path)",
+    "items": "draws are in posterior.draws",
+    "keys": "draws are in posterior.draws",
     "predictions": "it is posterior.predict()",
     "sample_posterior_predictive": "it is posterior.predict(noise=True)",
 }
@@ -145,6 +148,11 @@ class Posterior:
         """
         if name in self.tree.children:
             raise UnknownKeyError(f"posterior[{name!r}]: it is a group of the DataTree; use posterior.tree[{name!r}].")
+        if name in self.subjects:
+            raise UnknownKeyError(
+                f"posterior[{name!r}]: the parameters of a subject are in "
+                f"posterior.individuals.sel(subject={name!r}), their intervals in posterior.individual_summary()."
+            )
         right = name if name in self.draws else next(iter(self.draws.data_vars))
         raise UnknownKeyError(
             f"posterior[{name!r}]: draws are in posterior.draws[{right!r}], dims (chain, draw), their mean and "

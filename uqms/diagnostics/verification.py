@@ -310,6 +310,11 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
         print(verification)
     """
     check_posterior(posterior, "verify")
+    if not isinstance(ensemble, xr.Dataset):
+        raise InputError(
+            f"verify: got a {type(ensemble).__name__} as runs; give "
+            "uq.run(simulator, uq.verification_design(posterior, 50, rng=1))."
+        )
     table.check(ensemble)
     verified = _Verified.of(posterior)
     problem = verified.data

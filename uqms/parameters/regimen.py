@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, NoReturn, final
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -248,10 +248,31 @@ class Regimen:
         at = tuple(begin + interval * k for k in range(count))
         return cls(at, (amount,), (duration,), (route,), past)
 
+    def __mul__(self, other: object) -> NoReturn:
+        """Raise: other amounts are `scaled`.
+
+        Raises
+        ------
+        InputError
+            Always.
+        """
+        raise InputError(f"Regimen: it cannot be multiplied; regimen.scaled({other!r}) has other amounts.")
+
+    __rmul__ = __mul__
+
     def __add__(self, other: "Regimen") -> "Regimen":
-        """Return the doses of both; what was given twice at one time counts twice."""
+        """Return the doses of both; what was given twice at one time counts twice.
+
+        Raises
+        ------
+        InputError
+            When `other` is not a regimen.
+        """
         if not isinstance(other, Regimen):
-            return NotImplemented
+            raise InputError(
+                f"Regimen: a {type(other).__name__} cannot be added; add a regimen, such as "
+                "uq.Regimen.single(4.0, time=12.0)."
+            )
         return Regimen(
             self.times + other.times,
             self.amounts + other.amounts,
@@ -546,7 +567,10 @@ def joined(regimens: Iterable[Regimen]) -> tuple[Regimen, ...]:
     found: dict[float, Regimen] = {}
     for one in regimens:
         if not isinstance(one, Regimen):
-            raise InputError(f"regimens: {one!r} is a {type(one).__name__}; give uq.Regimen values.")
+            raise InputError(
+                f"regimens: {one!r} is a {type(one).__name__}; give uq.Regimen values, such as data.regimens of "
+                "data = uq.Observations.from_events(...)."
+            )
         if found.setdefault(one.number, one) != one:
             raise InputError(f"regimens: {one!r} and {found[one.number]!r} have the same number; shift one by a bit.")
     return tuple(found.values())

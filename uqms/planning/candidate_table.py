@@ -41,7 +41,7 @@ class Candidates:
         Columns `output`, coordinates and conditions by name, `replicates` and `cost`; `part` where the calibration has
         several.
     noise
-        Noise model by output; of outputs that are not in it, the calibration's own.
+        Noise model by output. Other outputs have the noise of the calibration.
     """
 
     table: pd.DataFrame
@@ -61,7 +61,7 @@ class Candidates:
         Raises
         ------
         InputError
-            When `other` is no such table, or an output has another noise in it.
+            When `other` is not a `Candidates`, or an output has another noise model in it.
         """
         if not isinstance(other, Candidates):
             raise InputError(f"candidates + {type(other).__name__}: add what uq.candidates(...) returns.")
@@ -79,7 +79,7 @@ class Candidates:
         return tuple(str(name) for name in self.table if name not in RESERVED)
 
     def of(self, output: str) -> "Candidates":
-        """Return the candidates with the output that they are of where it was left out."""
+        """Return the candidates with this output wherever the output was left out."""
         if (self.table[OUTPUT] != "").all():
             return self
         noise = {output if name == "" else name: model for name, model in self.noise.items()}
@@ -90,9 +90,9 @@ class Candidates:
 @final
 @dataclass(frozen=True, eq=False)
 class PredictedOutput:
-    """An output of the simulator that a measurement should make known better: what `about` takes beside parameters.
+    """A predicted output, as a quantity for the argument `about` of `uqms.next_experiment`.
 
-    With a discrepancy it is reality that is meant, as in `Posterior.predict`, without measurement noise.
+    A discrepancy is part of the prediction, as in `Posterior.predict`; measurement noise is not.
 
     Parameters
     ----------

@@ -101,7 +101,7 @@ class Density:
         Raises
         ------
         InputError
-            When the density is one of all measurements together.
+            When the noise model has one joint density for all measurements.
         """
         shape = (*y.shape[:-1], len(z))
         value = np.asarray(self.response.inverse(y))

@@ -11,7 +11,7 @@ from uqms import _checks as check
 from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
-from uqms.calibration.base import Derived
+from uqms.calibration.base import Derived, Problem
 from uqms.calibration.context import evenly
 from uqms.errors import InputError
 from uqms.planning.before_data import PriorDraws
@@ -44,27 +44,27 @@ type About = (
 @final
 @dataclass(frozen=True, eq=False)
 class NextExperiment:
-    """The measurements to make next and what they are expected to tell; `uqms.next_experiment` makes it.
+    """The measurements to make next and their expected information; `uqms.next_experiment` makes it.
 
     Attributes
     ----------
     best
-        The chosen candidates, in the order of choice, with `gain`: expected information in nats of this and all before
-        it, `mcse`, `gain_exact` if the surrogate were exact, `total_cost`, `method`, and "sd <quantity>", the expected
-        posterior sd with this and all before it. With `losses`, `value`.
+        The chosen candidates, in the order of choice. All columns are cumulative, for a candidate and those above it:
+        `gain`, the expected information in nats; `mcse`; `gain_exact`, the gain if the surrogate were exact;
+        `total_cost`; `method`; and "sd <quantity>", the expected posterior sd. With `losses`, also `value`.
     table
         All candidates, each alone: `gain`, `gain_exact`, `gain_per_cost`, "sd <quantity>", `method` ("nested" Monte
         Carlo or the "linear" form), and `chosen`, the place in `best` or 0.
     quantities
         By quantity: `sd` now, `expected_sd` after the measurements, `expected_sd_exact` if the surrogate were exact.
     gain, gain_exact
-        Of all chosen measurements together, in nats.
+        Expected information of all chosen measurements together, in nats.
     method
         How `gain` was computed.
     reasons
         Sentences that say why, one per chosen measurement, and what limits the gain.
     candidates
-        What was chosen from.
+        The candidates that were compared.
     """
 
     best: pd.DataFrame
@@ -100,19 +100,18 @@ def next_experiment(
     draws: int = DRAWS,
     rng: RandomState = 0,
 ) -> NextExperiment:
-    r"""Choose the measurements that are expected to tell most, given what is known already.
+    r"""Choose the measurements with the largest expected information, given the data so far.
 
     Use it before the next sample is taken or the next condition is set up. The expected information gain is the mutual
-    information of the quantities and the measurements, given the data. The surrogate's error is part of what a
-    measurement would show: it is taken given the data, jointly for all measurements of a proposal, and replicates share
-    it.
+    information of the quantities and the measurements, given the data. A measurement also contains the surrogate's
+    error. This error is conditioned on the data, and all measurements of a proposal, replicates included, share it.
 
     Parameters
     ----------
     posterior
-        A posterior; that of a new subject (`Posterior.new_subject`); before any data `uqms.prior_of`.
+        A posterior; the posterior of a new subject (`Posterior.new_subject`); before any data, `uqms.prior_of`.
     ideas
-        Of `uqms.candidates`. Each is taken at most once.
+        The result of `uqms.candidates`. Each candidate is chosen at most once.
     size
         How many measurements to choose together.
     subject
@@ -121,14 +120,14 @@ def next_experiment(
         Of a subject whose parameters differ between occasions: the label of the occasion of all candidates, one on
         which the subject was measured; by default a new one, whose effects are not known.
     about
-        What the measurements should make known: names of parameters or derived quantities, a `PredictedOutput`, several
-        of them, or functions of the draws by name. By default all parameters of the simulator. Noise and discrepancy
-        are never what is asked about, unless they are named.
+        The quantities to be determined: names of parameters or derived quantities, a `PredictedOutput`, several of
+        these, or functions of the draws by name. By default all parameters of the simulator. Noise and discrepancy
+        are nuisance quantities unless they are named.
     losses
         For a decision: by action, a function from the draws by name to losses (S,). Measurements are then chosen by how
         much lower the expected loss of the best action becomes, in the unit of the loss.
     budget
-        Total cost; what no longer fits is left out.
+        Largest total cost; candidates that no longer fit are left out.
     draws
         Posterior draws. Nested Monte Carlo is used up to a gain of log(draws) - 3 nats.
     rng
@@ -137,7 +136,7 @@ def next_experiment(
     Returns
     -------
     NextExperiment
-        The proposal, what it is expected to tell, and the table of all candidates.
+        The proposal, its expected information, and the table of all candidates.
 
     Raises
     ------
@@ -210,6 +209,11 @@ def forecaster(given: Any, draws: int, subject: str | None = None, occasion: str
         return OfSubject(given, occasion)
     problem = getattr(given, "problem", None)
     if problem is None or not hasattr(given, "tree"):
+        if isinstance(given, Problem):
+            raise InputError(
+                "next_experiment: got a calibration; give its posterior, problem.sample(rng=1), or before any data "
+                "uq.prior_of(problem)."
+            )
         raise InputError(
             f"next_experiment: got a {type(given).__name__}; give a posterior, what posterior.new_subject(...) "
             "returns, or before any data uq.prior_of(calibration)."
@@ -293,7 +297,10 @@ def _losses(known: Mapping[str, Array], losses: Any, S: int) -> Array:
     if losses is None:
         return np.zeros((S, 0))
     if not isinstance(losses, Mapping) or len(losses) < 2:
-        raise InputError("next_experiment: losses is a mapping of two actions or more to functions of the draws.")
+        raise InputError(
+            "next_experiment: losses is a mapping of two actions or more to functions of the draws, such as "
+            "losses={'treat': lambda p: 1.0 + 0.0 * p['a'], 'wait': lambda p: p['a']}."
+        )
     return np.column_stack([_evaluated(name, function, known, S) for name, function in losses.items()])
 
 

@@ -132,7 +132,8 @@ class RunPlan:
             lines.append(f"  first: {kind}{at}: {first['gain']:.1%} of the variance for a cost of {first['cost']:.3g}")
             half = int(np.searchsorted(np.cumsum(self.table["gain"]), 0.5 * self.table["gain"].sum())) + 1
             if len(self) > 2:
-                lines.append(f"  half of the predicted gain is that of the first {half} of {len(self)} runs")
+                runs = "run has" if half == 1 else f"{half} runs have"
+                lines.append(f"  of these {len(self)} runs, the first {runs} half of the predicted gain")
         if self.stopped:
             lines.append(f"  {self.stopped}")
         return "\n".join(lines + [f"  {note}" for note in self.notes])
@@ -167,7 +168,8 @@ def next_runs(
     Parameters
     ----------
     posterior
-        That of the runs there are: of one subject, several parts, or a population of up to 2 000 measurements.
+        Posterior that was made from the runs so far: of one subject, several parts, or a population of up to 2 000
+        measurements.
     n
         Number of runs at most.
     cost
@@ -194,7 +196,7 @@ def next_runs(
         How many points of each simulator are compared.
     replicates
         Whether runs may be repeated, so that the noise of a stochastic simulator averages out. By default where the
-        surrogate has learned from replicates. A second run of a deterministic simulator tells nothing.
+        surrogate has learned from replicates. A second run of a deterministic simulator adds no information.
     rng
         Whole number or generator.
 
@@ -526,6 +528,8 @@ def _costs(offered: list[Candidates], given: Mapping[str, float] | float | None)
         found, unknown = [given] * len(labels) if len(labels) == 1 else [None] * len(labels), []
     right = [isinstance(one, int | float) and not isinstance(one, bool) and 0.0 < one < math.inf for one in found]
     if unknown or not all(right):
+        if labels == [""]:
+            raise InputError(f"next_runs: cost is {given!r}; there is one kind of run, give its cost: cost=1.0.")
         raise InputError(
             f"next_runs: cost is {given!r}; give a positive number for each kind of run: "
             f"cost={dict.fromkeys(labels, 1.0)}."

@@ -114,7 +114,7 @@ class Worthwhile:
     could
         Fraction of what remains that the simulator itself, run everywhere, would rule out.
     ruled_out
-        Fraction of what there was before the last wave that it ruled out.
+        Fraction of the region before the last wave that this wave ruled out.
     reasons
         Why.
     nothing
@@ -438,7 +438,7 @@ class HistoryMatching:
         reasons = [
             f"the simulator itself could rule out {could:.0%} of the {found.volume:.2g} of the box that remains (limit "
             f"{least:.0%}); the surrogate's variance is {ratio:.2g} times that of noise and discrepancy there",
-            f"the last wave ruled out {ruled_out:.0%} of what there was",
+            f"the last wave ruled out {ruled_out:.0%} of the region that it began with",
         ]
         needed = could >= least
         if needed and len(self.waves) > 1 and ruled_out < least:

@@ -385,8 +385,8 @@ class Propagation:
     def table(self, prob: float = 0.95) -> pd.DataFrame:
         """Return one row per scalar quantity (by condition): mean, its error, sd, interval, fractions of the variance.
 
-        `error_surrogate` and `error_monte_carlo` are those of the mean, as standard deviations; ``share of ...`` are
-        the parts of the variance over their sum.
+        `error_surrogate` and `error_monte_carlo` are errors of the mean, as standard deviations. The columns
+        ``fraction from ...`` hold the parts of the variance, divided by their sum.
 
         Raises
         ------
@@ -413,7 +413,7 @@ class Propagation:
                     f"{tail:g}%": float(ends[0]),
                     f"{100 - tail:g}%": float(ends[1]),
                     **{
-                        f"share of {part}": float(value) / total if total > 0.0 else np.nan
+                        f"fraction from {part}": float(value) / total if total > 0.0 else np.nan
                         for part, value in zip(variance["part"].values, variance.values, strict=True)
                     },
                     "unit": mean.attrs.get("unit", ""),

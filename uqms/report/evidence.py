@@ -123,6 +123,8 @@ def _scalars(study: Material, one: Any, at: tuple[str, ...]) -> list[Block]:
         large = isinstance(value, pd.DataFrame | xr.Dataset | xr.DataArray | np.ndarray | Mapping | list | tuple)
         if field.name.startswith("_") or large or callable(value) or value == "":
             continue
+        if any(hasattr(value, name) for name in TABLES):  # another result, such as the candidates of a measurement
+            continue
         found = study.sources.value(*at, field.name)
         if len(found.text) <= LONGEST:
             items.append((f"{heading_of(field.name)}: ", found))

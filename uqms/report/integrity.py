@@ -222,12 +222,12 @@ def _hashes(text: str) -> list[str]:
     stated = dict(re.findall(r'data-section="([^"]*)">([0-9a-f]{64})<', text))
     bodies = _bodies(text)
     edited = [
-        f"the section {key!r} is not what its hash says"
+        f"the section {key!r} does not match its hash"
         for key, body in bodies.items()
         if key in stated and hashed(body) != stated[key]
     ]
     edited += [f"the section {key!r} is missing" for key in stated if key not in bodies]
-    return edited or ["the page is not what its hash says, outside of its sections"]
+    return edited or ["the page does not match its hash outside of its sections"]
 
 
 def _structure(text: str, page: Page) -> list[str]:
@@ -316,7 +316,7 @@ def differences_from(
             )
     bodies, mine = _bodies(text), _bodies(again)
     missing = [name for section in page.sections.values() for name in section if name not in given]
-    left = ["the author's own words (title, question, limitations, ...), which no object has"]
+    left = ["your own texts (title, question, limitations, ...), which are in no object"]
     for key, names in page.sections.items():
         lacking = [] if key in ALWAYS else [name for name in names if name not in given]
         if key == "integrity":

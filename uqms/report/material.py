@@ -47,8 +47,8 @@ COLUMNS = {
 
 def heading_of(column: str) -> str:
     """Return the words above a column."""
-    if column.startswith("share of "):
-        return f"fraction of the variance: {column.removeprefix('share of ')}"
+    if column.startswith("fraction from "):
+        return f"fraction of the variance: {column.removeprefix('fraction from ')}"
     return COLUMNS.get(column, column.replace("_", " "))
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -17,8 +17,10 @@ from uqms.ensemble.netcdf import atomic_path
 from uqms.errors import InputError, PathError
 from uqms.report import answers, closing, opening, study_inputs
 from uqms.report.contents import Picture, Section, values_of
+from uqms.report.evidence import TABLES
 from uqms.report.factors import FACTORS
 from uqms.report.material import Material
+from uqms.report.names import by_name
 from uqms.report.numbers import Number
 from uqms.report.page import page_of
 
@@ -192,6 +194,16 @@ def credibility_report(
     stated = (limitations,) if isinstance(limitations, str) else tuple(limitations)
     if not all(isinstance(one, str) for one in stated):
         raise InputError(f"credibility_report: limitations is {limitations!r}; give text, or a sequence of texts.")
+    _check_verification(verification)
+    for name, results in (
+        ("sensitivity", sensitivity),
+        ("predictions", predictions),
+        ("decisions", decisions),
+        ("comparison", comparison),
+        ("next_experiment", next_experiment),
+        ("checks", checks),
+    ):
+        _check_results(name, results)
     _check_factors(factors)
     _check_figures(figures)
     given = {
@@ -249,6 +261,32 @@ def _sections(study: Material) -> tuple[Section, ...]:
     return (*found, closing.credibility(study, there), *last)
 
 
+def _check_verification(given: Any) -> None:
+    if given is None or hasattr(getattr(given, "verification", given), "verdict"):
+        return
+    what = f"the text {given!r}" if isinstance(given, str) else f"a {type(given).__name__}"
+    raise InputError(
+        f"credibility_report: verification is {what}; give the result of uq.verify(posterior, runs) or "
+        "uq.correct(posterior, runs). A title is title=..."
+    )
+
+
+def _check_results(argument: str, given: Any) -> None:
+    """Raise where a result has nothing to show, or is a posterior."""
+    for name, one in by_name(given).items():
+        where = f"{argument}[{name!r}]" if name else argument
+        if isinstance(one, Posterior):
+            raise InputError(
+                f"credibility_report: {where} is a posterior; give a result made from it, such as posterior.predict()."
+            )
+        offers = isinstance(one, pd.DataFrame) or any(hasattr(one, offer) for offer in (*TABLES, "interval"))
+        if not (offers or is_dataclass(one)):
+            raise InputError(
+                f"credibility_report: {where} is a {type(one).__name__}; give a pandas DataFrame, or a result of uqms "
+                "with a table, such as uq.sobol_indices(surrogate) or posterior.predict()."
+            )
+
+
 def _check_factors(factors: Mapping[str, str] | None) -> None:
     known = [factor.name for factor in FACTORS]
     unknown = [name for name in factors or {} if name not in known]
@@ -257,6 +295,11 @@ def _check_factors(factors: Mapping[str, str] | None) -> None:
 
 
 def _check_figures(figures: Mapping[str, Any] | None) -> None:
+    if figures is not None and not isinstance(figures, Mapping):
+        raise InputError(
+            f"credibility_report: figures is a {type(figures).__name__}; give figures by caption, "
+            "{'Residuals by day': figure}."
+        )
     for caption, figure in (figures or {}).items():
         if not (hasattr(figure, "savefig") and hasattr(figure, "get_label")):
             raise InputError(

@@ -62,6 +62,17 @@ def check_together(found: Contents, reading: Reading) -> None:
             if name not in found.noise and name in whole:
                 reading.wrong(("noise",), f"the measured output {name!r} has no noise model: [noise.{name}].")
     _calibration(found, reading)
+    _predictions(found, whole, reading)
+
+
+def _predictions(found: Contents, outputs: Mapping[str, Output], reading: Reading) -> None:
+    """Check the coordinates of [predictions]."""
+    dims = list(dict.fromkeys(dim for one in outputs.values() for dim in one.dims))
+    for name, prediction in found.predictions.items() if outputs else ():
+        for coord in prediction.settings.get("coords") or {}:
+            if coord not in dims:
+                at = ("predictions", name, "coords", str(coord))
+                reading.wrong(at, f"no output has the dim {coord!r}{near(str(coord), dims)}.")
 
 
 def _simulator(member: Member, path: Path, reading: Reading) -> None:

@@ -228,7 +228,9 @@ class _Sections:
             return False
         for key in table:
             if key not in known:
-                self.reading.wrong((*path, key), f"there is no section {key!r} here{near(key, known)}")
+                meant = {"priors": "parameters", "likelihood": "noise", "observations": "data"}.get(key)
+                advice = f"; it is called {meant!r}." if meant in known else near(key, known)
+                self.reading.wrong((*path, key), f"there is no section {key!r} here{advice}")
         return True
 
     # --------------------------------------------------------------------------------------------------------- members

@@ -210,6 +210,8 @@ class Study:
                 f"the study has the members {', '.join(members)}; name one: member={next(iter(members))!r}."
             )
         key = next(iter(members)) if name is None else name
+        if key not in members and "" in members:
+            raise InputError(f"the study has one simulator and no member {name!r}; leave `member` out.")
         if key not in members:
             raise InputError(f"the study has no member {name!r}; it has {', '.join(map(repr, members))}.")
         return members[key]
@@ -657,7 +659,7 @@ def _parsed(source: Path) -> tuple[dict[str, Any], dict[Key, int], list[Mistake]
     except tomllib.TOMLDecodeError as error:
         words = str(error)
         line = words.partition("at line ")[2].partition(",")[0]
-        return {}, {}, [Mistake(int(line) if line.isdigit() else 1, "", f"this is no TOML: {words}.")]
+        return {}, {}, [Mistake(int(line) if line.isdigit() else 1, "", f"this is not valid TOML: {words}.")]
     except RecursionError:
         return {}, {}, [Mistake(1, "", "tables or arrays are nested too deep.")]
 

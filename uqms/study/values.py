@@ -25,6 +25,7 @@ from uqms._import_names import is_name
 from uqms._teaching import renamed
 from uqms._typing import Array
 from uqms.errors import InputError, UqmsError
+from uqms.parameters import Prior
 from uqms.study.folder import Folder
 from uqms.study.positions import Path
 
@@ -297,7 +298,7 @@ class Reading:
         if isinstance(value, str):
             value = {"kind": value}
         if not isinstance(value, dict):
-            return self.wrong(path, f"got {_said(value)}, expected a table with a `kind`."), {}
+            return self.wrong(path, f"got {_said(value)}, expected a table with a `kind`{_example(base, value)}."), {}
         table = {key: one for key, one in value.items() if key != "kind"}
         kind = value.get("kind")
         if kind is None:
@@ -458,6 +459,20 @@ def _named(hint: Any) -> str:
     if origin is np.ndarray or (isinstance(origin, type) and issubclass(origin, collections.abc.Iterable)):
         return "an array"
     return f"a table with `kind` ({getattr(hint, '__name__', hint)})"
+
+
+def _example(base: Any, value: Any) -> str:
+    """Return an example of a table in the place of a number or a range, where a prior is expected."""
+    if not (isinstance(base, type) and issubclass(base, Prior)):
+        return ""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return (
+            f', such as {{ kind = "LogNormal", median = {value:g}, sigma = 0.3 }}; a known parameter has a prior too, '
+            "and its value in [calibration.fixed]"
+        )
+    if isinstance(value, list) and len(value) == 2:
+        return f', such as {{ kind = "Uniform", low = {value[0]}, high = {value[1]} }}'
+    return ""
 
 
 def _said(value: Any) -> str:

@@ -13,7 +13,7 @@ TILE = 16  # columns that are mirrored together, so that both sides stay in the 
 def fill_adjoint(inverse: Array, left: Array, right: Array, weights: Array, factor: float) -> None:
     """Replace the upper triangle of K^-1 by (factor w w' - K^-1 + left' right) / 2, and mirror it.
 
-    `left` and `right` are (b, n), the two factors of what the trend takes from K^-1.
+    `left` and `right` are (b, n), the two factors of the matrix that the trend subtracts from K^-1.
     """
     n = inverse.shape[0]
     for i in range(n):
@@ -34,7 +34,7 @@ def fill_adjoint(inverse: Array, left: Array, right: Array, weights: Array, fact
 def fill_correlation(code: int, z: Array, amplitude: Array, kappa: Array) -> None:
     """Fill the upper triangle (n, n) of the correlation between inputs with themselves.
 
-    `z` (d, n) are inputs in length scales, times the root of `radial.factor_of(code)`; `code` is that of `kernels`.
+    `z` (d, n) are inputs in length scales, times the square root of `radial.factor_of(code)`; see `kernels` for `code`.
     """
     d, n = z.shape
     for i in range(n):

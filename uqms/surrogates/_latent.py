@@ -1,6 +1,6 @@
-"""The log probability of an event with its derivative, compiled: what a gradient sampler asks for at each step.
+"""The log probability of an event with its derivative, compiled for gradient-based samplers.
 
-Letters as in `classification`; k_i = s² kappa(u, x_i) + c², t = A k.
+Symbols as in `classification`; k_i = s² kappa(u, x_i) + c², t = A k.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The compiled local predictor: weights of a point's own runs, the covariance of its errors, and the derivative.
+"""The compiled local predictor: weights of a point's nearest runs, covariance of its errors, and the derivative.
 
 ==========  =============================================================  ==========
 symbol      meaning                                                        shape
@@ -7,8 +7,8 @@ u_a         input a; N_a its m runs, F_a their trend functions             (d,),
 K, k        correlation of the runs (with nugget), of runs and input       (m, m), (m,)
 lambda      K^-1 (k - F M (F' K^-1 k - t)), M = (F' K^-1 F)^-1             (m,)
 P, Q        lambda = P k + Q t: K^-1 - Q F' K^-1 and K^-1 F M              (m, m), (m, b)
-error       e(u) = f(u) - lambda' y(N), whatever the trend is
-SS          (y - F beta)' K^-1 (y - F beta): how rough the output is near  scalar
+error       e(u) = f(u) - lambda' y(N), for any trend
+SS          (y - F beta)' K^-1 (y - F beta): roughness of the output near u scalar
 s2_a        s2 (nu + SS_a / typical) / (nu + m - b): smaller where the     scalar
             output is smooth
 ==========  =============================================================  ==========
@@ -16,8 +16,8 @@ s2_a        s2 (nu + SS_a / typical) / (nu + m - b): smaller where the     scala
     Cov[e_a, e_e] = s_a s_e [k(u_a, u_e) - lambda_a' k(N_a, u_e) - lambda_e' k(N_e, u_a)
                              + lambda_a' K(N_a, N_e) lambda_e]
 
-That is the covariance of the errors that the predictor makes, also where two inputs have different runs: a Gram matrix,
-whatever other inputs are asked for.
+This is the covariance of the predictor's errors, also where two inputs have different runs. It is a Gram matrix, so
+it does not depend on the other inputs of a call.
 """
 
 import math
@@ -30,7 +30,7 @@ from uqms.surrogates.kernels import FAST, SINGLE, composite_of, correlation_of, 
 
 __all__ = ["local_left_out", "local_reverse", "local_scores"]
 
-STEPS = 10  # of the jitter, each ten times the one before
+STEPS = 10  # of the jitter, each ten times the previous
 
 
 @compiled(fastmath=FAST)
@@ -48,7 +48,7 @@ def _kappa(code: int, codes: Ints, terms: Ints, shares: Array, scales: Array, a:
 
 @compiled(fastmath=FAST)
 def _factorise(K: Array, first: float) -> tuple[Array, float]:
-    """Return the Cholesky factor of K with the smallest jitter that it needs, from `first` on; NaN when none does."""
+    """Return the Cholesky factor of K with the smallest sufficient jitter, from `first` on, or NaN."""
     m = K.shape[0]
     L = np.zeros((m, m))
     jitter = first
@@ -288,7 +288,7 @@ def local_reverse(
     mean_bar: Array,
     covariance_bar: Array,
 ) -> Array:
-    """Return the derivative (k, d) at u (k, d), runs (k, m), with the runs of every input held."""
+    """Return the derivative (k, d) at u (k, d), runs (k, m), with the runs of every input held fixed."""
     K, d = u.shape
     m = runs.shape[1]
     code, codes, terms = layout_of(layout)

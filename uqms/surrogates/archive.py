@@ -138,6 +138,11 @@ def _refuse_other_files(source: Path) -> None:
         head = file.read(4)
     if head[:1] == b"\x80":
         raise UnsafeFileError(f"{source} is a pickle, which would run code; uqms reads what `surrogate.save` wrote.")
+    if head in (b"\x89HDF", b"CDF\x01", b"CDF\x02", b"CDF\x05"):
+        raise FormatError(
+            f"{source} is a netCDF file, and surrogates are .npz files; a posterior is read by uq.load_posterior, "
+            "runs by uq.ensemble.from_netcdf."
+        )
     if head != b"PK\x03\x04":
         raise FormatError(f"{source} is no .npz file; give one that `surrogate.save` wrote.")
 

@@ -1,7 +1,7 @@
 """A surrogate at inputs of their own for each hyperparameter draw, as the members of a chain are evaluated.
 
-What a member of a chain gets from another depends on the hyperparameters of that one. Draws of different members are
-put together to draws of the chain, one of each member, never all combinations.
+The inputs that a member of a chain takes from another member depend on the hyperparameters of the latter. A draw of the
+chain consists of one draw of each member; not all combinations are used.
 
 ==========  =====================================================================  =================
 symbol      meaning                                                                shape

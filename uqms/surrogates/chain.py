@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import TYPE_CHECKING, Any, NoReturn, cast, final
 
 import numpy as np
 import xarray as xr
@@ -20,7 +20,7 @@ from uqms import _checks as check
 from uqms._teaching import missing, taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
-from uqms.errors import ConformanceError, InputError, UnitError
+from uqms.errors import ConformanceError, InputError, UnitError, UnknownKeyError
 from uqms.parameters import Box, Condition, ParameterSpace, Prior
 from uqms.parameters.scale import SCALES
 from uqms.surrogates.archive import VERSION, Stored
@@ -160,7 +160,19 @@ class Chain(NamedSurrogate):
         def __getattr__(self, name: str) -> Any:
             members = self.__dict__.get("members", {})
             own = {key: f"members are in chain.members[{key!r}]" for key in members}
+            own["member_share"] = "it is posterior.member_share()"
+            own["fit"] = "fit the members, then make the chain: uq.Chain(cell=..., tissue=..., links=...)"
             raise missing(type(self), "A chain", name, own)
+
+    def __getitem__(self, name: str) -> NoReturn:
+        """Raise: members are in `members`.
+
+        Raises
+        ------
+        UnknownKeyError
+            Always.
+        """
+        raise UnknownKeyError(f"chain[{name!r}]: members are in chain.members, by name: {', '.join(self.members)}.")
 
     def __repr__(self) -> str:
         each = [f"{name}: {', '.join(one.layouts)}" for name, one in self.members.items()]
@@ -528,6 +540,10 @@ class Chain(NamedSurrogate):
             if "space" not in self.attrs:
                 raise InputError("push_forward: the priors are unknown; give draws={name: values}.")
             draws = ParameterSpace.from_json(self.attrs["space"]).draw(n, generator)
+        if not isinstance(draws, Mapping | xr.Dataset):
+            raise InputError(
+                f"push_forward: draws is a {type(draws).__name__}; give posterior.draws, or {{name: values}}."
+            )
         values = {str(name): np.asarray(column, dtype=np.float64).ravel() for name, column in draws.items()}
         x = self._points(values, generator)
         if len(x) > n:
@@ -776,7 +792,10 @@ def _read(links: object, members: Mapping[str, Surrogate]) -> dict[str, "str | L
                 )
             known = members[name].domain.names if what == "input" else tuple(members[name].layouts)
             if own not in known:
-                raise InputError(f"Chain: {name} has no {what} {own!r}; it has {', '.join(known)}.")
+                raise InputError(
+                    f"Chain: {name} has no {what} {own!r}; it has {', '.join(known)}."
+                    + (_turned(str(target), source, members) if what == "input" else "")
+                )
         out[str(target)] = source
     linked = {end.partition(".")[0] for pair in out.items() for end in (pair[0], _output(pair[1]))}
     if alone := [name for name in members if name not in linked]:
@@ -785,6 +804,13 @@ def _read(links: object, members: Mapping[str, Surrogate]) -> dict[str, "str | L
             "parameters go into uq.Calibration({name: (surrogate, observations), ...})."
         )
     return out
+
+
+def _turned(target: str, source: "str | Link", members: Mapping[str, Surrogate]) -> str:
+    """Return advice for a link that is an output with its input in the place of an input with its output."""
+    (giving, output), (taking, own) = (text.partition(".")[::2] for text in (target, _output(source)))
+    turned = taking in members and own in members[taking].domain.names and output in members[giving].layouts
+    return f" Links map inputs to outputs: {{{_output(source)!r}: {target!r}}}." if turned else ""
 
 
 def _output(source: "str | Link") -> str:

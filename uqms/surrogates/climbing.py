@@ -81,7 +81,8 @@ def climb(
     for _ in range(STEPS):
         free = ~(((p <= low) & (gradient > 0.0)) | ((p >= high) & (gradient < 0.0)))
         step = _step(inverse, gradient, free)
-        gain = -0.5 * float(gradient @ step)
+        with np.errstate(over="ignore", invalid="ignore"):  # runs that the trend passes through
+            gain = -0.5 * float(gradient @ step)
         if gain < tolerance or value - HOPE * gain > hopeless:
             break
         moved = _along(evaluated, p, value, gradient, step, (low, high), SHORTER if gain > ROUNDING else TRIED)
@@ -156,6 +157,7 @@ def _information(p: Array, found: Density, y: Array, noise: Noise) -> Array:
     if not known:
         each = weights @ moved
         information -= np.outer(each, each) / max(float(y @ weights), 1e-300)
-    information = 0.5 * found.inverse_variance * 0.5 * (information + information.T)
-    # Runs that the trend passes through leave no residual, and say nothing: the priors are left.
+    with np.errstate(over="ignore", invalid="ignore"):
+        information = 0.5 * found.inverse_variance * 0.5 * (information + information.T)
+    # Runs that the trend passes through leave no residual and no information: the priors are left.
     return np.where(np.isfinite(information).all(), information, 0.0)

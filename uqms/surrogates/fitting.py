@@ -411,8 +411,7 @@ class _Ordered(NamedTuple):
         d, drawn = self.x.shape[1], []
         far = max(map(_evidence, found.rivals)) - FAR
         rivals = [one for one in found.rivals if _evidence(one) >= far]
-        before = np.array([_evidence(one) for one in rivals])
-        expected = averaging.DRAWS * np.exp(before - np.logaddexp.reduce(before))
+        expected = averaging.DRAWS * _fractions(np.array([_evidence(one) for one in rivals]))
         samples = [self._sampled(*each, columns) for each in zip(rivals, np.maximum(expected, 1.0), strict=True)]
         evidence = np.array([a.log_evidence + b.log_odds for a, b in zip(samples, rivals, strict=True)])
         doubts: list[averaging.Doubt | None] = [None] * len(rivals)
@@ -420,8 +419,7 @@ class _Ordered(NamedTuple):
             several = [self._doubt(points, one.kernel, columns) for one, points in zip(rivals, samples, strict=True)]
             evidence += [one.log_evidence for one in several]
             doubts = list(several)
-        share = np.exp(evidence - np.logaddexp.reduce(evidence))
-        counts = _apportioned(share, averaging.DRAWS)
+        counts = _apportioned(_fractions(evidence), averaging.DRAWS)
         for one, points, doubt, count in zip(rivals, samples, doubts, counts, strict=True):
             if count:
                 some = self._drawn(points, doubt, columns, order, count)
@@ -547,6 +545,15 @@ def _objective(found: Probable) -> float:
 
 def _evidence(one: Rival) -> float:
     return one.at.log_evidence + one.log_odds
+
+
+def _fractions(log_weights: Array) -> Array:
+    """Return weights that sum to 1; log weights are infinite where the trend passes through all runs."""
+    if np.isfinite(log_weights).all():
+        return np.asarray(np.exp(log_weights - np.logaddexp.reduce(log_weights)))
+    finite = np.nan_to_num(log_weights, nan=-1e300, posinf=1e300, neginf=-1e300)
+    weights = np.exp(finite - finite.max())
+    return np.asarray(weights / weights.sum())
 
 
 def _apportioned(shares: Array, count: int) -> Ints:

@@ -1,9 +1,9 @@
-"""The compiled prediction of `ScoreProcess.flat()` and its reverse derivative; letters as in `process`.
+"""The compiled prediction of `ScoreProcess.flat()` and its reverse derivative; symbols as in `process`.
 
 The block begins with H, q, n, d, b, the number of the kernel's parts, whether directions and an amplitude are learned,
 whether each score has a kernel of its own, H log weights, `Kernel.layout` (two numbers for each part) and the inputs x.
-What each draw and score have follows, see `ScoreProcess.flat`. The amplitude at the runs is a factor of the columns of
-L^-1, so that k has that at u only; inputs in the directions of a score are its own.
+The arrays of each draw and score follow, see `ScoreProcess.flat`. The amplitude at the runs is a factor of the columns
+of L^-1, so k has only the amplitude at u. Every score has its own inputs in learned directions.
 
 One pass over each row of L^-1 gives w = L^-1 k and t = L^-T w, from which value and derivative follow. `scores_at` in
 `process` is the same algebra in matrix products for many points; a test holds the two to 1e-10 of each other.
@@ -59,7 +59,7 @@ def inputs_at(block: Array) -> int:
 
 @compiled
 def kernel_size(block: Array) -> int:
-    """Return how many hyperparameters the kernel has: length scales, and shares of the terms but the first."""
+    """Return the number of hyperparameters of the kernel: length scales, and weights of all terms but the first."""
     return int(int(block[5]) * int(block[3]) + int(block[inputs_at(block) - 1]))
 
 
@@ -111,7 +111,7 @@ def see(block: Array, at: int, u: Array, z: Array, amplitude: Array) -> None:
 
 @compiled
 def fill_shares(relative: Array, shares: Array) -> None:
-    """Fill the share of each term from those of the others over that of the first."""
+    """Fill the weights of the terms, which sum to 1, from the weights relative to the first term."""
     total = 1.0  # number by number: slices that are assigned arrays take seconds to compile
     for i in range(len(relative)):
         total += relative[i]

@@ -1,8 +1,8 @@
 """Compiled scores of a chain whose members are the library's own processes, and their derivative; see `linked`.
 
-`linked` is the same mathematics for members of any kind, in arrays over all draws; a test holds the two together. Here
-is one draw h at a time, as the compiled likelihood asks for it. The block begins like that of a process, with n = 0,
-which says that it is a chain's.
+`linked` is the same mathematics for members of any kind, in arrays over all draws; a test compares the two. This module
+evaluates one draw h at a time, as the compiled likelihood does. The block begins like the block of a process, but has
+n = 0, which marks a chain.
 
 ==========  ==========================================================================================================
 part        holds

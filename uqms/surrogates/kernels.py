@@ -11,9 +11,9 @@ kappa       correlation, a function f(r) of r = |(u - x) / ell|      (k, n)
 g           f'(r) / r, so that d kappa / d u = g (u - x) / ell²      (k, n)
 ==========  =======================================================  ==================
 
-A sum of products has kappa = sum over terms t of w_t times the product over its parts of their kappa, with shares w_t
-that sum to 1. Each part has its own length scales. `ell` (p,) is then the length scales of all parts, one part after
-the other, and the shares of the terms but the first, divided by that of the first: positive numbers throughout.
+A sum of products has kappa = sum over terms t of w_t times the product over its parts of their kappa, with weights w_t
+that sum to 1. Each part has its own length scales. `ell` (p,) then holds the length scales of all parts, one part after
+the other, and the weights of all terms but the first, divided by the first weight. All these numbers are positive.
 
 Compiled code knows a part by a number, its *code*. The four common kernels have the codes 0 to 3 and loops of their
 own. The code of any other kernel is the address of its compiled function, so that the loops need not know the kernel
@@ -262,7 +262,7 @@ class Stationary(RadialParts):
         return np.arange(d * sum(map(len, self.terms))).reshape(-1, d)
 
     def more(self, d: int) -> tuple[Array, Array, Array]:
-        """Return location, sd and bounds of the logarithms of the shares."""
+        """Return location, sd and bounds of the logarithms of the relative weights."""
         count = len(self.terms) - 1
         bounds = np.repeat(np.log([SHARE_BOUNDS]), count, axis=0)
         return np.zeros(count), np.full(count, SHARE_SPREAD), bounds
@@ -383,7 +383,7 @@ class RadialKernel(Stationary):
 @final
 @dataclass(frozen=True)
 class SquaredExponential(RadialKernel):
-    """Squared-exponential (Gaussian, RBF) kernel with one length scale an input: for outputs that are analytic.
+    """Squared-exponential (Gaussian, RBF) kernel with one length scale for each input: for outputs that are analytic.
 
     When in doubt use `Matern52`, which does not believe in infinite smoothness.
 
@@ -406,7 +406,7 @@ class SquaredExponential(RadialKernel):
 @final
 @dataclass(frozen=True)
 class Matern32(RadialKernel):
-    """Matérn kernel of smoothness 3/2 with one length scale an input: for outputs with kinks.
+    """Matérn kernel of smoothness 3/2 with one length scale for each input: for outputs with kinks.
 
     Examples
     --------
@@ -426,7 +426,7 @@ class Matern32(RadialKernel):
 @final
 @dataclass(frozen=True)
 class Matern52(RadialKernel):
-    """Matérn kernel of smoothness 5/2 with one length scale an input: the default for simulators.
+    """Matérn kernel of smoothness 5/2 with one length scale for each input: the default for simulators.
 
     Examples
     --------
@@ -446,7 +446,7 @@ class Matern52(RadialKernel):
 @final
 @dataclass(frozen=True)
 class Matern72(RadialKernel):
-    """Matérn kernel of smoothness 7/2 with one length scale an input: for outputs that are smoother than most.
+    """Matérn kernel of smoothness 7/2 with one length scale for each input: for outputs that are smoother than most.
 
     Smooth simulators are predicted better than with `Matern52`, and with intervals that are not too wide; it does not
     believe in infinite smoothness, as `SquaredExponential` does, whose intervals are often too narrow.
@@ -560,7 +560,7 @@ class Product(Stationary):
 @final
 @dataclass(frozen=True)
 class Sum(Stationary):
-    """Sum of kernels or products of them, each with its own length scales and share of the variance; write it with `+`.
+    """Sum of kernels or products of them, each with its own length scales and variance; write it with `+`.
 
     Use it where a smooth trend over the whole box carries a rougher, shorter variation. Each part adds d + 1
     hyperparameters, so it wants many runs: compare it with a single kernel before you trust it.
@@ -658,7 +658,7 @@ def correlation_within(
 def split(
     kernel: Kernel, d: int, ell: Float[np.ndarray, " p"]
 ) -> tuple[Float[np.ndarray, "f d"], Float[np.ndarray, " t"]]:
-    """Return the length scales of each part, and the shares of the terms."""
+    """Return the length scales of each part, and the weights of the terms."""
     at = scale_count(kernel, d)
     shares = np.append(1.0, ell[at:])
     return ell[:at].reshape(-1, d), shares / shares.sum()

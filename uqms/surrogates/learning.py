@@ -77,7 +77,7 @@ def _words(rate: Mapping[Any, Any]) -> str:
                 "prediction.sd is the error of the simulator's mean"
             )
         return "there is no error to follow"
-    fall = f"n^-{exponent:.2f} (± {error:.2f})"
+    fall = f"n^{-exponent:.2f} (± {error:.2f})"
     if noise > 0.0:
         beyond = f"beyond the noise of single runs (sd {noise:.3g}) it falls as {fall}: "
         if np.isfinite(needed):

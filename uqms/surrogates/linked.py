@@ -1,13 +1,15 @@
 """Scores of linked surrogates and their joint error: forward through the graph of a chain, and its derivative back.
 
-A member takes outputs of other members as inputs. What those are is uncertain, as one random function: the same input
-has one error, and every member that takes it has that error too. To first order in the errors,
+A member takes outputs of other members as inputs. The error of a linked output is one random function: an output has
+one error at an input of the chain, and every member that takes this output has the same error in its input. To first
+order in the errors,
 
     e_m(u) = J_m(u) a_m(u) + eps_m(v_m(u)),      a_m = b e_parent,
 
-so that e = T(u) eps with the members' own errors eps, of which those of one surrogate are one function wherever it is
-used. J is the slope of the member's mean over three points along each axis of the links' joint law (Gauss-Hermite), not
-at a point: exact where the mean is linear, and the mean has its second-order shift, tr(H P) / 2.
+so that e = T(u) eps with the idiosyncratic errors eps of the members. The errors eps of one surrogate are one function
+wherever the surrogate is used. J is not the slope at a point: it is the slope of the member's mean over three points
+along each axis of the joint distribution of the links (Gauss-Hermite). This is exact where the mean is linear. The mean
+has its second-order shift, tr(H P) / 2.
 
 ==========  =====================================================================  ===================
 symbol      meaning                                                                shape

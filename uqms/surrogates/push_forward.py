@@ -66,7 +66,8 @@ class PushForward:
         table = self.table
         table["outside"] = [f"{value:.1%}" for value in table["outside"]]
         numbers = table.drop(columns="outside").astype(float).map(lambda value: f"{value:.4g}")
-        return f"What is passed on by links:\n{numbers.assign(outside=table['outside']).to_string()}"
+        shown = numbers.assign(outside=table["outside"]).to_string()
+        return f"Linked inputs, from the members that give them:\n{shown}"
 
     def _range(self, target: str) -> tuple[float, float]:
         member, _, name = target.partition(".")

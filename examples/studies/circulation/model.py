@@ -20,7 +20,13 @@ def configuration(resistance, compliance, contractility, filling_pressure):
         "Epass": RESTING_ELASTANCE * MMHG,
         "Vrest": RESTING_VOLUME,
     }
-    activation = {"tau_1": 0.303 * PERIOD, "tau_2": 0.508 * PERIOD, "m1": 1.32, "m2": 21.9, "t_shift": 0.0}
+    activation = {
+        "tau_1": 0.303 * PERIOD,
+        "tau_2": 0.508 * PERIOD,
+        "m1": 1.32,
+        "m2": 21.9,
+        "t_shift": 0.0,
+    }
     windkessel = {
         "Rp": CHARACTERISTIC_RESISTANCE * MMHG,
         "Rd": (resistance - CHARACTERISTIC_RESISTANCE) * MMHG,
@@ -46,7 +52,12 @@ def configuration(resistance, compliance, contractility, filling_pressure):
         ],
         "vessels": [
             {**vein, **kind, "vessel_id": 0, "boundary_conditions": {"inlet": "lungs"}},
-            {**aorta, **kind, "vessel_id": 1, "boundary_conditions": {"outlet": "arteries"}},
+            {
+                **aorta,
+                **kind,
+                "vessel_id": 1,
+                "boundary_conditions": {"outlet": "arteries"},
+            },
         ],
         "junctions": [],
         "chambers": [
@@ -61,12 +72,20 @@ def configuration(resistance, compliance, contractility, filling_pressure):
             {
                 "name": "mitral",
                 "type": "PiecewiseValve",
-                "params": {**VALVES, "upstream_block": "vein", "downstream_block": "ventricle"},
+                "params": {
+                    **VALVES,
+                    "upstream_block": "vein",
+                    "downstream_block": "ventricle",
+                },
             },
             {
                 "name": "aortic",
                 "type": "PiecewiseValve",
-                "params": {**VALVES, "upstream_block": "ventricle", "downstream_block": "aorta"},
+                "params": {
+                    **VALVES,
+                    "upstream_block": "ventricle",
+                    "downstream_block": "aorta",
+                },
             },
         ],
         "initial_condition": {
@@ -90,7 +109,9 @@ def beat_of(table):
     for name in ("artery", "volume"):
         change = abs(beat[name][-1] - beat[name][0]) / beat[name].mean()
         if not change < 1e-3:
-            raise RuntimeError(f"not periodic after {BEATS} beats: {name} still changes by {change:.2%} a beat")
+            raise RuntimeError(
+                f"not periodic after {BEATS} beats: {name} still changes by {change:.2%} a beat"
+            )
     return beat
 
 
@@ -98,13 +119,21 @@ def last_beat(resistance, compliance, contractility, filling_pressure=FILLING_PR
     """Return the last beat of a circulation with these parameters."""
     import svzerod  # here, so that it is the workers that load it
 
-    return beat_of(svzerod.simulate(configuration(resistance, compliance, contractility, filling_pressure)))
+    return beat_of(
+        svzerod.simulate(
+            configuration(resistance, compliance, contractility, filling_pressure)
+        )
+    )
 
 
 def measured_of(beat):
     """Return what the clinic measures: two pressures in mmHg and the mean flow in L/min."""
     mean_flow = beat["flow"][:-1].mean() * 60 / 1000  # mL/s -> L/min
-    return {"systolic": beat["artery"].max(), "diastolic": beat["artery"].min(), "flow": mean_flow}
+    return {
+        "systolic": beat["artery"].max(),
+        "diastolic": beat["artery"].min(),
+        "flow": mean_flow,
+    }
 
 
 def cuff_and_flow(resistance, compliance, contractility, filling_pressure=FILLING_PRESSURE):
@@ -119,4 +148,6 @@ def time_constant(p):
 
 def coupling(p):
     """Return the coupling of ventricle and arteries."""
-    return (-0.13 + 1.02 * p["resistance"] / PERIOD + 0.31 / p["compliance"]) / p["contractility"]
+    return (-0.13 + 1.02 * p["resistance"] / PERIOD + 0.31 / p["compliance"]) / p[
+        "contractility"
+    ]

@@ -15,8 +15,11 @@ def outbreak(beta, gamma):
         new = beta * susceptible * infected / BOYS
         return [-new, new - gamma * infected]
 
-    solution = solve_ivp(change, (0, DAYS[-1]), [BOYS - 1, 1], t_eval=DAYS, rtol=1e-8, atol=1e-8)
-    return np.sqrt(np.maximum(solution.y[1], 0.0))  # the solver may step below zero where the outbreak dies out
+    solution = solve_ivp(
+        change, (0, DAYS[-1]), [BOYS - 1, 1], t_eval=DAYS, rtol=1e-8, atol=1e-8
+    )
+    # the solver may step below zero where the outbreak dies out
+    return np.sqrt(np.maximum(solution.y[1], 0.0))
 
 
 def square_roots(table):

@@ -126,3 +126,27 @@ def test_chains_begin_at_likely_draws(monkeypatch: pytest.MonkeyPatch) -> None:
         drawn = np.log(tree["posterior"][name].values)
         at = starts[:, subjects_graph._coordinates(target)[0][name]]
         assert abs(at.mean() - drawn.mean()) < 2.0 * drawn.std()
+
+
+def test_an_approximation_of_a_population_through_the_process() -> None:
+    """Random effects are no parameters of one subject, whose compiled density is not that of a population."""
+    space = uq.ParameterSpace(theta=uq.Normal(0.0, 1.0))
+    population = uq.Population(space, individual=("theta",), spread=uq.HalfNormal(0.5))
+    box = population.box()
+    theta = np.linspace(float(box.lower[0]), float(box.upper[0]), 12)
+    runs = uq.ensemble.build({"theta": theta}, {"y": SLOPE * theta}, space=space, box=box)
+    y, sd = np.array([1.0, 1.6, 2.4]), 0.3
+    data = uq.Observations.from_table(pd.DataFrame({"y": y, "id": list("abc")}), output="y", value="y", subject="id")
+    process = uq.GaussianProcess(hyperparameters="point", trend="linear").fit(runs)
+    one = uq.Calibration(process, data, uq.GaussianNoise(sd=sd), population=population)
+    draws = one.sample(uq.Laplace(draws=2000), rng=1).draws
+    mean, omega = np.meshgrid(np.linspace(-1.0, 3.0, 401), np.linspace(0.005, 2.5, 300), indexing="ij")
+    variance = (SLOPE * omega) ** 2 + sd**2
+    log_p = -0.5 * (mean**2 + (omega / 0.5) ** 2)
+    for value in y:
+        log_p -= 0.5 * ((value - SLOPE * mean) ** 2 / variance + np.log(variance))
+    weight = np.exp(log_p - log_p.max())
+    for name, values in (("theta", mean), ("omega_theta", omega)):
+        exact = np.average(values, weights=weight)
+        spread = np.sqrt(np.average((values - exact) ** 2, weights=weight))
+        assert abs(float(draws[name].mean()) - exact) < 4.0 * spread / np.sqrt(400)

@@ -327,9 +327,9 @@ def test_each_failure_has_its_type_its_place_and_the_last_words(script, options,
         simulator.evaluate({"a": 1.0})
     assert type(caught.value) is kind
     (name,) = left()
-    assert re.search(rf"Run directory: .*/{name}\. Its last words:\n", str(caught.value))
+    assert re.search(rf"Run directory: .*/{name}\. The last lines that it printed:\n", str(caught.value))
     if "yes" not in script:
-        assert "marked words" in str(caught.value).partition("Its last words:\n")[2]
+        assert "marked words" in str(caught.value).partition("The last lines that it printed:\n")[2]
     assert len(str(caught.value)) < 4000
 
 

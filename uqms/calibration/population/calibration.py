@@ -183,7 +183,7 @@ class Individuals(SingleCalibration):
         return np.concatenate(parts)
 
     def _mass_cut(self) -> float:
-        """Return the share of individuals that the population's prior has outside of the box."""
+        """Return the fraction of individuals that the population's prior has outside of the box."""
         box, population = design_box(self.surrogate), self._population
         if box is None:
             return 0.0

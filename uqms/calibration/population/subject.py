@@ -298,7 +298,8 @@ def subject_posterior(
     population = problem.population
     wanted = {name for one in population.effects for name in one.expression.names}
     if set(covariates) != wanted:
-        raise InputError(f"new_subject: got the covariates {sorted(covariates)}, expected {sorted(wanted)}.")
+        give = f"give all of {sorted(wanted)}" if wanted else "the population has none, so leave covariates out"
+        raise InputError(f"new_subject: got the covariates {sorted(covariates)}; {give}.")
     table = pd.DataFrame({name: [value] for name, value in covariates.items()}, index=["new"])
     subject = read_subjects(population, table)
     observed = None if observations is None else _observed(posterior, observations)

@@ -148,7 +148,7 @@ def _information(
 
 
 def _share(problem: "PopulationCalibration", variances: Array) -> Array:
-    """Return the share of the surrogate's error in every quantity of the population."""
+    """Return the fraction of each population quantity's variance that is due to the surrogate's error."""
     if is_exact(problem.surrogate):
         return np.zeros(variances.shape[1])
     return np.asarray(np.clip(1.0 - variances[1] / variances[0], 0.0, 1.0))

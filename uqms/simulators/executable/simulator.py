@@ -352,7 +352,7 @@ class ExecutableSimulator:
             raise type(error)(self._told(error, ended, folder)) from error
 
     def _told(self, error: Exception, ended: Ended, folder: Path) -> str:
-        log = f"Its last words:\n{ended.tail}" if ended.tail else "It said nothing."
+        log = f"The last lines that it printed:\n{ended.tail}" if ended.tail else "It printed nothing."
         kept = "" if self.keep == "never" else f" Run directory: {folder}."
         return around.masked(f"{error}{kept} {log}", self.environment, self.inherit)
 

@@ -1,6 +1,6 @@
-"""The compiled prediction of linear levels at a few inputs, and its reverse derivative; letters as in `ladder`.
+"""The compiled prediction of linear levels at a few inputs, and its reverse derivative; symbols as in `ladder`.
 
-Blocks are those of `fused`, one a level, member and score, of levels above the lowest as functions of (c, u).
+Blocks are those of `fused`: one for each level, member and score. Levels above the lowest are functions of (c, u).
 """
 
 import numpy as np
