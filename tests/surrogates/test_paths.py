@@ -31,7 +31,7 @@ KINDS = {
     "linear trend, two scores": one_process,
     "Matérn 3/2 and smooth": lambda: fitted(kernel=uq.Matern32() + uq.SquaredExponential(), hyperparameters="point"),
     "averaged": lambda: fitted(hyperparameters="averaged"),
-    "physics": lambda: uq.GaussianProcess(mean=PHYSICS, hyperparameters="point").fit(table()),
+    "physics": lambda: uq.GaussianProcess(mean=PHYSICS, hyperparameters="point", scales="given").fit(table()),
 }
 
 
