@@ -213,7 +213,7 @@ def test_a_new_subject_is_predicted() -> None:
 
 def test_new_subjects_that_are_refused() -> None:
     found = posterior_of(one_parameter(), 50)
-    with pytest.raises(InputError, match="expected \\['female'\\]"):
+    with pytest.raises(InputError, match="give all of \\['female'\\]"):
         found.new_subject(new_observations())
     with pytest.raises(InputError, match="5 subjects"):
         found.new_subject(observations(table()), covariates={"female": 0.0})
