@@ -24,7 +24,6 @@ LENGTHS, MOST_SHOWN = (20, 60), 1 / 3  # lines of a page of a check; fraction of
 STAGES = sorted(page for page in (DOCS / "stages").glob("*.md") if page.name != "index.md")
 # Stages that show all that they print; their text is compared with what the code prints.
 PRINTING = (
-    "bedside",
     "bridging_scales",
     "calibration",
     "designs",
@@ -36,9 +35,7 @@ PRINTING = (
     "model_is_wrong",
     "next_runs",
     "one_patient",
-    "own_model",
     "parameters",
-    "posterior",
     "propagation",
     "regimes",
     "report",
@@ -47,8 +44,6 @@ PRINTING = (
     "sensitivity",
     "simulators",
     "study",
-    "trust",
-    "which_surrogate",
 )
 
 
