@@ -11,6 +11,7 @@ first line of the error.
 import argparse
 import contextlib
 import io
+import itertools
 import sys
 import tempfile
 import warnings
@@ -431,12 +432,14 @@ def study_folder() -> Path:
     return path
 
 
-def study_with(old: str, new: str, number: list[int] = [0]) -> Any:  # noqa: B006  # counts the files
+NUMBERS = itertools.count(1)  # of study files
+
+
+def study_with(old: str, new: str) -> Any:
     """Read a study file with one thing changed."""
     text = (study_folder() / "study.toml").read_text(encoding="utf-8")
     assert old in text, old
-    number[0] += 1
-    path = study_folder() / f"study{number[0]}.toml"
+    path = study_folder() / f"study{next(NUMBERS)}.toml"
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
     return uq.Study.from_toml(path)
 

@@ -18,8 +18,10 @@ and over all kinds of a half: 95 % intervals cover .92 to .98 and 50 % intervals
 times that of ``scales="given"`` (median of the paired ratios of the processor's seconds, one thread). Functions that
 are drawn from the plain process are one of the kinds: there nothing is to be won, and nothing may be lost.
 
-``--cost`` measures fits of eight sets of runs instead, with both settings in turns: medians of wall and CPU seconds,
-and of the paired ratios, each of which is at most 4. The scales of positive inputs are searched too.
+``--averaging RUNS`` compares averaged hyperparameters with point estimates at so many runs per input, without aims: up
+to 30 they are averaged by default. ``--cost`` measures fits of eight sets of runs instead, with both settings in turns:
+medians of wall and CPU seconds, and of the paired ratios, each of which is at most 4. The scales of positive inputs are
+searched too.
 """
 
 if __name__ != "__main__":
@@ -379,7 +381,10 @@ KINDS = {
 type Method = Callable[[Array, Array, Array, Ends], tuple[Array, Array]]
 
 
-def of_uqms(scales: Literal["given", "auto"], kernel: uq.RadialKernel) -> Method:
+type Averaging = Literal["auto", "point", "averaged"]
+
+
+def of_uqms(scales: Literal["given", "auto"], kernel: uq.RadialKernel, averaging: Averaging = "auto") -> Method:
     """Return a surrogate's mean and sd at new points."""
 
     def predicted(x: Array, y: Array, new: Array, ends: Ends) -> tuple[Array, Array]:
@@ -387,7 +392,8 @@ def of_uqms(scales: Literal["given", "auto"], kernel: uq.RadialKernel) -> Method
         space = uq.ParameterSpace(**{name: uq.Uniform(*pair) for name, pair in zip(names, ends, strict=True)})
         inputs = dict(zip(names, x.T, strict=True))
         runs = uq.ensemble.build(inputs, {"y": y}, space=space, box=space.box())
-        here = uq.GaussianProcess(kernel=kernel, scales=scales).fit(runs).predict(dict(zip(names, new.T, strict=True)))
+        settings = uq.GaussianProcess(kernel=kernel, scales=scales, hyperparameters=averaging)
+        here = settings.fit(runs).predict(dict(zip(names, new.T, strict=True)))
         return here.mean["y"].values, here.sd["y"].values
 
     return predicted
@@ -460,14 +466,17 @@ def scored(method: Method, x: Array, y: Array, new: Array, truth: Array, ends: E
 
 
 def problem(
-    kind: Callable[[np.random.Generator], tuple[int | Ends, Function]], number: int
+    kind: Callable[[np.random.Generator], tuple[int | Ends, Function]], number: int, per_input: int | None = None
 ) -> tuple[Array, Array, Array, Array, Ends]:
-    """Return inputs and outputs of runs, and of new points, and the inputs' ends; outputs have the runs' sd 1."""
+    """Return inputs and outputs of runs, and of new points, and the inputs' ends; outputs have the runs' sd 1.
+
+    There are 8 or 20 runs for each input, in turn, or `per_input`.
+    """
     rng = np.random.default_rng([number, *kind.__name__.encode()])
     d, function = kind(rng)
     ends = np.tile([0.0, 1.0], (d, 1)) if isinstance(d, int) else d
     d = len(ends)
-    n = (8, 20)[number % 2] * d
+    n = (per_input or (8, 20)[number % 2]) * d
     x, new = qmc.LatinHypercube(d, rng=rng).random(n), rng.random((NEW, d))
     x, new = (ends[:, 0] + one * (ends[:, 1] - ends[:, 0]) for one in (x, new))
     y = function(np.vstack([x, new]))
@@ -528,6 +537,32 @@ def cost(repeats: int) -> list[Aim]:
     return aims
 
 
+def averaging(halves: list[str], designs: int, per_input: int, only: list[str], kernel: uq.RadialKernel) -> list[Aim]:
+    """Compare hyperparameters that are averaged with point estimates, where there are so many runs for each input."""
+    of = {name: of_uqms("auto", kernel, name) for name in ("point", "averaged")}  # type: ignore[arg-type]
+    aims = list[Aim]()
+    for half in halves:
+        gains, covered = [], {name: list[float]() for name in of}
+        for kind in KINDS[half]:
+            if only and kind.__name__ not in only:
+                continue
+            rows = [
+                [scored(one, *problem(kind, number, per_input)) for one in of.values()] for number in range(designs)
+            ]
+            gain = np.array([averaged.score - point.score for point, averaged in rows])
+            gains += list(gain)
+            for i, name in enumerate(of):
+                covered[name] += [row[i].in_95 for row in rows]
+            inside = ", ".join(f"{name} {np.mean([row[i].in_95 for row in rows]):.3f}" for i, name in enumerate(of))
+            label = f"{half}, {kind.__name__}: gain of log score by averaging"
+            aims.append(aim(label, float(gain.mean()), n=designs, reason=f"95 % intervals cover: {inside}"))
+        aims.append(aim(f"{half}: gain of log score by averaging, mean", float(np.mean(gains)), n=len(gains)))
+        for name, values in covered.items():
+            error = float(np.std(values, ddof=1) / np.sqrt(len(values)))
+            aims.append(aim(f"{half}: 95 % intervals cover, {name}", float(np.mean(values)), mcse=error, n=len(values)))
+    return aims
+
+
 def main() -> int:
     """Measure, and return how many aims were missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -537,10 +572,14 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=[], help="names of kinds")
     parser.add_argument("--kernel", default="Matern52", help="of uqms, such as SquaredExponential")
     parser.add_argument("--cost", action="store_true", help="the time of fits of eight sets of runs instead")
+    parser.add_argument("--averaging", type=int, metavar="RUNS", help="averages against point estimates")
     options = parser.parse_args()
     if options.cost:
         return finish(cost(3 if options.quick else 9))
     designs = options.designs or (4 if options.quick else 20)
+    if options.averaging:
+        halves = [options.half] if options.half else list(KINDS)
+        return finish(averaging(halves, designs, options.averaging, options.only, getattr(uq, options.kernel)()))
     every, aims = methods(not options.quick, getattr(uq, options.kernel)()), list[Aim]()
     for half in [options.half] if options.half else list(KINDS):
         pooled: list[Scored] = []

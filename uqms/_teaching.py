@@ -219,16 +219,18 @@ def taught[T](target: T) -> T:
 
 def _unknown(self: object, name: str) -> Any:
     """Raise the error of an attribute that does not exist, with what is meant."""
-    cls = type(self)
-    public = [one for one in {*dir(cls), *getattr(self, "__dict__", ())} if not one.startswith("_")]
+    kind, text = _unknown_text(cast("Any", type(self)), name, tuple(getattr(self, "__dict__", ())))
+    raise kind(text)
+
+
+@functools.lru_cache(maxsize=4096)  # also asked by hasattr, many times
+def _unknown_text(cls: type, name: str, own: tuple[str, ...]) -> tuple[type[AttributeError], str]:
+    public = [one for one in {*dir(cls), *own} if not one.startswith("_")]
     error = missing(cls, cls.__name__, name, NAMES.get(cls.__name__, {}), public)
-    if isinstance(error, UnknownNameError) and str(error).endswith(f"has no {name!r}.") and len(public) <= MOST_NAMES:
-        return _raised(UnknownNameError(f"{cls.__name__} has no {name!r}; it has {', '.join(sorted(public))}."))
-    return _raised(error)
-
-
-def _raised(error: AttributeError) -> Any:
-    raise error
+    text = str(error)
+    if isinstance(error, UnknownNameError) and text.endswith(f"has no {name!r}.") and len(public) <= MOST_NAMES:
+        text = f"{cls.__name__} has no {name!r}; it has {', '.join(sorted(public))}."
+    return type(error), text
 
 
 def taught_construction[T: type](target: T) -> T:

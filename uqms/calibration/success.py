@@ -121,12 +121,15 @@ class OfMembers:
         names, rows = self.domain.names, np.asarray(u, dtype=np.float64).reshape(-1, self.domain.d)
         whole = np.full((len(rows), self.chain.domain.d), 0.5)  # inputs that do not decide are anything
         whole[:, [self.chain.domain.names.index(name) for name in names]] = rows
+        weights = np.asarray(self.chain.scores(whole[:1]).log_weights)  # of the chain's hyperparameter draws (H,)
+        weights = weights - np.logaddexp.reduce(weights)
         total = np.zeros(len(rows))
         for member, fitted in self.members.items():
             box, v = self.chain.members[member].domain, self.chain.member_inputs(member, whole)
             x = np.asarray(box.from_unit(v))[..., [box.names.index(name) for name in fitted.domain.names]]
             logs = np.asarray(fitted.log_probability_at(np.asarray(fitted.domain.to_unit(x))))
-            total += np.logaddexp.reduce(logs, axis=(0, 2)) - np.log(logs.shape[0] * logs.shape[2])
+            mean = np.logaddexp.reduce(logs, axis=2) - np.log(logs.shape[2])
+            total += mean[0] if len(mean) == 1 else np.logaddexp.reduce(mean + weights[:, None], axis=0)
         return total.reshape(np.shape(u)[:-1])
 
 

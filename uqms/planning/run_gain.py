@@ -19,7 +19,7 @@ C - C(., r) (C(r, r) + noise)^-1 C(r, .), for conditioning on z and on x commute
 conditioned on it, without a value of it. A run that succeeds with probability p takes p times as much, in expectation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, cast, final
 
@@ -501,30 +501,38 @@ class Gains:
             self._information[i] = self._information[i] + target.added(self._G, V[:, None])[:, 0]
         VG = V @ self._G
         self._G = self._G + VG.swapaxes(1, 2) @ np.linalg.solve(np.eye(V.shape[1]) - VG @ V.swapaxes(1, 2), VG)
-        sizes = [self._parts[part].target.shape[2] for part, _ in one.places]
-        chosen = [
-            np.concatenate([self._parts[part].bare[c][:, start + r] for part, start in one.places], axis=1)
-            for c in range(len(self._parts[one.places[0][0]].bare))
-        ]
-        new = {}
+        new = self._shared(one, r, root, {place: state.bare for place, state in self._parts.items()})
         for place, state in self._parts.items():
-            n, q = state.target.shape[1:3]
-            X, first = np.zeros((len(V), n, q, sum(sizes))), 0
-            for (part, start), size in zip(one.places, sizes, strict=True):
-                if part == place:
-                    X[..., first : first + size] = state.between(slice(None), start + r)
-                first += size
-            for mine, theirs in zip(state.bare, chosen, strict=True):
-                X -= np.einsum("sijb,smb->sijm", mine, theirs, optimize=True)
-            flat = np.linalg.solve(root, X.reshape(len(V), n * q, -1).swapaxes(1, 2)).swapaxes(1, 2)
-            new[place] = np.sqrt(p) * flat.reshape(len(V), n, q, -1)
             state.data -= np.einsum("sijm,smb->sijb", new[place], V, optimize=True)
-        for place, state in self._parts.items():
             state.bare.append(new[place])
         for i, other in enumerate(self.candidates):
             M = len(other.inputs)
             own = np.concatenate([self._parts[p].bare[-1][:, start : start + M] for p, start in other.places], axis=2)
             self._bare[i] = self._bare[i] - own @ own.swapaxes(2, 3)
+
+    def _shared(self, one: Candidates, r: int, root: Array, before: Mapping[int, Sequence[Array]]) -> dict[int, Array]:
+        """Return what every candidate shares with run r of a kind, given `before`, by part (S, n, q, m).
+
+        It is B in units of the run's own scatter, whose Cholesky factor is `root` (S, m, m).
+        """
+        sizes = [self._parts[part].target.shape[2] for part, _ in one.places]
+        chosen = [
+            np.concatenate([before[part][c][:, start + r] for part, start in one.places], axis=1)
+            for c in range(len(before[one.places[0][0]]))
+        ]
+        new = {}
+        for place, state in self._parts.items():
+            n, q = state.target.shape[1:3]
+            X, at = np.zeros((len(root), n, q, sum(sizes))), 0
+            for (part, start), size in zip(one.places, sizes, strict=True):
+                if part == place:
+                    X[..., at : at + size] = state.between(slice(None), start + r)
+                at += size
+            for mine, theirs in zip(before[place], chosen, strict=True):
+                X -= np.einsum("sijb,smb->sijm", mine, theirs, optimize=True)
+            flat = np.linalg.solve(root, X.reshape(len(root), n * q, -1).swapaxes(1, 2)).swapaxes(1, 2)
+            new[place] = np.sqrt(float(one.success[r])) * flat.reshape(len(root), n, q, -1)
+        return new
 
     def choose(self, k: int, r: int) -> None:
         """Condition everything on a run of kind k at its candidate r."""
@@ -532,26 +540,9 @@ class Gains:
         p = float(one.success[r])
         root = np.linalg.cholesky(self._left[k][:, r] + self._noise[k][:, r])  # (S, m, m)
         K = np.sqrt(p) * np.linalg.solve(root, self._crossed(k, np.array([r]))[:, 0])  # (S, m, T)
-        sizes = [self._parts[part].target.shape[2] for part, _ in one.places]
-        seen = [
-            np.concatenate([self._parts[part].seen[c][:, start + r] for part, start in one.places], axis=1)
-            for c in range(len(self._parts[one.places[0][0]].seen))
-        ]
-        new = {}
+        new = self._shared(one, r, root, {place: state.seen for place, state in self._parts.items()})
         for place, state in self._parts.items():
-            n, q = state.target.shape[1:3]
-            X = np.zeros((len(K), n, q, sum(sizes)))
-            at = 0
-            for (part, start), size in zip(one.places, sizes, strict=True):
-                if part == place:
-                    X[..., at : at + size] = state.between(slice(None), start + r)
-                at += size
-            for mine, theirs in zip(state.seen, seen, strict=True):
-                X -= np.einsum("sijb,smb->sijm", mine, theirs, optimize=True)
-            flat = np.linalg.solve(root, X.reshape(len(K), n * q, -1).swapaxes(1, 2)).swapaxes(1, 2)
-            new[place] = np.sqrt(p) * flat.reshape(len(K), n, q, -1)
             state.target -= np.einsum("sijm,smt->sijt", new[place], K, optimize=True)
-        for place, state in self._parts.items():
             state.seen.append(new[place])
         for i, other in enumerate(self.candidates):
             own = self._seen(other, 0)

@@ -38,7 +38,7 @@ from uqms.surrogates.kernels import (
     scale_count,
 )
 
-__all__ = ["Adapted", "Bent", "OneOf", "converted", "described", "forward_logs"]
+__all__ = ["Adapted", "Bent", "OneOf", "candidates", "converted", "described", "forward_logs"]
 
 AMPLITUDE_SPREAD = 2.0  # sd of a slope b: over the box the amplitude changes by a factor of exp(2)
 LARGEST = 8.0, 3.0  # of a slope, and of asinh of an entry of L, which then is 10
@@ -199,6 +199,11 @@ class Adapted(Kernel):
     def __str__(self) -> str:
         learned = [name for name in LEARNED if getattr(self, name)]
         return f"{self.kernel} with learned {' and '.join(learned)}" if learned else str(self.kernel)
+
+
+def candidates(kernel: Kernel, d: int) -> Kernel:
+    """Return the kernels that runs of d inputs may choose from: of one that learns nothing, itself."""
+    return OneOf.that_adapts(kernel, d) if isinstance(kernel, Stationary | Adapted) and kernel.adapts else kernel
 
 
 @cache

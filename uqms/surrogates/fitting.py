@@ -47,7 +47,7 @@ from uqms.surrogates.training import (
 __all__ = ["Fitting", "Probable"]
 
 FEW = 20  # runs per input up to which hyperparameters are averaged, and which choose a kernel
-FEW_CHOSEN = 30  # the same where the kernel was chosen, which has more of them
+FEW_LEARNED = 30  # the same of kernels that learn directions or an amplitude, or were chosen: they have more of them
 LEAST = 60  # runs that choose a kernel, where there are as many
 BETWEEN = 0.1  # share of the variance of left-out runs above which they are averaged too
 CLEAR = 3.0  # standard errors
@@ -60,6 +60,11 @@ HOPELESS = 20.0  # of log posterior, by which other inputs are behind when they 
 FINE, ROUGH = 1e-5, 1e-2  # nats from the mode at which climbs end: where kernels and where inputs are compared
 PREDICTED = 1e-4  # sd of the errors of left-out runs over that of all: below it no other kernel is tried
 LARGEST = 2**30  # bytes that averaging may take without having been asked for
+
+
+def few_runs(kernel: Kernel, d: int) -> int:
+    """Return the number of runs of d inputs up to which point estimates make intervals too narrow."""
+    return (FEW if kernel.plain else FEW_LEARNED) * d
 
 
 class Probable(NamedTuple):
@@ -228,8 +233,7 @@ class Fitting:
         """Tell whether some score has few of the runs that are judged."""
         n, d = self.x.shape
         judged = np.arange(n) if self.judged is None else self.judged
-        few = FEW_CHOSEN if isinstance(self.kernel, OneOf) else FEW
-        return bool(np.isfinite(y[judged]).sum(axis=0).min(initial=n) <= few * d)
+        return bool(np.isfinite(y[judged]).sum(axis=0).min(initial=n) <= few_runs(self.kernel, d))
 
     def _matters(self, y: Array, found: Sequence[Hyperparameters], bases: Sequence[OutputBasis], runs: Ints) -> bool:
         """Tell whether uncertain hyperparameters make more than `BETWEEN` of the variance of left-out runs."""

@@ -29,10 +29,10 @@ from uqms.errors import (
     NumericalWarning,
 )
 from uqms.parameters import Box
-from uqms.surrogates.adapted import Adapted, OneOf
+from uqms.surrogates.adapted import Adapted, candidates
 from uqms.surrogates.adapted import described as kernel_described
 from uqms.surrogates.archive import Stored
-from uqms.surrogates.fitting import Fitting, Probable
+from uqms.surrogates.fitting import Fitting, Probable, few_runs
 from uqms.surrogates.fused import scores_flat_reverse
 from uqms.surrogates.input_scales import chosen_scales, described_scales, noted_scales
 from uqms.surrogates.jax_kernel import JaxKernel
@@ -305,8 +305,7 @@ class GaussianProcess:
             missing.append(lacking)
         kernel, scales = self.kernel, {}
         if self.scales == "auto" and isinstance(kernel, Stationary | Adapted):
-            if kernel.adapts:
-                kernel = OneOf.that_adapts(kernel, box.d)
+            kernel = candidates(kernel, box.d)
             if choose_inputs and self.mean is None:
                 probability = partial(self._probability, kernel, bases, np.hstack(scores))
                 given, (box, x) = box, chosen_scales(box, x, probability)
@@ -444,8 +443,8 @@ class GaussianProcessSurrogate(NamedSurrogate):
 
     @property
     def point_estimated(self) -> bool:
-        """Whether hyperparameters are single values although the runs are few (n <= 20 d)."""
-        return self.process.draws == 1 and self.runs <= 20 * self.domain.d
+        """Whether hyperparameters are single values although the runs are few: n <= 20 d, 30 d of learned kernels."""
+        return self.process.draws == 1 and self.runs <= few_runs(self.process.kernel, self.domain.d)
 
     @cached_property
     def _truncation_shares(self) -> list[float]:

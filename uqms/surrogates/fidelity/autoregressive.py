@@ -12,7 +12,7 @@ from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints
 from uqms.errors import InputError
-from uqms.surrogates.adapted import OneOf
+from uqms.surrogates.adapted import candidates
 from uqms.surrogates.cokriging import CoKriging
 from uqms.surrogates.fidelity.ladder import Ladder, Step
 from uqms.surrogates.fidelity.levels import Levels, check_levels, check_outputs, read_levels, top_runs
@@ -22,8 +22,9 @@ from uqms.surrogates.gp import deciding, report
 from uqms.surrogates.input_scales import chosen_scales, noted_scales
 from uqms.surrogates.kernels import Kernel, Matern52, RadialKernel, Stationary
 from uqms.surrogates.outputs import Curve, Scalar
+from uqms.surrogates.training import Hyperparameters
 
-__all__ = ["MultiFidelity", "fitted_levels", "fitting_of", "ladder_of", "on_chosen_scales"]
+__all__ = ["MultiFidelity", "fitted_levels", "fitting_of", "ladder_of", "on_chosen_scales", "step_of"]
 
 
 @taught
@@ -193,14 +194,15 @@ def fitted_levels(
     hyperparameters: Literal["auto", "averaged", "point"],
 ) -> tuple[Step, ...]:
     """Return the lowest `count` levels of nested designs, one after the other."""
-    steps: list[Step] = []
-    for t in range(count):
-        fitting = fitting_of(levels, t, kernel, columns, hyperparameters)
-        found = fitting.trained(levels.y[t])
-        process = fitting.conditioned(levels.y[t], found, levels.bases)
-        report(process, found, levels.bases)
-        steps.append(Step(process, "linear" if t else "plain"))
-    return tuple(steps)
+    fittings = [fitting_of(levels, t, kernel, columns, hyperparameters) for t in range(count)]
+    return tuple(step_of(levels, t, one, one.trained(levels.y[t])) for t, one in enumerate(fittings))
+
+
+def step_of(levels: Levels, t: int, fitting: Fitting, found: list[Hyperparameters]) -> Step:
+    """Return level t with hyperparameters that were trained."""
+    process = fitting.conditioned(levels.y[t], found, levels.bases)
+    report(process, found, levels.bases)
+    return Step(process, "linear" if t else "plain")
 
 
 def fitting_of(
@@ -231,7 +233,7 @@ def on_chosen_scales(
 
     Beside them are the kernels that each level may choose from.
     """
-    kernel = OneOf.that_adapts(given, levels.box.d) if isinstance(given, Stationary) and given.adapts else given
+    kernel = candidates(given, levels.box.d)
     ends = np.cumsum([len(u) for u in levels.x])[:-1]
     decides = deciding(levels.bases)
 

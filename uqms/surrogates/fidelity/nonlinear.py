@@ -31,11 +31,11 @@ from uqms._typing import Array, Ints
 from uqms.errors import InputError
 from uqms.surrogates import averaging
 from uqms.surrogates.cokriging import WithLower, expanded
-from uqms.surrogates.fidelity.autoregressive import fitted_levels, fitting_of, ladder_of, on_chosen_scales
+from uqms.surrogates.fidelity.autoregressive import fitted_levels, fitting_of, ladder_of, on_chosen_scales, step_of
 from uqms.surrogates.fidelity.ladder import Ladder, Step
 from uqms.surrogates.fidelity.levels import Levels, check_levels, check_outputs, read_levels, top_runs
 from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate
-from uqms.surrogates.kernels import NEVER, Kernel, Matern52, RadialKernel, SquaredExponential
+from uqms.surrogates.kernels import NEVER, Matern52, RadialKernel, SquaredExponential
 from uqms.surrogates.outputs import Curve, Scalar
 from uqms.surrogates.process import ScoreProcess, condition, draw_at, sobol_points, stacked
 from uqms.surrogates.training import Hyperparameters, fits_exactly, log_posterior, train, trend_basis
@@ -150,8 +150,12 @@ class NonlinearMultiFidelity:
         levels = read_levels(ensemble, self.levels, self.outputs, self.cost)
         if self.scales == "auto" and levels.nested:
             scaled, kernel = on_chosen_scales(levels, self.kernel, 1, self.hyperparameters)
-            if not _bend(levels, self.kernel, scaled, kernel, self.hyperparameters):
-                return ladder_of(scaled, fitted_levels(scaled, len(levels.names), kernel, 1, self.hyperparameters))
+            count = range(len(levels.names))
+            fittings = [fitting_of(scaled, t, kernel, 1, self.hyperparameters) for t in count]
+            trained = [one.trained(scaled.y[t]) for t, one in enumerate(fittings)]
+            logs = [one.log_evidence(scaled.y[t], trained[t]) for t, one in enumerate(fittings)]
+            if not any(_bends(levels, t, self.kernel, logs[t]) for t in count[1:]):
+                return ladder_of(scaled, [step_of(scaled, t, fittings[t], trained[t]) for t in count])
         return _Climb(levels, self.kernel, self.hyperparameters).surrogate()
 
     def judged(self, ensemble: xr.Dataset) -> Ints:
@@ -159,28 +163,18 @@ class NonlinearMultiFidelity:
         return top_runs(ensemble, self.levels)
 
 
-def _bend(
-    levels: Levels,
-    kernel: RadialKernel,
-    scaled: Levels,
-    others: Kernel,
-    hyperparameters: Literal["auto", "averaged", "point"],
-) -> bool:
-    """Return whether some level is more probably a function of the one below than a multiple of it, or than neither.
+def _bends(levels: Levels, t: int, kernel: RadialKernel, others: Array) -> bool:
+    """Return whether a score of level t is more probably a function of the level below than a multiple, or neither.
 
-    Multiples have the scales and kernels that the runs prefer.
+    `others` (q,) are the log evidences of the latter, with the scales and kernels that the runs prefer.
     """
     both = WithLower(SquaredExponential(), kernel)
-    for t in range(1, len(levels.names)):
-        fitting = fitting_of(scaled, t, others, 1, hyperparameters)
-        logs = fitting.log_evidence(scaled.y[t], fitting.trained(scaled.y[t]))
-        c = levels.y[t - 1][levels.below[t]]
-        for j, y in enumerate(levels.y[t].T):
-            if np.isfinite(logs[j]) and np.ptp(c[:, j]) > FLAT:
-                rows = np.column_stack([c[:, j], levels.x[t]])
-                mode = averaging.logarithms(train(rows, y, both, trend_basis(rows, 1), False), False)
-                if averaging.at_mode(rows, y, both, 1, False, mode).log_evidence > logs[j]:
-                    return True
+    for y, c, other in zip(levels.y[t].T, levels.y[t - 1][levels.below[t]].T, others, strict=True):
+        if np.isfinite(other) and np.ptp(c) > FLAT:
+            rows = np.column_stack([c, levels.x[t]])
+            mode = averaging.logarithms(train(rows, y, both, trend_basis(rows, 1), False), False)
+            if averaging.at_mode(rows, y, both, 1, False, mode).log_evidence > other:
+                return True
     return False
 
 

@@ -15,6 +15,7 @@ from uqms.surrogates.adapted import described as kernel_described
 from uqms.surrogates.archive import Stored
 from uqms.surrogates.cokriging import CoKriging
 from uqms.surrogates.fidelity.ladder import Kind, Ladder, LadderDraws, Step
+from uqms.surrogates.fitting import few_runs
 from uqms.surrogates.input_scales import described_scales
 from uqms.surrogates.kernel_files import description_of, kernel_of_description
 from uqms.surrogates.kernels import Kernel, SquaredExponential, Stationary
@@ -98,8 +99,8 @@ class MultiFidelitySurrogate(NamedSurrogate):
 
     @property
     def point_estimated(self) -> bool:
-        """Whether hyperparameters are single values although the runs of the highest level are few (n <= 20 d)."""
-        return self.ladder.draws == 1 and self.runs <= 20 * self.domain.d
+        """Whether hyperparameters are single values although the runs of the highest level are few, see `few_runs`."""
+        return self.ladder.draws == 1 and self.runs <= few_runs(self.process.kernel, self.domain.d)
 
     def __repr__(self) -> str:
         counts = [f"{b.name}{list(b.dims) if b.dims else ''} ({b.basis.shape[1]} scores)" for b in self.bases]
