@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,14 @@ from calibration.problems import dense_covariance, given_surrogate, linear_surro
 from scipy.stats import norm
 
 import uqms as uq
-from uqms.diagnostics import FewDraws, ImportanceSampler, RankStatistics, rank_statistics, simulation_based_calibration
+from uqms.diagnostics import (
+    FewDraws,
+    ImportanceSampler,
+    RankStatistics,
+    importance,
+    rank_statistics,
+    simulation_based_calibration,
+)
 from uqms.diagnostics.sbc import _few_draws
 from uqms.errors import InputError, SamplingError
 from uqms.testing import LIKELIHOOD_BUGS, LikelihoodBug
@@ -198,6 +206,21 @@ def test_two_modes_keep_their_mass() -> None:
     assert 0.3 < share < 0.7
     error = np.sqrt(share * (1 - share) * (1 / 2000 + 1 / few.ess))
     assert np.mean(few.theta["theta"] < 0.4) == pytest.approx(share, abs=4 * error)
+
+
+@pytest.mark.parametrize("seed", [67, 3, 4])
+def test_particles_of_the_importance_sampler_stay_different(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a funnel few moves are accepted: with two moves a stage, seed 67 ended with one particle, many times."""
+    rng = np.random.default_rng(seed)
+    middle, n = rng.standard_normal(3), 6
+
+    def funnel(_: object, x: np.ndarray) -> np.ndarray:
+        sd = np.exp(1.5 * x[:, 3] - 2.0)
+        return np.asarray(-0.5 * np.sum((x[:, :3] - middle) ** 2, axis=1) * n / 3 / sd**2 - n * np.log(sd))
+
+    monkeypatch.setattr(importance, "_log_likelihood", funnel)
+    x = importance._tempered(SimpleNamespace(priors=dict.fromkeys("abcs")), 100, rng)  # type: ignore[arg-type]
+    assert len(np.unique(x, axis=0)) >= 70
 
 
 def test_draws_of_nuts_are_thinned_to_nearly_independent_ones() -> None:

@@ -38,7 +38,7 @@ from uqms.errors import InputError
 
 __all__ = ["FewDraws", "ImportanceSampler"]
 
-MOVES, ACCEPTANCE, KEPT = 2, 0.3, 0.5
+MOVES, MOST_MOVES, ACCEPTANCE, KEPT = 2, 30, 0.3, 0.5
 STEPS = 200
 FREEDOM = 7.0
 TRIES = 3  # each with four times as many points as the one before
@@ -231,16 +231,27 @@ def _tempered(problem: Problem, particles: int, rng: np.random.Generator) -> Arr
         chosen = rng.choice(particles, size=particles, p=weight / weight.sum())
         x, value, power = x[chosen], value[chosen], power + step
         root = np.linalg.cholesky(np.atleast_2d(np.cov(x.T)) + 1e-18 * np.eye(d))
-        for _ in range(MOVES):
+        for move in range(MOST_MOVES):
             proposal = x + scale * rng.standard_normal(x.shape) @ root.T
             proposed = _log_likelihood(problem, proposal)
             log_ratio = power * (proposed - value) - 0.5 * np.sum(proposal**2 - x**2, axis=1)
             accepted = np.log(rng.random(particles)) < log_ratio
             x[accepted], value[accepted] = proposal[accepted], proposed[accepted]
             scale *= np.exp(accepted.mean() - ACCEPTANCE)
+            if move + 1 >= MOVES and _distinct(value) >= KEPT * particles:
+                break
         if power >= 1.0:
             break
     return x
+
+
+def _distinct(value: Array) -> float:
+    """Return the effective number of different particles: those that one was resampled into are alike until they move.
+
+    Where they stay alike, the next weights count them as many, and a few of them are all that is left.
+    """
+    counts = np.unique(value, return_counts=True)[1]
+    return float(len(value) ** 2 / np.sum(counts.astype(np.float64) ** 2))
 
 
 def _theta(problem: Problem, x: Array) -> dict[str, Array]:
