@@ -48,6 +48,7 @@ MOST_LOST = 0.5  # share of the curvature that a step of a driver takes away
 STEP = 1e-3  # of differences, on the scale of each coordinate
 FEWEST, DIRECTIONS = 40, 320  # in which a linear map stretches: as many more than FEWEST as are in no group
 ROUNDED = 1e-8  # of what is largest: nothing but rounding
+ENOUGH = 200  # draws that the sampler's own warm-up needs in such coordinates, where its scales are nearly 1
 LONGEST = 50.0  # of a direction, on this scale: where the density is flat or convex second derivatives say nothing
 
 
@@ -159,7 +160,7 @@ def _grouped[T: Movable](
     usual = float(np.median(wide))  # of the directions that were not looked for
     stretch, growth = wide / usual, usual * growth
     new = GroupedMap(places.mean(axis=0), usual * scale, vectors, stretch, groups, roots, drivers, growth)
-    return target.with_map(new), places, tune - tuned - kept
+    return target.with_map(new), places, min(tune - tuned - kept, ENOUGH)
 
 
 def _wide(curvatures: Array) -> Array:
@@ -217,12 +218,17 @@ def _growth(change: Callable[[int, int, int], Array], roots: Array, candidates: 
     candidate, taken at some places with some probes, shape (2, J, m, m). In the directions in which the change by the
     first driver is diagonal, widths grow by half of what the curvature loses, so that it stays where drivers move.
     """
-    rough = np.array([change(int(one), *SCREEN)[1] for one in candidates]).reshape(-1, *roots.shape)
+    none = roots, candidates[:0], np.zeros((0, *roots.shape[:2]))
+    if not roots.size or not len(candidates):
+        return none
+    rough = np.array([change(int(one), *SCREEN)[1] for one in candidates])
     weight = np.sum(np.diagonal(rough, axis1=2, axis2=3) ** 2, axis=(1, 2))
     drivers = candidates[weight > DRIVES]
-    found = np.array([change(int(one), POINTS, PROBES) for one in drivers]).reshape(-1, 2, *roots.shape)
-    if not len(found) or not np.isfinite(weight).all() or not np.isfinite(found).all():
-        return roots, candidates[:0], np.zeros((0, *roots.shape[:2]))
+    if not len(drivers) or not np.isfinite(weight).all():
+        return none
+    found = np.array([change(int(one), POINTS, PROBES) for one in drivers])
+    if not np.isfinite(found).all():
+        return none
     (middle, *_), changes = found.swapaxes(0, 1)
     first = np.argmax(np.sum(np.diagonal(changes, axis1=2, axis2=3) ** 2, axis=(1, 2)))
     _, turn = np.linalg.eigh(changes[first])

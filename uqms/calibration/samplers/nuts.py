@@ -39,7 +39,8 @@ class NUTS:
     Parameters
     ----------
     draws, tune
-        Kept and warm-up draws of each chain.
+        Kept and warm-up draws of each chain. A population needs at most 253 of warm-up, in coordinates that its first
+        ones learn; the others are left out.
     chains
         Independent chains; four are needed to tell whether they agree.
     target_accept
