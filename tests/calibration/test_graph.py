@@ -240,7 +240,8 @@ def test_second_derivatives_straighten_many_coordinates_that_move_together() -> 
     moved, _, left = warmup.learned(target, 250, SETTINGS, 1, starts, rough=True, groups=NONE)
     assert isinstance(moved.map, GroupedMap)
     assert left == 250 - 53
-    assert warmup.learned(target, 1000, SETTINGS, 1, starts, rough=True, groups=NONE)[2] == 200
+    for tune, wanted in ((300, 200), (1000, 236)):
+        assert warmup.learned(target, tune, SETTINGS, 1, starts, rough=True, groups=NONE)[2] == wanted
     matrix = moved.map.scale[:, None] * (
         np.eye(40) + moved.map.directions.T * (moved.map.stretch - 1.0) @ moved.map.directions
     )

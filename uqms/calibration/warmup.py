@@ -48,7 +48,7 @@ MOST_LOST = 0.5  # share of the curvature that a step of a driver takes away
 STEP = 1e-3  # of differences, on the scale of each coordinate
 FEWEST, DIRECTIONS = 40, 320  # in which a linear map stretches: as many more than FEWEST as are in no group
 ROUNDED = 1e-8  # of what is largest: nothing but rounding
-ENOUGH = 200  # draws that the sampler's own warm-up needs in such coordinates, where its scales are nearly 1
+ENOUGH = 200  # draws of the sampler's own warm-up in such coordinates, where its scales are nearly 1; else a quarter
 LONGEST = 50.0  # of a direction, on this scale: where the density is flat or convex second derivatives say nothing
 
 
@@ -160,7 +160,8 @@ def _grouped[T: Movable](
     usual = float(np.median(wide))  # of the directions that were not looked for
     stretch, growth = wide / usual, usual * growth
     new = GroupedMap(places.mean(axis=0), usual * scale, vectors, stretch, groups, roots, drivers, growth)
-    return target.with_map(new), places, min(tune - tuned - kept, ENOUGH)
+    left = tune - tuned - kept
+    return target.with_map(new), places, min(left, max(ENOUGH, left // 4))
 
 
 def _wide(curvatures: Array) -> Array:

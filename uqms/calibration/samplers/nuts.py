@@ -39,8 +39,8 @@ class NUTS:
     Parameters
     ----------
     draws, tune
-        Kept and warm-up draws of each chain. A population needs at most 253 of warm-up, in coordinates that its first
-        ones learn; the others are left out.
+        Kept and warm-up draws of each chain. A population, whose first draws learn its coordinates, takes a quarter of
+        a warm-up longer than 253 draws, but no fewer than these.
     chains
         Independent chains; four are needed to tell whether they agree.
     target_accept
