@@ -6,7 +6,7 @@ One-compartment oral pharmacokinetics: absorption, clearance and volume differ b
 values and 3 spreads are unknown, and the sd of the noise), 5 measurements of the log concentration a patient, 200 runs
 of the simulator over the population's box, with which our verdict accepts the surrogate of 100 patients. (With
 `--runs 100` its error is above the noise and makes nine tenths of a variance of the population: the verdict warns, and
-the posterior is far from normal.) Both contestants read the same trained surrogate, with its inputs as given, from its file:
+the posterior is far from normal.) Both contestants read the same trained surrogate, whose inputs are as given:
 
 - ours: `Calibration(..., population=...)`, whose error of the surrogate is one function for all patients, and
   `NUTS(draws=400, tune=200, target_accept=0.8, ess=400)`: blocks of draws follow until every quantity of the population
