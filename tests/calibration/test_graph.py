@@ -12,13 +12,13 @@ from calibration.problems import given_surrogate
 
 import uqms as uq
 from uqms.calibration import graph, warmup
-from uqms.calibration.compiled import Linear
+from uqms.calibration.compiled import GroupedMap, Groups
 from uqms.calibration.graph import ModelTarget, complaints, model_target
 from uqms.calibration.samplers import nuts
 from uqms.errors import ConvergenceWarning, InitError, InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-NONE = np.empty((0, 0), dtype=np.int64)  # no coordinates that belong together
+NONE = Groups(np.empty((0, 0), dtype=np.int64), np.empty(0, dtype=np.int64))  # no coordinates that belong together
 SETTINGS = {"chains": 4, "cores": None, "target_accept": 0.9}
 
 
@@ -70,22 +70,35 @@ def test_gradient_is_the_slope_of_the_value_through_a_map(found: ModelTarget) ->
         assert gradient[i] == pytest.approx(slope, rel=1e-6, abs=1e-6)
 
 
-def test_gradient_is_the_slope_of_the_value_through_a_linear_map(found: ModelTarget) -> None:
+def test_gradient_is_the_slope_of_the_value_through_a_map_of_groups(found: ModelTarget) -> None:
     rng = np.random.default_rng(3)
     z, directions = rng.standard_normal(5), np.linalg.qr(rng.standard_normal((5, 2)))[0].T
-    scale, stretch = np.array([0.2, 3.0, 1.0, 0.7, 1.5]), np.array([4.0, 0.3])
-    groups, roots = np.array([[0, 3], [4, 1]]), rng.standard_normal((2, 2, 2))
+    shift, scale, stretch = rng.standard_normal(5), np.array([0.2, 3.0, 1.0, 0.7, 1.5]), np.array([4.0, 0.3])
+    groups, roots, growth = np.array([[0, 3], [4, 1]]), rng.standard_normal((2, 2, 2)), rng.standard_normal((1, 2, 2))
     root = np.eye(5)
     for group, one in zip(groups, roots, strict=True):
         root[np.ix_(group, group)] = one
-    matrix = scale[:, None] * root @ (np.eye(5) + directions.T * (stretch - 1.0) @ directions)
-    mapped = found.with_map(Linear(rng.standard_normal(5), scale, directions, stretch, groups, roots))
-    assert mapped.map is not None
-    w = mapped.map.inverse(z[None])[0]
-    value, gradient = mapped.evaluate(w)
-    plain, slope = found.evaluate(z)
-    assert value - np.log(abs(np.linalg.det(matrix))) == pytest.approx(plain, rel=1e-12)
-    np.testing.assert_allclose(gradient, matrix.T @ slope, rtol=1e-11, atol=1e-11)
+    straight = np.eye(5) + directions.T * (stretch - 1.0) @ directions
+
+    def line(w: np.ndarray, growth: np.ndarray) -> np.ndarray:
+        y = straight @ w
+        bounded = y[2] / (1.0 + (y[2] / 5.0) ** 4) ** 0.25
+        y[groups] *= np.exp(bounded * growth[0])
+        return np.asarray(shift + scale * (root @ y))
+
+    for driver in (growth, np.zeros_like(growth)):
+        mapped = found.with_map(GroupedMap(shift, scale, directions, stretch, groups, roots, np.array([2]), driver))
+        assert mapped.map is not None
+        w = mapped.map.inverse(z[None])[0]
+        np.testing.assert_allclose(line(w, driver), z, rtol=1e-12)
+        value, gradient = mapped.evaluate(w)
+        steps = 1e-5 * np.eye(5)
+        jacobian = np.array([(line(w + one, driver) - line(w - one, driver)) / 2e-5 for one in steps]).T
+        plain, slope = found.evaluate(z)
+        assert value - np.log(abs(np.linalg.det(jacobian))) == pytest.approx(plain, rel=1e-9)
+        slopes = [(mapped.evaluate(w + one)[0] - mapped.evaluate(w - one)[0]) / 2e-5 for one in steps]
+        np.testing.assert_allclose(gradient, slopes, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(gradient, (scale[:, None] * root @ straight).T @ slope, rtol=1e-11, atol=1e-11)
 
 
 def test_what_is_reported_of_a_draw(model: pm.Model, found: ModelTarget) -> None:
@@ -170,7 +183,7 @@ def is_standard_normal(draws: xr.DataArray, least: float) -> None:
 
 
 @pytest.mark.slow
-def test_a_ridge_is_straightened() -> None:
+def test_a_ridge_is_grouped() -> None:
     """Without the map, chains take more than 60 steps a draw."""
     tree = uq.NUTS(draws=500, tune=1000).sample_model(ridge(0.01, 0.0), rng=1)
     assert float(tree["sample_stats"]["n_steps"].mean()) < 8.0
@@ -225,8 +238,10 @@ def test_second_derivatives_straighten_many_coordinates_that_move_together() -> 
     target, sampler = model_target(together), uq.NUTS(draws=500, tune=250, target_accept=0.8)
     starts = np.arange(40.0) + 0.1 * sds * np.random.default_rng(1).standard_normal((8, 40))
     moved, _, left = warmup.learned(target, 250, SETTINGS, 1, starts, rough=True, groups=NONE)
-    assert isinstance(moved.map, Linear)
+    assert isinstance(moved.map, GroupedMap)
     assert left == 250 - 53
+    for tune, wanted in ((300, 200), (1000, 236)):
+        assert warmup.learned(target, tune, SETTINGS, 1, starts, rough=True, groups=NONE)[2] == wanted
     matrix = moved.map.scale[:, None] * (
         np.eye(40) + moved.map.directions.T * (moved.map.stretch - 1.0) @ moved.map.directions
     )
@@ -257,14 +272,53 @@ def test_what_belongs_together_needs_no_directions(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(warmup, "_pilot", lambda *_: (line.T, 0))
     monkeypatch.setattr(warmup, "DIRECTIONS", 8)
     target, spreads = model_target(pairs), {}
-    for groups in (NONE, np.arange(2 * n).reshape(2, n).T):
+    for groups in (NONE, Groups(np.arange(2 * n).reshape(2, n).T, NONE.drivers)):
         moved, _, _ = warmup.learned(target, 200, SETTINGS, 1, line.T, rough=True, groups=groups)
-        assert isinstance(moved.map, Linear)
+        assert isinstance(moved.map, GroupedMap)
         whitened = moved.map.inverse(moved.map.shift + np.linalg.cholesky(covariance).T)
         values = np.linalg.svd(whitened, compute_uv=False)  # sds in the map's coordinates
-        spreads[len(groups)] = values[0] / values[-1]
+        spreads[len(groups.members)] = values[0] / values[-1]
     assert spreads[n] < 3.0
     assert spreads[0] > 10.0
+
+
+def test_effects_are_as_wide_as_the_noise_lets_them_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two effects of each of 40 subjects with 1 to 6 measurements, spreads known, the noise's sd not."""
+    rng, n = np.random.default_rng(8), 40
+    rows = np.repeat(np.arange(n), rng.integers(1, 7, n))
+    slopes = rng.standard_normal((len(rows), 2))
+    truth = rng.standard_normal((n, 2)) * [1.0, 0.5]
+    seen = np.sum(slopes * truth[rows], axis=1) + 0.4 * rng.standard_normal(len(rows))
+    with pm.Model() as mixed:
+        log_sd = pm.Normal("log_sd", -1.0, 1.0)
+        effect = pm.Normal("effect", 0.0, np.array([1.0, 0.5]), shape=(n, 2))
+        pm.Normal("seen", pt.sum(slopes * effect[rows], axis=1), pt.exp(log_sd), observed=seen)
+    target, members = model_target(mixed), 1 + np.arange(2 * n).reshape(n, 2)
+
+    def curvature(log_sd: float) -> np.ndarray:
+        out = np.broadcast_to(np.diag([1.0, 4.0]), (n, 2, 2)).copy()
+        np.add.at(out, rows, slopes[:, :, None] * slopes[:, None, :] / np.exp(2.0 * log_sd))
+        return out
+
+    places = np.column_stack([np.full(26, np.log(0.4)), np.tile(truth.ravel(), (26, 1))])
+    root = np.linalg.cholesky(np.linalg.inv(curvature(np.log(0.4))))
+    places[:, 1:] += np.einsum("jab,sjb->sja", root, rng.standard_normal((26, n, 2))).reshape(26, -1)
+    monkeypatch.setattr(warmup, "_pilot", lambda *_: (places + 1e-3 * rng.standard_normal(places.shape), 0))
+    moved, _, _ = warmup.learned(
+        target, 200, SETTINGS, 1, places, rough=True, groups=Groups(members, np.array([0], dtype=np.int64))
+    )
+    assert isinstance(moved.map, GroupedMap)
+    assert moved.map.drivers.tolist() == [0]
+    # Columns of the map of each subject, where the noise's sd is moved by one unit of the map: curvatures stay what
+    # they were, which without growth they do not.
+    here = moved.map.scale[members][:, :, None] * moved.map.roots
+    away, step = np.log(0.4) + moved.map.scale[0], np.exp(moved.map.growth[0])[:, None, :]
+    before = np.einsum("jba,jbc,jcd->jad", here, curvature(np.log(0.4)), here)
+    after = np.einsum("jba,jbc,jcd->jad", here * step, curvature(away), here * step)
+    without = np.einsum("jba,jbc,jcd->jad", here, curvature(away), here)
+    assert np.abs(after - before).max() < 0.1 * np.abs(without - before).max()
+    own = np.diagonal(without / before, axis1=1, axis2=2)
+    assert own.min() < np.exp(-1.8 * moved.map.scale[0])  # of some the data tell nearly all, so exp(-2 step)
 
 
 def test_what_is_flat_at_a_few_places_is_no_wider_than_its_slopes_say() -> None:
@@ -305,7 +359,7 @@ def test_no_direction_is_stretched_by_curvatures_that_cancel(monkeypatch: pytest
     line[[3, 9, 15, 21], 0] = np.pi / 3.0 - 0.1  # at half of the places the curvature is -9 cos 0.3 there
     monkeypatch.setattr(warmup, "_pilot", lambda *_: (line, 0))
     moved, _, _ = warmup.learned(target, 200, SETTINGS, 1, line, rough=True, groups=NONE)
-    assert isinstance(moved.map, Linear)
+    assert isinstance(moved.map, GroupedMap)
     one = moved.map.inverse(np.stack([moved.map.shift, moved.map.shift + np.eye(30)[0]]))
     assert np.linalg.norm(one[1] - one[0]) == pytest.approx(np.sqrt(9.0 * np.cos(0.3)), rel=1e-3)
 

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from surrogates.members import linear
 import uqms as uq
 from uqms._typing import Array
 from uqms.calibration.bridge import LogSuccess, PythonOp
-from uqms.calibration.success import check_failures
+from uqms.calibration.success import OfMembers, check_failures
 from uqms.errors import InputError
 from uqms.parameters import Box
 
@@ -315,6 +316,22 @@ def test_members_fail_independently_given_what_they_take() -> None:
     g = np.linspace(-2.5, 2.5, 7)
     expected = averaged(g) * (0.5 + 0.02 * g - 0.002 * g**2)
     np.testing.assert_allclose(np.exp(calibration.success.log({"g": g})), expected, rtol=1e-6)
+
+
+def test_draws_of_hyperparameters_count_by_their_weights() -> None:
+    box = Bent().domain
+    passed_on = np.array([-3.0, 6.0])  # by one draw and by the other
+    inputs = np.broadcast_to(box.to_unit(passed_on[:, None])[:, None, None], (2, 1, 1, 1))
+    chain = SimpleNamespace(
+        domain=Box(("g",), (0.0,), (1.0,), ("identity",), ((True, True),)),
+        members={"tissue": SimpleNamespace(domain=box, layouts={"speed": None})},
+        inputs_of=lambda _: ("g",),
+        scores=lambda _: SimpleNamespace(log_weights=np.log([1.6, 0.4])),
+        member_inputs=lambda *_: inputs,
+    )
+    found = OfMembers(chain, {"tissue": Bent()}).log_probability_at(np.array([[0.5]]))  # type: ignore[arg-type]
+    each = 0.5 + 0.02 * passed_on - 0.002 * passed_on**2
+    np.testing.assert_allclose(np.exp(found), 0.8 * each[0] + 0.2 * each[1], rtol=1e-12)
 
 
 def test_a_prior_is_conditioned_on_the_success_of_a_member() -> None:

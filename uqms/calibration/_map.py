@@ -5,8 +5,9 @@ features phi, and has a constant Jacobian: z_i = a_i + b_i' x + phi' Q_i phi + s
 coefficients. A straight ridge must stay straight wherever a chain is, so x is not bounded. Squares without a bound
 would bend more and more outside of the region in which the map was learned.
 
-For hundreds of coordinates the map is linear (`Linear`), z = a + s R (w + V' (t - 1) V w): scales s, square-root
-factors R of blocks (the parameters of a subject), and stretches along orthonormal rows V.
+For hundreds of coordinates (`GroupedMap`) z = a + s R e (w + V' (t - 1) V w): scales s, square-root factors R of blocks
+(the parameters of a subject), and stretches along orthonormal rows V. Factors e of each coordinate of a block are
+exponentials of what is linear in a few other coordinates, bounded as above: effects are wider where the noise is.
 """
 
 import math
@@ -16,7 +17,7 @@ import numpy as np
 from uqms._compiled import compiled
 from uqms._typing import Array
 
-__all__ = ["HEADER", "REACH", "from_line", "from_line_straight", "to_line", "to_line_straight"]
+__all__ = ["HEADER", "REACH", "from_line", "from_line_grouped", "to_line", "to_line_grouped"]
 
 # A block: size, P, K, d, hyperparameters, then where priors, inputs, noise, map and likelihood begin, and the end; last
 # the log-determinant. Of a model's graph: where a linear map begins (instead of the likelihood), and the shared arrays.
@@ -77,7 +78,7 @@ def from_line(block: Array, z_bar: Array, phi: Array, slope: Array, w_bar: Array
 def _stretched(block: Array, x: Array) -> None:
     """Replace x by x + V' (t - 1) V x."""
     size, at = int(block[1]), int(block[9])
-    count, first = int(block[at]), at + 3 + 2 * size
+    count, first = int(block[at]), at + 4 + 2 * size
     along = np.empty(count)
     for k in range(count):
         begin = first + count + k * size
@@ -94,11 +95,17 @@ def _stretched(block: Array, x: Array) -> None:
 
 
 @compiled
+def _groups_at(block: Array) -> int:
+    """Return where the groups begin in a block."""
+    size, at = int(block[1]), int(block[9])
+    return at + 4 + 2 * size + int(block[at]) * (1 + size)
+
+
+@compiled
 def _rooted(block: Array, x: Array, transposed: bool) -> None:
     """Replace x by R x, or by R' x."""
-    size, at = int(block[1]), int(block[9])
-    count, groups, m = int(block[at]), int(block[at + 1]), int(block[at + 2])
-    members = at + 3 + 2 * size + count * (1 + size)
+    at, members = int(block[9]), _groups_at(block)
+    groups, m = int(block[at + 1]), int(block[at + 2])
     root, old = members + groups * m, np.empty(m)
     for _ in range(groups):
         for i in range(m):
@@ -113,21 +120,58 @@ def _rooted(block: Array, x: Array, transposed: bool) -> None:
 
 
 @compiled
-def to_line_straight(block: Array, w: Array, z: Array) -> None:
-    """Fill z = a + s R (w + V' (t - 1) V w)."""
-    size, at = int(block[1]), int(block[9]) + 3
-    z[:] = w
-    _stretched(block, z)
-    _rooted(block, z, False)
-    for i in range(size):
-        z[i] = block[at + i] + block[at + size + i] * z[i]
+def _bounded(x: float) -> tuple[float, float]:
+    """Return a coordinate bounded to `REACH`, and its derivative."""
+    r = (x / REACH) ** 2
+    g = 1.0 / math.sqrt(math.sqrt(1.0 + r * r))
+    return x * g, g * g * g * g * g
 
 
 @compiled
-def from_line_straight(block: Array, z_bar: Array, w_bar: Array) -> None:
-    """Fill the derivative by w from the derivative by z."""
-    size, at = int(block[1]), int(block[9]) + 3
+def to_line_grouped(block: Array, w: Array, z: Array, x: Array, factor: Array) -> float:
+    """Fill z = a + s R e (w + V' (t - 1) V w), what R is multiplied with, and e; return the sum of log e."""
+    size, at = int(block[1]), int(block[9])
+    groups, m, drivers = int(block[at + 1]), int(block[at + 2]), int(block[at + 3])
+    x[:] = w
+    _stretched(block, x)
+    factor[:] = 0.0
+    members = _groups_at(block)
+    place, total = members + groups * m * (1 + m), 0.0
+    for _ in range(drivers):
+        bounded = _bounded(x[int(block[place])])[0]
+        place += 1
+        for i in range(groups * m):
+            factor[int(block[members + i])] += block[place + i] * bounded
+        place += groups * m
     for i in range(size):
-        w_bar[i] = block[at + size + i] * z_bar[i]
+        total += factor[i]
+        factor[i] = math.exp(factor[i])
+        x[i] *= factor[i]
+        z[i] = x[i]
+    _rooted(block, z, False)
+    for i in range(size):
+        z[i] = block[at + 4 + i] + block[at + 4 + size + i] * z[i]
+    return total
+
+
+@compiled
+def from_line_grouped(block: Array, z_bar: Array, x: Array, factor: Array, w_bar: Array) -> None:
+    """Fill the derivative by w from the derivative by z."""
+    size, at = int(block[1]), int(block[9])
+    groups, m, drivers = int(block[at + 1]), int(block[at + 2]), int(block[at + 3])
+    for i in range(size):
+        w_bar[i] = block[at + 4 + size + i] * z_bar[i]
     _rooted(block, w_bar, True)
+    members = _groups_at(block)
+    place = members + groups * m * (1 + m)
+    for _ in range(drivers):
+        own, bar = int(block[place]), 0.0
+        place += 1
+        for i in range(groups * m):
+            other = int(block[members + i])
+            bar += block[place + i] * (1.0 + w_bar[other] * x[other])
+        w_bar[own] += bar * _bounded(x[own])[1]
+        place += groups * m
+    for i in range(size):
+        w_bar[i] *= factor[i]
     _stretched(block, w_bar)

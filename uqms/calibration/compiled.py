@@ -24,7 +24,18 @@ if TYPE_CHECKING:
     from uqms.calibration.single import SingleCalibration
     from uqms.calibration.user_errors import UserErrors
 
-__all__ = ["Linear", "Map", "Movable", "Target", "evaluate", "expand", "off_the_line", "on_the_line", "target"]
+__all__ = [
+    "GroupedMap",
+    "Groups",
+    "Map",
+    "Movable",
+    "Target",
+    "evaluate",
+    "expand",
+    "off_the_line",
+    "on_the_line",
+    "target",
+]
 
 AGREEMENT = 1e-6  # relative, between this likelihood and the calibration's own
 NUDGES, ROUNDING = (1e-9, 2e-9, 3e-9), 30.0  # of the parameters; times what rounding is seen to do
@@ -95,8 +106,27 @@ class Map:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Linear:
-    """A linear map z = shift + scale R (w + V' (stretch - 1) V w) from what the sampler moves to unconstrained space.
+class Groups:
+    """Which of hundreds of coordinates belong together.
+
+    Attributes
+    ----------
+    members
+        Coordinates of each group (the parameters of a subject), shape (J, m); each is in one group at most.
+    drivers
+        Coordinates in no group that may change how wide groups are (sds of noise, spreads), shape (D,).
+    """
+
+    members: Ints
+    drivers: Ints
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class GroupedMap:
+    """A map z = shift + scale R e (w + V' (stretch - 1) V w) from what the sampler moves to unconstrained space.
+
+    Without drivers e is 1 and the map linear.
 
     Attributes
     ----------
@@ -110,6 +140,11 @@ class Linear:
         Coordinates that belong together, shape (J, m); each is in one group at most.
     roots
         R, shape (J, m, m): a matrix for each group. Other coordinates stay as they are.
+    drivers
+        Coordinates in no group that change how wide groups are, shape (D,).
+    growth
+        Shape (D, J, m): derivatives of log e of each coordinate of a group by each driver, both in the units in which R
+        is multiplied.
     """
 
     shift: Array
@@ -118,23 +153,31 @@ class Linear:
     stretch: Array
     groups: Ints
     roots: Array
+    drivers: Ints
+    growth: Array
 
     def flat(self) -> Array:
         """Return the numbers that compiled code reads."""
-        counts = (len(self.stretch), *self.groups.shape)
-        parts = (counts, self.shift, self.scale, self.stretch, self.directions, self.groups, self.roots)
+        counts = (len(self.stretch), *self.groups.shape, len(self.drivers))
+        driven = (part for pair in zip(self.drivers, self.growth, strict=True) for part in pair)
+        parts = (counts, self.shift, self.scale, self.stretch, self.directions, self.groups, self.roots, *driven)
         return np.concatenate([np.ravel(np.asarray(part, dtype=np.float64)) for part in parts])
 
     @property
     def log_determinant(self) -> float:
-        """Log of |dz/dw|, the same everywhere."""
+        """Log of |dz/dw| where drivers are 0, the same everywhere without them."""
         _, each = np.linalg.slogdet(self.roots)
         return float(np.log(self.scale).sum() + np.log(self.stretch).sum() + each.sum())
 
     def inverse(self, z: Array) -> Array:
         """Return w (n, P) of points z (n, P)."""
         y = (z - self.shift) / self.scale
+        from uqms.calibration._map import REACH
+
+        driver = y[:, self.drivers]
+        bounded = driver / (1.0 + (driver / REACH) ** 4) ** 0.25
         y[:, self.groups] = np.linalg.solve(self.roots, y[:, self.groups, None])[..., 0]
+        y[:, self.groups] *= np.exp(-np.einsum("nd,djm->njm", bounded, self.growth))
         return np.asarray(y + (y @ self.directions.T * (1.0 / self.stretch - 1.0)) @ self.directions)
 
 
@@ -267,12 +310,12 @@ class Movable(Protocol):
         ...
 
     @property
-    def map(self) -> Map | Linear | None:
+    def map(self) -> Map | GroupedMap | None:
         """From the sampler's coordinates to unconstrained space; None where there is to be none."""
         ...
 
     def with_map(self, new: Any) -> Self:
-        """Return the same density in other coordinates; those whose map may be None take a `Linear` one too."""
+        """Return the same density in other coordinates; those whose map may be None take a `GroupedMap` one too."""
         ...
 
     @property

@@ -30,7 +30,7 @@ from pytensor.tensor.type import TensorType
 from uqms._compiled import digest
 from uqms._typing import Array
 from uqms.calibration import _map
-from uqms.calibration.compiled import Linear, Map, evaluate
+from uqms.calibration.compiled import GroupedMap, Map, evaluate
 from uqms.calibration.user_errors import UserErrors
 from uqms.errors import InitError, InputError
 
@@ -92,7 +92,7 @@ class ModelTarget:
     functions: tuple[Any, Any]
     arrays: tuple[Array, ...]
     start: Array
-    map: Map | Linear | None
+    map: Map | GroupedMap | None
     labels: tuple[str, ...] = ()
     errors: UserErrors = field(default_factory=UserErrors)
 
@@ -104,7 +104,7 @@ class ModelTarget:
         )
         return replace(self, arrays=arrays)
 
-    def with_map(self, new: Map | Linear) -> "ModelTarget":
+    def with_map(self, new: Map | GroupedMap) -> "ModelTarget":
         """Return the same density in other coordinates."""
         return replace(self, map=new)
 
@@ -117,7 +117,7 @@ class ModelTarget:
         header = np.zeros(_map.HEADER)
         header[0], header[1], header[10] = begin + len(shared), self.size, begin
         if self.map is not None:
-            header[9 if isinstance(self.map, Linear) else 8], header[11] = _map.HEADER, self.map.log_determinant
+            header[9 if isinstance(self.map, GroupedMap) else 8], header[11] = _map.HEADER, self.map.log_determinant
         return np.concatenate([header, flat, shared.view(np.float64)])
 
     def evaluate(self, w: Array) -> tuple[float, Array]:
@@ -253,11 +253,12 @@ def {name}(size, point, gradient, value, user):
     w, w_bar, found = carray(point, (size,)), carray(gradient, (size,)), carray(value, ())
     z, phi, slope = np.empty(size), np.empty(size), np.empty(size)
     shared = block[int(block[10]):].view(np.int64)
+    wider = 0.0
     try:
         if block[8] > 0.0:
             to_line(block, w, z, phi, slope)
         elif block[9] > 0.0:
-            to_line_straight(block, w, z)
+            wider = to_line_grouped(block, w, z, phi, slope)
         else:
             for i in range(size):
                 z[i] = w[i]
@@ -275,8 +276,8 @@ def {name}(size, point, gradient, value, user):
             if block[8] > 0.0:
                 from_line(block, own, phi, slope, w_bar)
             else:
-                from_line_straight(block, own, w_bar)
-            value[0] += block[11]
+                from_line_grouped(block, own, phi, slope, w_bar)
+            value[0] += block[11] + wider
             for i in range(size):
                 if not isfinite(w_bar[i]):
                     return 3
@@ -295,7 +296,7 @@ def {name}(size, expanded, point, out, user):
         if block[8] > 0.0:
             to_line(block, w, z, phi, slope)
         elif block[9] > 0.0:
-            to_line_straight(block, w, z)
+            to_line_grouped(block, w, z, phi, slope)
         else:
             for i in range(size):
                 z[i] = w[i]
@@ -337,8 +338,8 @@ def _c_function(function: Any, source: str, signature: Any, shared: Sequence[Any
         "graph": graph,
         "to_line": _map.to_line,
         "from_line": _map.from_line,
-        "to_line_straight": _map.to_line_straight,
-        "from_line_straight": _map.from_line_straight,
+        "to_line_grouped": _map.to_line_grouped,
+        "from_line_grouped": _map.from_line_grouped,
     }
     made = compile_numba_function_src(text, name, global_env=own, cache_key=key)
     return numba.cfunc(signature, cache=key is not None)(made)

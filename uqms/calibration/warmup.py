@@ -5,8 +5,10 @@ from whose draws a triangular quadratic map is fitted by least squares, and the 
 coordinates. The map only changes how fast chains move: the density is transformed exactly, whatever its coefficients.
 
 Of hundreds of parameters draws of a pilot do not tell the covariance, but second derivatives at some of them do:
-effects of a hundred patients all move with the surrogate's error, which they share. Their map is linear: a scale of
-each, a root of the curvature of each subject's own parameters, and stretches along the directions that stand out then.
+effects of a hundred patients all move with the surrogate's error, which they share. Their map has a scale of each, a
+root of the curvature of each subject's own parameters, and stretches along the directions that stand out then. Effects
+that data tell are as wide as the noise, so that its sd and all of them would move together in small steps: their widths
+are functions of what the curvature depends on, as far as it does.
 """
 
 import math
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from uqms._typing import Array, Ints
-from uqms.calibration.compiled import Linear, Map, Movable, expand
+from uqms.calibration.compiled import GroupedMap, Groups, Map, Movable, expand
 from uqms.calibration.samplers.shared import LINE, pick
 from uqms.errors import SamplingInterrupted
 
@@ -37,13 +39,16 @@ GAIN = 0.1  # by which the mean square error must fall for a dependence to be be
 RIDGE = 1e-3  # draws' worth of pull towards no dependence: a ridge of relative width 0.001 must not be bent by it
 APART = 50.0  # between the log-densities of a pilot's chains, many times what they differ by within a mode
 PER_CHAIN = 10  # draws at which they are compared
-LEAST_STRAIGHT = 150  # with a shorter warm-up there is none
+LEAST_GROUPED = 150  # with a shorter warm-up there is none
 PILOT, DEPTH = (2, 40, 13), 5  # chains, warm-up and draws of its pilot, and the depth of its trees
 POINTS = 8  # where second derivatives are taken
 PROBES = 16  # of the curvature within groups
+SCREEN, DRIVES = (2, 4), 0.05  # places and probes that say which coordinates change widths; of the sum of squares
+MOST_LOST = 0.5  # share of the curvature that a step of a driver takes away
 STEP = 1e-3  # of differences, on the scale of each coordinate
 FEWEST, DIRECTIONS = 40, 320  # in which a linear map stretches: as many more than FEWEST as are in no group
 ROUNDED = 1e-8  # of what is largest: nothing but rounding
+ENOUGH = 200  # draws of the sampler's own warm-up in such coordinates, where its scales are nearly 1; else a quarter
 LONGEST = 50.0  # of a direction, on this scale: where the density is flat or convex second derivatives say nothing
 
 
@@ -55,20 +60,20 @@ def learned[T: Movable](
     starts: Array,
     *,
     rough: bool = False,
-    groups: Ints | None = None,
+    groups: Groups | None = None,
 ) -> tuple[T, Array, int]:
     """Return the target in learned coordinates, unconstrained starts (n, P), and what is left of the warm-up.
 
-    `rough` starts are only places with a density, which say nothing of the posterior's shape. `groups` (J, m) allow
-    a linear map where a target has too many coordinates for another one: which of them belong together.
+    `rough` starts are only places with a density, which say nothing of the posterior's shape. `groups` allow a
+    `GroupedMap` where a target has too many coordinates for another one.
 
     Raises
     ------
     SamplingInterrupted
         When a pilot was stopped.
     """
-    if groups is not None and target.map is None and tune >= LEAST_STRAIGHT:
-        return _straightened(target, tune, settings, seed, starts, groups)
+    if groups is not None and target.map is None and tune >= LEAST_GROUPED:
+        return _grouped(target, tune, settings, seed, starts, groups)
     if tune < LEAST or target.size < 2 or not isinstance(target.map, Map):
         return target, starts, tune
     plain, first, moved = target, starts, target
@@ -96,10 +101,10 @@ def _apart(target: Movable, line: Array, chains: int) -> bool:
     return bool(np.ptp(levels) > APART)
 
 
-def _straightened[T: Movable](
-    target: T, tune: int, settings: dict[str, Any], seed: int, starts: Array, groups: Ints
+def _grouped[T: Movable](
+    target: T, tune: int, settings: dict[str, Any], seed: int, starts: Array, given: Groups
 ) -> tuple[T, Array, int]:
-    chains, tuned, kept = PILOT
+    groups, (chains, tuned, kept) = given.members, PILOT
     short = {**settings, "chains": min(chains, settings["chains"]), "maxdepth": DEPTH}
     line, _ = _pilot(target, tuned, kept, short, (seed + 1) % 2**31, starts)
     rng = np.random.default_rng(seed)
@@ -113,13 +118,32 @@ def _straightened[T: Movable](
         which = np.linspace(len(line) - 1, 0, POINTS, endpoint=False).astype(int)
         places = line[which]
 
-        def curvature(v: Array) -> Array:
-            """Return minus the second derivatives at each place times v, shape (places, P), in units of `scale`."""
-            step = STEP * scale * v
-            ahead = pool.map(lambda z: target.evaluate(z + step)[1], places)
-            return np.asarray((slopes[which] - np.array(list(ahead))) * scale / STEP)
+        def evaluated(points: Array) -> Array:
+            return np.array(list(pool.map(lambda z: target.evaluate(z)[1], points)))
 
+        def curvature_at(points: Array, own: Array) -> Callable[[Array], Array]:
+            """Return what returns minus the second derivatives at each point times v, shape (points, P), by `scale`."""
+
+            def product(v: Array) -> Array:
+                return np.asarray((own - evaluated(points + STEP * scale * v)) * scale / STEP)
+
+            return product
+
+        curvature = curvature_at(places, slopes[which])
         roots = _roots(curvature, (slopes * scale)[:, groups], groups, target.size, rng)
+
+        def change(driver: int, count: int, probes: int) -> Array:
+            """Return the curvature within groups, and half of what it changes by between two steps of a coordinate."""
+            sides, again = [], rng.integers(2**31)
+            for sign in (1.0, -1.0):
+                moved = places[:count].copy()
+                moved[:, driver] += sign * scale[driver]
+                product = curvature_at(moved, evaluated(moved))
+                blocks = _blocks(product, groups, target.size, np.random.default_rng(again), probes).mean(axis=0)
+                sides.append(np.einsum("jba,jbc,jcd->jad", roots, blocks, roots))
+            return np.stack([0.5 * (sides[0] + sides[1]), 0.5 * (sides[0] - sides[1])])
+
+        roots, drivers, growth = _growth(change, roots, given.drivers)
 
         def rooted(v: Array) -> Array:
             v = v.copy()
@@ -134,8 +158,10 @@ def _straightened[T: Movable](
         return target, starts, tune
     wide = _wide(values)
     usual = float(np.median(wide))  # of the directions that were not looked for
-    straight = Linear(places.mean(axis=0), usual * scale, vectors, wide / usual, groups, roots)
-    return target.with_map(straight), places, tune - tuned - kept
+    stretch, growth = wide / usual, usual * growth
+    new = GroupedMap(places.mean(axis=0), usual * scale, vectors, stretch, groups, roots, drivers, growth)
+    left = tune - tuned - kept
+    return target.with_map(new), places, min(left, max(ENOUGH, left // 4))
 
 
 def _wide(curvatures: Array) -> Array:
@@ -151,28 +177,64 @@ def _roots(
 ) -> Array:
     """Return a root (J, m, m) of the inverse of the curvature within each group, of some symmetric matrices.
 
-    `product` as in `_spectrum`. One product tells a column of all groups at once. What it holds of other groups has
-    random signs and is averaged over `PROBES`. Among thousands of directions there are some that are flat at all places
-    by chance: none is taken for wider than its slopes at all draws, shape (n, J, m), say.
+    `product` as in `_spectrum`. Among thousands of directions there are some that are flat at all places by chance:
+    none is taken for wider than its slopes at all draws, shape (n, J, m), say.
     """
     J, m = groups.shape
     if m < 2:  # one coordinate has its scale
         return np.ones((J, m, m))
-    within = np.zeros((POINTS, J, m, m))
-    for _ in range(PROBES):
-        signs = rng.choice([-1.0, 1.0], size=(J, 1))
-        for i in range(m):
-            v = np.zeros(size)
-            v[groups[:, i]] = signs[:, 0]
-            within[..., i] += product(v)[:, groups] * signs / PROBES
+    within = _blocks(product, groups, size, rng)
     if not np.isfinite(within).all():
         return np.broadcast_to(np.eye(m), (J, m, m)).copy()
-    within = 0.5 * (within + within.swapaxes(2, 3))
     _, vectors = np.linalg.eigh(within.mean(axis=0))
     along = np.einsum("jae,pjab,jbe->pje", vectors, within, vectors)
     steep = np.mean(np.einsum("jae,nja->nje", vectors, slopes) ** 2, axis=0)
     wide = np.minimum(_wide(along), 1.0 / np.sqrt(np.maximum(steep, LONGEST**-2)))
     return np.asarray(vectors * wide[:, None, :])
+
+
+def _blocks(
+    product: Callable[[Array], Array], groups: Ints, size: int, rng: np.random.Generator, probes: int = PROBES
+) -> Array:
+    """Return the curvature within groups, shape (places, J, m, m).
+
+    One product tells a column of all groups at once. What it holds of other groups has random signs and is averaged.
+    """
+    J, m = groups.shape
+    columns = []
+    for _ in range(probes):
+        signs = rng.choice([-1.0, 1.0], size=(J, 1))
+        for i in range(m):
+            v = np.zeros(size)
+            v[groups[:, i]] = signs[:, 0]
+            columns.append(product(v)[:, groups] * signs)
+    within = np.mean(np.reshape(columns, (probes, m, len(columns[0]), J, m)), axis=0).transpose(1, 2, 3, 0)
+    return np.asarray(0.5 * (within + within.swapaxes(2, 3)))
+
+
+def _growth(change: Callable[[int, int, int], Array], roots: Array, candidates: Ints) -> tuple[Array, Ints, Array]:
+    """Return roots R (J, m, m), coordinates that change how wide groups are, and growth (D, J, m), for a `GroupedMap`.
+
+    `change` returns the curvature within groups, as it is under the roots, and what it changes by with a step of a
+    candidate, taken at some places with some probes, shape (2, J, m, m). In the directions in which the change by the
+    first driver is diagonal, widths grow by half of what the curvature loses, so that it stays where drivers move.
+    """
+    none = roots, candidates[:0], np.zeros((0, *roots.shape[:2]))
+    if not roots.size or not len(candidates):
+        return none
+    rough = np.array([change(int(one), *SCREEN)[1] for one in candidates])
+    weight = np.sum(np.diagonal(rough, axis1=2, axis2=3) ** 2, axis=(1, 2))
+    drivers = candidates[weight > DRIVES]
+    if not len(drivers) or not np.isfinite(weight).all():
+        return none
+    found = np.array([change(int(one), POINTS, PROBES) for one in drivers])
+    if not np.isfinite(found).all():
+        return none
+    (middle, *_), changes = found.swapaxes(0, 1)
+    first = np.argmax(np.sum(np.diagonal(changes, axis1=2, axis2=3) ** 2, axis=(1, 2)))
+    _, turn = np.linalg.eigh(changes[first])
+    lost = np.einsum("jba,djbc,jca->dja", turn, changes, turn) / np.einsum("jba,jbc,jca->ja", turn, middle, turn)
+    return roots @ turn, drivers, -0.5 * np.clip(lost, -MOST_LOST, MOST_LOST)
 
 
 def _spectrum(

@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 
 from uqms._typing import Array, Ints
 from uqms.calibration import bridge
-from uqms.calibration.compiled import expand
+from uqms.calibration.compiled import Groups, expand
 from uqms.calibration.graph import ModelTarget, model_target
 from uqms.calibration.population.layout import WALL, from_natural
 from uqms.calibration.population.start import calmed, centring, likely
@@ -200,7 +200,9 @@ def run(problem: "PopulationCalibration", sampler: "NUTS", seed: int) -> tuple["
         starts[:, shared] += width * rng.standard_normal((len(starts), len(shared)))
     else:
         starts = np.concatenate([point + JITTER * rng.standard_normal((CHAINS, target.size)) for point in points])
-    groups = _of_subjects(problem, target)
+    begins = _coordinates(target)[0]
+    drivers = np.array([begins[name] for name in _scales(problem)], dtype=np.int64)
+    groups = Groups(_of_subjects(problem, target), drivers)
     # Effective draws are counted of the population, as in the verdict: the least of hundreds of numbers is noise.
     target = replace(target, free=tuple(name for name in target.free if name in problem.priors))
     trace = sampler.sample_target(target, seed, starts, rough=True, cautious=True, groups=groups)

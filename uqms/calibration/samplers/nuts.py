@@ -13,13 +13,13 @@ import xarray as xr
 from uqms import _checks as check
 from uqms._teaching import taught
 from uqms._threads import single_threaded
-from uqms._typing import Array, Ints, RandomState, as_generator
+from uqms._typing import Array, RandomState, as_generator
 from uqms.calibration.samplers.shared import LINE, check_share, fewer, warn_of_few
 from uqms.errors import PACKAGE, ConvergenceWarning, InitError, SamplingError, SamplingInterrupted
 
 if TYPE_CHECKING:
     from uqms.calibration.base import Problem
-    from uqms.calibration.compiled import Movable
+    from uqms.calibration.compiled import Groups, Movable
 
 __all__ = ["NUTS", "worst_ess"]
 
@@ -39,7 +39,8 @@ class NUTS:
     Parameters
     ----------
     draws, tune
-        Kept and warm-up draws of each chain.
+        Kept and warm-up draws of each chain. A population, whose first draws learn its coordinates, takes a quarter of
+        a warm-up longer than 253 draws, but no fewer than these.
     chains
         Independent chains; four are needed to tell whether they agree.
     target_accept
@@ -180,13 +181,13 @@ class NUTS:
         *,
         rough: bool = False,
         cautious: bool = False,
-        groups: Ints | None = None,
+        groups: "Groups | None" = None,
     ) -> Any:
         """Return nutpie's DataTree for a compiled target, in coordinates that the warm-up learns.
 
         `starts` (n, coordinates) are unconstrained points of which each chain takes one; `rough` ones say nothing of
         the posterior's shape. `cautious` gives learned coordinates up where draws diverge in them. `groups` are for
-        targets of hundreds of coordinates whose gradient is costly: which of them belong together, see `Linear`.
+        targets of hundreds of coordinates whose gradient is costly, see `GroupedMap`.
 
         Raises
         ------
@@ -204,7 +205,7 @@ class NUTS:
             return self._of_target(target, seed, starts, rough, cautious, groups)
 
     def _of_target(
-        self, target: "Movable", seed: int, starts: Array, rough: bool, cautious: bool, groups: Ints | None
+        self, target: "Movable", seed: int, starts: Array, rough: bool, cautious: bool, groups: "Groups | None"
     ) -> Any:
         from uqms.calibration.warmup import learned
 
