@@ -416,7 +416,7 @@ def held_out(surrogate: Surrogate, ensemble: xr.Dataset, *, rng: int = 0) -> Val
     runs = table.completed(ensemble)
     if runs.sizes["run"] < 2:
         raise DataError(f"held_out: {runs.sizes['run']} completed runs; at least two are needed.")
-    n, completed = runs.sizes["run"], np.flatnonzero(ensemble["state"].values == table.RunState.COMPLETED)
+    n, completed = runs.sizes["run"], np.flatnonzero(table.run_states(ensemble).values == table.RunState.COMPLETED)
     parts = {name: [part] for name, part in _parts_of(surrogate, runs, np.arange(n), completed, "held_out").items()}
     return _validation("held-out", [surrogate], parts, n, getattr(surrogate, "runs", 0), rng)
 
