@@ -63,6 +63,21 @@ def test_left_out_errors_equal_refits() -> None:
         np.testing.assert_allclose(found.observed["y"][i], seen, rtol=1e-10)
 
 
+def test_bases_of_a_users_own_need_no_left_out_numbers() -> None:
+    """Without truncation there is nothing that a basis leaves; with truncation the message names what is missing."""
+    design = uq.sobol(uq.ParameterSpace(a=uq.Uniform(0.0, 1.0)), 12, rng=1)
+    t = np.linspace(0.0, 3.0, 8)
+    curve = xr.DataArray(np.sin(design["a"].values[:, None] * t**2), dims=("run", "t"), coords={"t": t})
+    for y in (np.sin(3.0 * design["a"].values), curve):
+        whole = uq.GaussianProcess().fit(uq.ensemble.build(design, {"y": y}))
+        bare = replace(whole, bases=tuple(replace(basis, left_out=np.zeros((0, 0))) for basis in whole.bases))
+        if whole.bases[0].truncation.shape[1]:
+            with pytest.raises(uq.errors.InputError, match=r"does not hold what its basis leaves.*uq\.held_out"):
+                leave_one_out(bare)
+        else:
+            np.testing.assert_array_equal(leave_one_out(bare).mean["y"], leave_one_out(whole).mean["y"])
+
+
 def test_q2_and_rmse_are_their_definitions() -> None:
     surrogate, x, curves = curve_surrogate(4)
     found = held_out(surrogate, as_runs(x, curves))
