@@ -123,6 +123,15 @@ def noisy_runs(n: int, seed: int) -> xr.Dataset:
     return uq.ensemble.build({"k": k}, {"y": np.sin(k) + 0.1 * rng.standard_normal(n)})
 
 
+def test_held_out_counts_new_runs_and_those_of_the_surrogate() -> None:
+    design = uq.sobol(uq.ParameterSpace(a=uq.Uniform(0.0, 1.0)), 20, rng=1)
+    runs = uq.ensemble.build(design, {"y": np.sin(3.0 * design["a"].values)})
+    surrogate = uq.GaussianProcess().fit(runs.isel(run=slice(12)))
+    text = str(held_out(surrogate, runs.isel(run=slice(12, 20))))
+    assert text.splitlines()[0] == "held-out validation: 8 new runs, surrogate of 12 runs"
+    assert str(leave_one_out(surrogate)).splitlines()[0] == "leave-one-out validation of 12 runs"
+
+
 def test_held_out_runs_of_a_stochastic_simulator_carry_its_noise() -> None:
     """Runs scatter by the simulator's own noise about what the surrogate predicts: sd of 0.1, not of its mean."""
     surrogate = uq.GaussianProcess(noise="fitted").fit(noisy_runs(128, 1))

@@ -295,6 +295,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
     StorageError
         When the disk is full, or the folder is missing or cannot be written to.
     """
+    if target.is_dir():
+        raise StorageError(f"{target} cannot be written: it is a folder; give the path of a file in it.")
     if not target.parent.is_dir():
         raise StorageError(
             f"{target} cannot be written: there is no folder {target.parent.resolve()}. Create the folder first, "

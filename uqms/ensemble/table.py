@@ -265,10 +265,7 @@ def check_runs(ensemble: xr.Dataset) -> NDArray[np.str_]:
         run.
     """
     if not isinstance(ensemble, xr.Dataset):
-        raise DataError(
-            f"the ensemble is a {type(ensemble).__name__}, not an xarray.Dataset; make it with "
-            "uq.ensemble.build(inputs, outputs)."
-        )
+        raise _no_dataset(ensemble)
     if "run" not in ensemble.dims:
         raise DataError(
             f"this Dataset has the dims {listed(ensemble.dims)}, but an ensemble needs the dim 'run'. Rename the dim "
@@ -295,6 +292,13 @@ def check_runs(ensemble: xr.Dataset) -> NDArray[np.str_]:
     if space is not None:
         match_names(inputs, space.inputs)
     return state
+
+
+def _no_dataset(ensemble: object) -> DataError:
+    fix = "make it with uq.ensemble.build(inputs, outputs)"
+    if isinstance(ensemble, list | tuple):
+        fix = "join several with uq.ensemble.combine(*ensembles)"
+    return DataError(f"the ensemble is a {type(ensemble).__name__}, not an xarray.Dataset; {fix}.")
 
 
 def _states_of(ensemble: xr.Dataset) -> NDArray[np.str_]:

@@ -427,6 +427,11 @@ def _check_order(simulator: object, design: object) -> None:
             f"run: design is a {type(design).__name__}; give the points at which to run, for example a Sobol design "
             "over the space: uq.run(simulator, uq.sobol(space, 64, rng=1))."
         )
+    if hasattr(design, "best") and hasattr(design, "table"):
+        raise InputError(
+            f"run: design is a {type(design).__name__}, a plan of measurements, which are made, not run. Points for "
+            "the simulator are uq.next_runs(posterior, n).design."
+        )
     if hasattr(design, "designs"):
         raise InputError(
             f"run: design is a {type(design).__name__}; its points are plan.design, or plan.designs[name] where there "

@@ -39,7 +39,7 @@ from uqms.surrogates.reference import BINS, LEVELS, JointLaw, Part, compared
 from uqms.surrogates.suggestions import ROUNDING, TRIED, gain_of_transform, transform_to_try
 from uqms.surrogates.transforms import Identity, Logit, check_values
 
-__all__ = ["Settings", "Validation", "held_out", "judged_runs", "k_fold", "leave_one_out", "without"]
+__all__ = ["Settings", "Validation", "check_settings", "held_out", "judged_runs", "k_fold", "leave_one_out", "without"]
 
 SHOWN = (0.5, 0.95)
 BEYOND_4 = 0.002
@@ -155,6 +155,9 @@ class Validation:
 
     def __str__(self) -> str:
         lines = [f"{self.method} validation" + (f" of {self.runs} runs" if self.runs else "")]
+        if self.method == "held-out":
+            of = f", surrogate of {self.runs} runs" if self.runs else ""
+            lines = [f"held-out validation: {self.observed.sizes['run']} new runs{of}"]
         for name, row in self.table.iterrows():
             parts = [f"{name}: Q² {row['q2']:.5f}, RMSE {row['rmse']:.3g}, CRPS {row['crps']:.3g}"]
             for level in SHOWN:
@@ -483,6 +486,7 @@ def k_fold(settings: Settings, ensemble: xr.Dataset, k: int = 5, *, rng: RandomS
     >>> bool(uq.k_fold(uq.GaussianProcess(), runs, k=4, rng=1).table.loc["y", "q2"] > 0.99)
     True
     """
+    check_settings("k_fold", settings)
     table.check(ensemble)
     runs = table.completed(ensemble)
     if runs.sizes["run"] < 2:
@@ -495,6 +499,22 @@ def k_fold(settings: Settings, ensemble: xr.Dataset, k: int = 5, *, rng: RandomS
     folds = folds_of(runs.isel(run=judged), k, generator, "k_fold")
     fitted = [settings.fit(runs.isel(run=without(runs, judged, held))) for held in folds]
     return predicted(f"{k}-fold", fitted, runs.isel(run=judged), folds, int(generator.integers(2**31)))
+
+
+def check_settings(call: str, settings: object) -> None:
+    """Raise unless they are settings that can be fitted.
+
+    Raises
+    ------
+    InputError
+        The message shows settings.
+    """
+    if isinstance(settings, type) or not hasattr(settings, "fit"):
+        what = f"the class {settings.__name__}" if isinstance(settings, type) else f"a {type(settings).__name__}"
+        raise InputError(
+            f"{call}: settings is {what}; give settings, which are fitted anew to parts of the runs: "
+            f"uq.{call}(uq.GaussianProcess(), ensemble)."
+        )
 
 
 def judged_runs(settings: Settings, runs: xr.Dataset) -> Ints:
