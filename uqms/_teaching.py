@@ -28,7 +28,7 @@ WORDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "scale": (("sd",), ("beta",), ("sigma",)),
     "rate": (("beta",),),
     "shape": (("alpha",),),
-    "a": (("alpha",), ("low",)),
+    "a": (("alpha",), ("low",), ("shape",)),
     "b": (("beta",), ("high",)),
     "lower": (("low",), ("lower",)),
     "upper": (("high",), ("upper",)),
@@ -389,7 +389,8 @@ def _how(called: str, parameters: Sequence[inspect.Parameter]) -> str:
 
 
 def _list(names: Sequence[str]) -> str:
-    return " and ".join(repr(name) for name in names)
+    *first, last = map(repr, names)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def spelled(kind: type) -> str:

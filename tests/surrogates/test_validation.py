@@ -575,7 +575,7 @@ def test_a_surrogate_of_ones_own_is_held_to_what_it_says() -> None:
     for column in ("range_95%", "range_mahalanobis"):
         np.testing.assert_allclose(own.table.loc["y", column], ours.table.loc["y", column], atol=0.05)
     assert own.runs == 0
-    assert str(own).startswith("held-out validation\n")
+    assert str(own).startswith(f"held-out validation: {own.observed.sizes['run']} new runs\n")
     with pytest.raises(uq.errors.InputError, match="Own does not know the covariance"):
         held_out(Own(surrogate, np.nan), runs)
     with pytest.raises(uq.errors.InputError, match=r"Own cannot be conditioned.*held_out"):

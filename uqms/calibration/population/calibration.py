@@ -203,7 +203,7 @@ class Individuals(SingleCalibration):
         if cut > MASS_CUT_LIMIT and self.outside == "error":
             worst = max(each, key=lambda name: each[name])
             index = box.names.index(worst)
-            box_of = f"population.box({'covariates' if self.population.covariates else ''})"
+            box_of = f"population.box({'covariates' if self._population.covariates else ''})"
             raise ExtrapolationError(
                 f"{cut:.1%} of the population's prior lies outside of the design box, most of it along {worst!r} (box "
                 f"[{box.lower[index]:g}, {box.upper[index]:g}]). Run a design over the population's box, "
