@@ -214,7 +214,8 @@ def test_draws_of_a_sampler_that_was_stopped_are_kept(folder, monkeypatch):
     file = folder / "results" / "posterior_interrupted.nc"
     (folder / "results" / "posterior.nc").unlink()
     k = np.random.default_rng(1).normal(size=(2, 7))
-    draws = xr.DataTree.from_dict({"posterior": xr.Dataset({"k": (("chain", "draw"), k)})})
+    given = xr.Dataset({"k": (("chain", "draw"), k), "__line__": (("chain", "draw", "coordinate"), k[..., None])})
+    draws = xr.DataTree.from_dict({"posterior": given})
     sample, partial = uq.Study.posterior, [draws, None]
 
     def stopped(self, problem):
@@ -228,6 +229,7 @@ def test_draws_of_a_sampler_that_was_stopped_are_kept(folder, monkeypatch):
     assert told.value.partial is draws
     with xr.open_datatree(file) as kept:
         np.testing.assert_array_equal(kept["posterior"]["k"].values, k)
+        assert list(kept["posterior"].data_vars) == ["k"]
     with pytest.raises(SamplingInterrupted, match="The partial draws$"):  # stopped before there were draws
         uq.Study.from_toml(folder / "study.toml").run()
     assert file.exists()

@@ -611,6 +611,7 @@ def _draws_kept(partial: object, path: Path) -> Path | None:
     if not isinstance(partial, xr.DataTree) or "posterior" not in partial.children:
         return None
     draws = partial["posterior"].dataset
+    draws = draws[[name for name in draws.data_vars if not str(name).startswith("__")]]  # the sampler's own coordinates
     if not draws.data_vars or not all(draws.sizes.values()):
         return None
     path.parent.mkdir(parents=True, exist_ok=True)
