@@ -29,7 +29,7 @@ from scipy.stats import norm
 import uqms as uq
 from uqms.errors import StudyError, UqmsError
 
-FEWEST = 200  # mistakes
+FEWEST = 500  # mistakes
 WIDTH = 180  # of what is printed
 
 
@@ -770,6 +770,523 @@ def afterwards() -> list[Mistake]:
     ]
 
 
+@cache
+def levels() -> xr.Dataset:
+    """Return runs of two levels of fidelity."""
+    parts = []
+    for level, points in uq.nested(space(), {"coarse": 16, "fine": 8}, rng=1).items():
+        a, b = points["a"].values, points["b"].values
+        parts.append(uq.ensemble.build(points, {"peak": a + b + (0.1 * a if level == "fine" else 0.0)}, fidelity=level))
+    return uq.ensemble.combine(*parts)
+
+
+@cache
+def two_levels() -> Any:
+    """Return their surrogate."""
+    return uq.MultiFidelity(levels=("coarse", "fine"), hyperparameters="point").fit(levels())
+
+
+@cache
+def waves_so_far() -> Any:
+    """Return the first wave of history matching."""
+    return uq.HistoryMatching(surrogate(), {"peak": (2.0, 0.1)}, runs=ensemble())
+
+
+@cache
+def unit_dose() -> Any:
+    """Return a surrogate of the curve alone."""
+    runs = ensemble()[["a", "b", "conc", "state", "seconds", "message"]]
+    return uq.GaussianProcess(hyperparameters="point").fit(runs)
+
+
+@cache
+def dosed() -> Any:
+    """Return the posterior of a patient with one dose."""
+    once = uq.Regimen.single(2.0)
+    measured = pd.DataFrame({"t": [0.5, 1.0], "y": [1.4, 1.0], "r": once.number})
+    coords = {"time": "t", "regimen": "r"}
+    data = uq.Observations.from_table(measured, output="conc", value="y", coords=coords)
+    return uq.Calibration(uq.Superposition(unit_dose(), once), data, noise()).sample(uq.Laplace(draws=100), rng=1)
+
+
+@cache
+def points() -> xr.Dataset:
+    """Return posterior draws to run."""
+    return uq.verification_design(posterior(), 6, rng=1)
+
+
+@cache
+def verified() -> xr.Dataset:
+    """Return runs of them."""
+    a, b, t = points()["a"].values, points()["b"].values, np.linspace(0.0, 2.0, 5)
+    curve = xr.DataArray(a[:, None] * np.exp(-np.outer(b, t)), dims=("run", "time"), coords={"time": t})
+    return uq.ensemble.build(points(), {"peak": a + b, "conc": curve})
+
+
+def regimens() -> list[Mistake]:
+    """Return mistakes with tables of doses, regimens, unit responses and the dose that is needed."""
+    g, e, s = uq.Regimen, uq.Observations.from_events, surrogate()
+    return [
+        Mistake(
+            "from_events(time as clock)",
+            lambda: e(doses().assign(time=["08:00", "09:00", "10:00", "08:00", "09:00"]), **NAMES),
+            ("time",),
+        ),
+        Mistake(
+            "from_events(datetime)",
+            lambda: e(doses().assign(time=pd.to_datetime(["2020-01-01"] * 5)), **NAMES),
+            ("time",),
+        ),
+        Mistake(
+            "from_events(event words)",
+            lambda: e(doses().assign(ev=["dose", "obs", "obs", "dose", "obs"]), **NAMES, event="ev"),
+            ("event",),
+        ),
+        Mistake("from_events(dict)", lambda: e(doses().to_dict("list"), **NAMES), ("DataFrame",)),
+        Mistake("from_events(xarray)", lambda: e(doses().to_xarray(), **NAMES), ("DataFrame",)),
+        Mistake("from_events(unit=3)", lambda: e(doses(), **NAMES, unit=3), ("unit",)),
+        Mistake("from_events(output=['conc'])", lambda: e(doses(), **NAMES, output=["conc"]), ("output",)),
+        Mistake(
+            "from_events(missing id)", lambda: e(doses().assign(id=[1, 1, np.nan, 2, 2]), **NAMES), ("row 2", "id")
+        ),
+        Mistake(
+            "from_events NaN amount",
+            lambda: e(doses().assign(amt=[5.0, np.nan, np.nan, 4.0, np.nan], dv=np.nan), **NAMES),
+            ("value",),
+        ),
+        Mistake(
+            "from_events addl without ii",
+            lambda: e(doses().assign(addl=[2, 0, 0, 0, 0]), **NAMES, additional="addl"),
+            ("interval",),
+        ),
+        Mistake(
+            "from_events ss without ii",
+            lambda: e(doses().assign(ss=[1, 0, 0, 0, 0]), **NAMES, steady_state="ss"),
+            ("interval",),
+        ),
+        Mistake(
+            "from_events rate -2", lambda: e(doses().assign(rate=[-2, 0, 0, 0, 0]), **NAMES, rate="rate"), ("rate",)
+        ),
+        Mistake(
+            "from_events cmt 2 without routes",
+            lambda: e(doses().assign(cmt=[1, 2, 2, 3, 2]), **NAMES, route="cmt", routes={1: "oral"}),
+            ("routes",),
+        ),
+        Mistake("data.doses", lambda: e(doses(), **NAMES).doses, ("regimens",)),
+        Mistake("data.to_dataframe()", lambda: e(doses(), **NAMES).to_dataframe(), ("table",)),
+        Mistake("Regimen.single(25, 'iv')", lambda: g.single(25.0, "iv"), ("route=",)),
+        Mistake("Regimen.repeated(every=0)", lambda: g.repeated(4.0, every=0.0, doses=3), ("every",)),
+        Mistake("Regimen.repeated(doses=inf)", lambda: g.repeated(4.0, every=12.0, doses=np.inf), ("whole number",)),
+        Mistake("Regimen.single(rate=)", lambda: g.single(25.0, rate=-5.0), ("rate",)),
+        Mistake("regimen.scaled('2')", lambda: g.single(25.0).scaled("2"), ("number",)),
+        Mistake("regimen.superpose(f)", lambda: g.single(25.0).superpose(lambda t: t), ("times",)),
+        Mistake("regimen.times", lambda: g.single(1.0).total, ("amounts",)),
+        Mistake(
+            "Superposition(scalar surrogate)", lambda: uq.Superposition(runs_of_two()[0], g.single(1.0)), ("time",)
+        ),
+        Mistake("Superposition(response, {'x': 5})", lambda: uq.Superposition(unit_dose(), {"x": 5.0}), ("Regimen",)),
+        Mistake("Superposition(response, [])", lambda: uq.Superposition(unit_dose(), []), ("regimen",)),
+        Mistake(
+            "Superposition(response, data)", lambda: uq.Superposition(unit_dose(), e(doses(), **NAMES)), ("regimens",)
+        ),
+        Mistake(
+            "Superposition(outputs='conc')",
+            lambda: uq.Superposition(unit_dose(), g.single(1.0), outputs="conc"),
+            ("{",),
+        ),
+        Mistake(
+            "Superposition(outputs of another)",
+            lambda: uq.Superposition(unit_dose(), g.single(1.0), outputs={"y": "dv"}),
+            ("conc",),
+        ),
+        Mistake(
+            "superposition.predict at a late time",
+            lambda: uq.Superposition(unit_dose(), g.single(1.0)).predict({"a": 1.0, "b": 1.0}, coords={"time": [50.0]}),
+            ("time",),
+        ),
+        Mistake(
+            "Calibration(superposition, no regimen)",
+            lambda: uq.Calibration(uq.Superposition(unit_dose(), {"once": g.single(1.0)}), curve_at(1.0), noise()),
+            ("regimen",),
+        ),
+        Mistake(
+            "Calibration(superposition, other regimen)",
+            lambda: uq.Calibration(
+                uq.Superposition(unit_dose(), {"once": g.single(1.0)}),
+                uq.Observations.from_table(
+                    pd.DataFrame({"t": [0.5], "y": [1.0], "r": ["twice"]}),
+                    output="conc",
+                    value="y",
+                    coords={"time": "t", "regimen": "r"},
+                ),
+                noise(),
+            ),
+            ("'twice'", "regimen.number"),
+        ),
+        Mistake(
+            "from_table(coords='t')",
+            lambda: uq.Observations.from_table(table(), output="conc", value="y", coords="t"),
+            ("{'time'",),
+        ),
+        Mistake(
+            "from_table(coords=['t'])",
+            lambda: uq.Observations.from_table(table(), output="conc", value="y", coords=["t"]),
+            ("{'time'",),
+        ),
+        Mistake(
+            "from_table(unit=None)",
+            lambda: uq.Observations.from_table(table(), output="conc", value="y", coords={"time": "t"}, unit=None),
+            ("unit",),
+        ),
+        Mistake(
+            "Calibration(superposition, other number)",
+            lambda: uq.Calibration(
+                uq.Superposition(unit_dose(), {"once": g.single(1.0)}),
+                uq.Observations.from_table(
+                    pd.DataFrame({"t": [0.5], "y": [1.0], "r": [7.0]}),
+                    output="conc",
+                    value="y",
+                    coords={"time": "t", "regimen": "r"},
+                ),
+                noise(),
+            ),
+            ("regimen",),
+        ),
+        Mistake(
+            "check_superposition(surrogate)",
+            lambda: uq.check_superposition(unit_dose(), space(), regimen=g.single(1.0), times=[1.0]),
+            ("function",),
+        ),
+        Mistake(
+            "check_superposition(f(a,b))",
+            lambda: uq.check_superposition(peak, space(), regimen=g.single(1.0), times=[1.0]),
+            ("regimen",),
+        ),
+        Mistake(
+            "check_superposition(no times)",
+            lambda: uq.check_superposition(
+                lambda regimen, times, a, b: np.zeros(1), space(), regimen=g.single(1.0), times=[1.0, 2.0]
+            ),
+            ("times",),
+        ),
+        Mistake(
+            "dose_for(regimen object)",
+            lambda: uq.dose_for(dosed(), g.single(1.0), [1.0, 2.0], at=[1.0], above=1.0),
+            ("function",),
+        ),
+        Mistake("dose_for(amounts=[])", lambda: uq.dose_for(dosed(), g.single, [], at=[1.0], above=1.0), ("amounts",)),
+        Mistake(
+            "dose_for(amounts 2,1)",
+            lambda: uq.dose_for(dosed(), g.single, [2.0, -1.0], at=[1.0], above=1.0),
+            ("amount",),
+        ),
+        Mistake(
+            "dose_for(probability=90)",
+            lambda: uq.dose_for(dosed(), g.single, [1.0], at=[1.0], above=1.0, probability=90),
+            ("0.9",),
+        ),
+        Mistake("dose_for(at late)", lambda: uq.dose_for(dosed(), g.single, [1.0], at=[99.0], above=1.0), ("99", "2")),
+        Mistake("dose_for(target=1)", lambda: uq.dose_for(dosed(), g.single, [1.0], at=[1.0], target=1.0), ("above",)),
+        Mistake(
+            "dose_for(above > below)",
+            lambda: uq.dose_for(dosed(), g.single, [1.0], at=[1.0], above=2.0, below=1.0),
+            ("above", "below"),
+        ),
+        Mistake(
+            "dose_for(subject='1')",
+            lambda: uq.dose_for(dosed(), g.single, [1.0], at=[1.0], above=1.0, subject="1"),
+            ("population",),
+        ),
+        Mistake(
+            "dose_for(output='y')",
+            lambda: uq.dose_for(dosed(), g.single, [1.0], at=[1.0], above=1.0, output="y"),
+            ("conc",),
+        ),
+        Mistake(
+            "dose_for(lambda returns number)",
+            lambda: uq.dose_for(dosed(), lambda d: d, [1.0], at=[1.0], above=1.0),
+            ("Regimen",),
+        ),
+        Mistake(
+            "dose_for(surrogate)",
+            lambda: uq.dose_for(uq.Superposition(unit_dose(), g.single(1.0)), g.single, [1.0], at=[1.0], above=1.0),
+            ("posterior",),
+        ),
+        Mistake(
+            "CombinedNoise() of counts",
+            lambda: uq.Calibration(s, data(), uq.CombinedNoise(0.1, -0.1)),
+            ("proportional",),
+        ),
+        Mistake(
+            "CombinedNoise(0.1, proportional=10%)", lambda: uq.CombinedNoise(0.1, "10%"), ("proportional", "fraction")
+        ),
+        Mistake(
+            "CombinedNoise in candidates",
+            lambda: uq.next_experiment(curve_posterior(), ideas(noise=uq.CombinedNoise)),
+            ("CombinedNoise(",),
+        ),
+    ]
+
+
+def waves() -> list[Mistake]:
+    """Return mistakes with waves of history matching, levels of fidelity, corrections and verification."""
+    hm, mf, s, q = uq.HistoryMatching, uq.MultiFidelity, surrogate(), posterior()
+    target = {"peak": (2.0, 0.1)}
+    return [
+        Mistake("HistoryMatching(surrogate)", lambda: hm(s), ("targets",)),
+        Mistake("HistoryMatching(target number)", lambda: hm(s, {"peak": 2.0}), ("(value, sd)",)),
+        Mistake("HistoryMatching(sd=0)", lambda: hm(s, {"peak": (2.0, 0.0)}), ("sd",)),
+        Mistake("HistoryMatching(sd negative)", lambda: hm(s, {"peak": (2.0, -1.0)}), ("sd",)),
+        Mistake("HistoryMatching(wrong output)", lambda: hm(s, {"peek": (2.0, 0.1)}), ("peek", "peak")),
+        Mistake("HistoryMatching(curve)", lambda: hm(s, {"conc": (1.0, 0.1)}), ("conc", "time")),
+        Mistake("HistoryMatching(ensemble)", lambda: hm(ensemble(), target), (".fit(",)),
+        Mistake("HistoryMatching(targets, surrogate)", lambda: hm(target, s), ("surrogate",)),
+        Mistake("HistoryMatching(threshold=3)", lambda: hm(s, target, threshold=3.0), ("level",)),
+        Mistake("HistoryMatching(cutoff=3)", lambda: hm(s, target, cutoff=3.0), ("level",)),
+        Mistake("HistoryMatching(level=3)", lambda: hm(s, target, level=3.0), ("level", "0.005")),
+        Mistake("HistoryMatching(observation without noise)", lambda: hm(s, data()), ("noise",)),
+        Mistake(
+            "HistoryMatching(noise=HalfNormal)", lambda: hm(s, data(), uq.GaussianNoise(uq.HalfNormal(1.0))), ("known",)
+        ),
+        Mistake("waves.told(design)", lambda: waves_so_far().told(waves_so_far().propose(4, rng=1)), ("uq.run(",)),
+        Mistake("waves.told()", lambda: waves_so_far().told(), ("uq.run(",)),
+        Mistake("waves.propose()", lambda: waves_so_far().propose(), ("n",)),
+        Mistake("waves.propose(0)", lambda: waves_so_far().propose(0), ("n",)),
+        Mistake("waves.propose(4, seed=1)", lambda: waves_so_far().propose(4, seed=1), ("rng",)),
+        Mistake("waves.rules_out({'a': 1})", lambda: waves_so_far().rules_out({"a": 1.0}), ("b",)),
+        Mistake("waves.sample()", lambda: waves_so_far().sample(), ("calibration",)),
+        Mistake("waves.run()", lambda: waves_so_far().run(), ("propose",)),
+        Mistake("waves.posterior", lambda: waves_so_far().posterior, ("calibration",)),
+        Mistake("plots.history_matching(surrogate)", lambda: uq.plots.history_matching(s), ("HistoryMatching",)),
+        Mistake("MultiFidelity()", lambda: mf(), ("levels",)),
+        Mistake("MultiFidelity('coarse', 'fine')", lambda: mf("coarse", "fine"), ("levels=",)),
+        Mistake("MultiFidelity(levels='fine')", lambda: mf(levels="fine"), ("levels=(",)),
+        Mistake("MultiFidelity(levels=1)", lambda: mf(levels=("fine",)), ("two",)),
+        Mistake("MultiFidelity.fit(one level)", lambda: mf(levels=("coarse", "fine")).fit(ensemble()), ("fidelity=",)),
+        Mistake(
+            "MultiFidelity.fit(low, high)",
+            lambda: mf(levels=("coarse", "fine")).fit(ensemble(), ensemble()),
+            ("combine",),
+        ),
+        Mistake(
+            "MultiFidelity.fit(list)", lambda: mf(levels=("coarse", "fine")).fit([ensemble(), ensemble()]), ("combine",)
+        ),
+        Mistake(
+            "MultiFidelity(levels of other names)", lambda: mf(levels=("low", "high")).fit(levels()), ("coarse", "fine")
+        ),
+        Mistake("GaussianProcess().fit(levels)", lambda: uq.GaussianProcess().fit(levels()), ("MultiFidelity",)),
+        Mistake("nested(space, 16)", lambda: uq.nested(space(), 16), ("{",)),
+        Mistake(
+            "nested(space, fine more)", lambda: uq.nested(space(), {"coarse": 8, "fine": 16}), ("cheapest", "most runs")
+        ),
+        Mistake("next_level(surrogate)", lambda: uq.next_level(s), ("MultiFidelity",)),
+        Mistake("next_level(cost number)", lambda: uq.next_level(two_levels(), cost=3.0), ("{",)),
+        Mistake("multifidelity.level('x')", lambda: two_levels().lower, ("levels",)),
+        Mistake("correct(posterior, design)", lambda: uq.correct(q, points()), ("uq.run(",)),
+        Mistake("correct(posterior, other runs)", lambda: uq.correct(q, ensemble()), ("verification_design",)),
+        Mistake("correct(posterior, sampler='NUTS')", lambda: uq.correct(q, verified(), sampler="NUTS"), ("NUTS(",)),
+        Mistake("correct(posterior, n=20)", lambda: uq.correct(q, n=20), ("verification_design",)),
+        Mistake("verify(posterior, simulator)", lambda: uq.verify(q, peak), ("uq.run(",)),
+        Mistake("verification_design(posterior, 4, seed=1)", lambda: uq.verification_design(q, 4, seed=1), ("rng",)),
+        Mistake("correction.summary()", lambda: uq.correct(q, verified(), rng=1).summary(), ("posterior",)),
+        Mistake("verification.ok", lambda: uq.verify(q, verified()).ok, ("verdict",)),
+    ]
+
+
+def further() -> list[Mistake]:
+    """Return mistakes with figures, other libraries' names, scales, trials, level sets and settings of surrogates."""
+    q, s = posterior(), surrogate()
+    return [
+        Mistake("plots.predictive(surrogate)", lambda: uq.plots.predictive(s), ("posterior",)),
+        Mistake("plots.predictive(prediction)", lambda: uq.plots.predictive(q.predict(rng=1)), ("posterior",)),
+        Mistake("plots.leave_one_out(surrogate)", lambda: uq.plots.leave_one_out(s), ("uq.leave_one_out(",)),
+        Mistake("plots.sobol(surrogate)", lambda: uq.plots.sobol(s), ("sobol_indices",)),
+        Mistake("plots.pairs(problem)", lambda: uq.plots.pairs(problem()), ("sample",)),
+        Mistake("plots.pairs(posterior, names='a')", lambda: uq.plots.pairs(q, names="a"), ("['a']",)),
+        Mistake("plots.design(posterior)", lambda: uq.plots.design(q), ("design",)),
+        Mistake("plots.pairs(posterior, var_names=)", lambda: uq.plots.pairs(q, var_names=["a"]), ("names",)),
+        Mistake("plots.trace(posterior)", lambda: uq.plots.trace(q), ("arviz",)),
+        Mistake("plots.predictive(ax=ax)", lambda: uq.plots.predictive(q, ax=None), ("figure",)),
+        Mistake("plots.individuals(single)", lambda: uq.plots.individuals(q), ("population",)),
+        Mistake("plots.next_runs(posterior)", lambda: uq.plots.next_runs(q), ("uq.next_runs(",)),
+        Mistake("plots.tornado(surrogate)", lambda: uq.plots.tornado(s), ("uq.tornado(",)),
+        Mistake("figure.show", lambda: uq.plots.show(), ("savefig",)),
+        Mistake("to_botorch(ensemble)", lambda: uq.to_botorch(ensemble()), ("surrogate",)),
+        Mistake("to_botorch(GaussianProcess())", lambda: uq.to_botorch(uq.GaussianProcess()), (".fit(",)),
+        Mistake("to_botorch(surrogate)", lambda: uq.to_botorch(s), ("output",)),
+        Mistake("to_botorch(surrogate, 'y')", lambda: uq.to_botorch(s, "y"), ("peak",)),
+        Mistake("to_botorch(surrogate, 'conc')", lambda: uq.to_botorch(s, "conc", inputs="cube"), ("unit", "own")),
+        Mistake("from_gpytorch(surrogate)", lambda: uq.from_gpytorch(s, box=space().box()), ("model",)),
+        Mistake("scales='log'", lambda: uq.GaussianProcess(scales="log"), ("'auto'", "'given'")),
+        Mistake("scales={'a': 'log'}", lambda: uq.GaussianProcess(scales={"a": "log"}), ("'auto'", "uq.Box(")),
+        Mistake("Box(scale='log')", lambda: uq.Box(("a",), (0.1,), (1.0,), scale="log"), ("scale",)),
+        Mistake("Curve(transform='sqrt')", lambda: uq.Curve(transform="sqrt"), ("'log'",)),
+        Mistake("Scalar('y')", lambda: uq.Scalar("y"), ("'log'",)),
+        Mistake("outputs=['y']", lambda: uq.GaussianProcess(outputs=["peak"]), ("mapping", "Scalar()")),
+        Mistake("outputs={'peak': 'log'}", lambda: uq.GaussianProcess(outputs={"peak": "log"}), ("Scalar(",)),
+        Mistake(
+            "transform log of negative",
+            lambda: uq.GaussianProcess(outputs={"peak": uq.Scalar(transform="log")}).fit(
+                uq.ensemble.build(design(), {"peak": design()["a"].values - 1})
+            ),
+            ("peak", "log"),
+        ),
+        Mistake(
+            "outputs curve for scalar",
+            lambda: uq.GaussianProcess(outputs={"peak": uq.Curve()}).fit(ensemble()),
+            ("Scalar",),
+        ),
+        Mistake("HalfStudentT(scale=1)", lambda: uq.HalfStudentT(scale=1.0), ("nu",)),
+        Mistake("TruncatedNormal(2, 1, 3, 1)", lambda: uq.TruncatedNormal(2.0, 1.0, 3.0, 1.0), ("low",)),
+        Mistake("MultivariateNormal([..])", lambda: uq.MultivariateNormal([0, 0], [[1, 0], [0, 1]]), ("names",)),
+        Mistake(
+            "MultivariateNormal not pd",
+            lambda: uq.MultivariateNormal(("a", "b"), (0.0, 0.0), ((1.0, 2.0), (2.0, 1.0))),
+            ("covariance",),
+        ),
+        Mistake("prior.sample(10)", lambda: uq.Normal(0.0, 1.0).sample(10), ("rng",)),
+        Mistake("prior.pdf(1)", lambda: uq.Normal(0.0, 1.0).pdf(1.0), ("log_density",)),
+        Mistake("prior.cdf(1)", lambda: uq.Normal(0.0, 1.0).ppf(0.5), ("quantile",)),
+        Mistake("posterior.load('p.nc')", lambda: q.load("p.nc"), ("load_posterior",)),
+        Mistake("Posterior.load('p.nc')", lambda: uq.Posterior.load("p.nc"), ("load_posterior",)),
+        Mistake("posterior.save(folder)", lambda: q.save(folder()), ("folder",)),
+        Mistake("posterior.to_csv", lambda: q.to_csv("x"), ("draws",)),
+        Mistake("posterior.plot()", lambda: q.plot(), ("uq.plots",)),
+        Mistake("posterior.sample()", lambda: q.sample(), ("problem",)),
+        Mistake("posterior.verdict()", lambda: q.verdict(), ("print(posterior.verdict)",)),
+        Mistake("posterior.predict(times=[1])", lambda: q.predict(times=[1.0]), ("coords",)),
+        Mistake("posterior.predict(a=1)", lambda: q.predict(a=1.0), ("conditions",)),
+        Mistake(
+            "next_trial(posterior, ideas)",
+            lambda: uq.next_trial(people(), uq.candidates(outputs="peak", noise=0.1)),
+            ("size", "subjects"),
+        ),
+        Mistake(
+            "next_trial(single)",
+            lambda: uq.next_trial(q, uq.candidates(outputs="peak", noise=0.1), 1, 10),
+            ("population",),
+        ),
+        Mistake(
+            "next_trial(n_subjects=10)",
+            lambda: uq.next_trial(people(), uq.candidates(outputs="peak", noise=0.1), 1, n_subjects=10),
+            ("subjects",),
+        ),
+        Mistake(
+            "next_trial(0 subjects)",
+            lambda: uq.next_trial(people(), uq.candidates(outputs="peak", noise=0.1), 1, 0),
+            ("subjects",),
+        ),
+        Mistake(
+            "next_trial(at=)",
+            lambda: uq.next_trial(people(), uq.candidates(outputs="peak", noise=0.1), 1, 10, at={"z": 1.0}),
+            ("a",),
+        ),
+        Mistake(
+            "trial_information(surrogate)",
+            lambda: uq.trial_information(s, uq.candidates(outputs="peak", noise=0.1), 10),
+            ("population",),
+        ),
+        Mistake(
+            "trial_information(sizes)",
+            lambda: uq.trial_information(people(), uq.candidates(outputs="peak", noise=0.1), [1, 2]),
+            ("one per arm",),
+        ),
+        Mistake("next_runs(posterior, 4).run()", lambda: uq.next_runs(curve_posterior(), 2, rng=1).run(), ("design",)),
+        Mistake(
+            "uq.run(f, next_experiment)",
+            lambda: uq.run(peak, uq.next_experiment(curve_posterior(), ideas(), size=1, rng=1)),
+            ("design",),
+        ),
+        Mistake("level_set(surrogate)", lambda: uq.level_set(s), ("level",)),
+        Mistake("level_set(surrogate, 1)", lambda: uq.level_set(s, 1.0), ("output",)),
+        Mistake("level_set(curve)", lambda: uq.level_set(s, 1.0, output="conc"), ("conc",)),
+        Mistake("level_set(threshold=)", lambda: uq.level_set(s, threshold=1.0), ("level",)),
+        Mistake("rare_event(surrogate, above=3)", lambda: uq.rare_event(s, above=3.0, of="peak"), ("threshold",)),
+        Mistake("rare_event(posterior)", lambda: uq.rare_event(q, 3.0), ("surrogate",)),
+        Mistake("propagate(of='y')", lambda: uq.propagate(s, of="y"), ("peak",)),
+        Mistake("propagate(inputs=df)", lambda: uq.propagate(s, pd.DataFrame({"a": [1.0]})), ("b",)),
+        Mistake(
+            "Chain(cell='x')",
+            lambda: uq.Chain(cell="x", tissue=runs_of_two()[1], links={"tissue.apd": "cell.apd"}),
+            ("surrogate",),
+        ),
+        Mistake(
+            "chain loop",
+            lambda: uq.Chain(
+                cell=runs_of_two()[1],
+                tissue=runs_of_two()[1],
+                links={"tissue.apd": "cell.speed", "cell.apd": "tissue.speed"},
+            ),
+            ("loop",),
+        ),
+        Mistake(
+            "Chain(links twice)",
+            lambda: uq.Chain(
+                cell=runs_of_two()[0],
+                tissue=runs_of_two()[1],
+                links={"tissue.apd": "cell.apd", "tissue.coupling": "tissue.speed"},
+            ),
+            ("tissue",),
+        ),
+        Mistake("Link()", lambda: uq.Link(), ("output",)),
+        Mistake("chain predict ensemble", lambda: chain().predict(ensemble()), ("gCa",)),
+        Mistake("leave_one_out(chain, 5)", lambda: uq.leave_one_out(chain(), 5), ("rng",)),
+        Mistake("credibility_report(posterior).show()", lambda: report().show(), ("to_html",)),
+        Mistake("Population(space)", lambda: uq.Population(space()), ("individual",)),
+        Mistake("Population(individual=['x'])", lambda: uq.Population(space(), individual=["x"]), ("'x'", "'a', 'b'")),
+        Mistake(
+            "Population(omega=)",
+            lambda: uq.Population(space(), individual=["b"], omega=uq.HalfNormal(0.3)),
+            ("spread",),
+        ),
+        Mistake("Population(random_effects=)", lambda: uq.Population(space(), random_effects=["b"]), ("individual",)),
+        Mistake(
+            "Calibration(population=space)",
+            lambda: uq.Calibration(s, data(), noise(), population=space()),
+            ("Population(",),
+        ),
+        Mistake(
+            "Calibration(population, no subject)",
+            lambda: uq.Calibration(s, data(), noise(), population=uq.Population(space(), individual=["b"])),
+            ("subject=",),
+        ),
+        Mistake("DirectSimulator(f)", lambda: uq.DirectSimulator(peak), ("outputs", "space")),
+        Mistake("GPDiscrepancy(sigma=)", lambda: uq.GPDiscrepancy(sigma=0.1), ("sd",)),
+        Mistake("GPDiscrepancy(lengthscale=)", lambda: uq.GPDiscrepancy(lengthscale=0.1), ("length",)),
+        Mistake(
+            "Calibration(discrepancy=True)",
+            lambda: uq.Calibration(s, data(), noise(), discrepancy=True),
+            ("GPDiscrepancy",),
+        ),
+        Mistake(
+            "Calibration(discrepancy=0.1)",
+            lambda: uq.Calibration(s, data(), noise(), discrepancy=0.1),
+            ("Discrepancy",),
+        ),
+        Mistake("Regimes('peak > 1')", lambda: uq.Regimes("peak > 1").fit(ensemble()), ("lambda",)),
+        Mistake("EventProbability('peak > 1')", lambda: uq.EventProbability("peak > 1").fit(ensemble()), ("lambda",)),
+        Mistake("SuccessProbability().fit(design)", lambda: uq.SuccessProbability().fit(design()), ("run",)),
+        Mistake("serve(ensemble)", lambda: uq.serve(ensemble()), ("surrogate",)),
+        Mistake("compare_models([a, b])", lambda: uq.compare_models([q, q]), ("{",)),
+        Mistake("compare_surrogates([..])", lambda: uq.compare_surrogates([uq.GaussianProcess()], ensemble()), ("{",)),
+        Mistake(
+            "compare_surrogates(fitted)",
+            lambda: uq.compare_surrogates({"a": s, "b": s}, ensemble()),
+            ("GaussianProcess(",),
+        ),
+        Mistake("learning_curve(surrogate)", lambda: uq.learning_curve(s, ensemble()), ("GaussianProcess(",)),
+        Mistake("k_fold(surrogate, ensemble)", lambda: uq.k_fold(s, ensemble()), ("GaussianProcess(",)),
+        Mistake("held_out(surrogate, design)", lambda: uq.held_out(s, design()), ("uq.run(",)),
+        Mistake(
+            "ensemble['state'] via states='done'",
+            lambda: uq.ensemble.build({"a": [1.0]}, {"y": [1.0]}, states=["done"]),
+            ("'done'", "completed"),
+        ),
+        Mistake("elementary_effects(surrogate)", lambda: uq.elementary_effects(s), ("morris_design",)),
+        Mistake("shapley_effects(ensemble)", lambda: uq.shapley_effects(ensemble()), ("surrogate",)),
+    ]
+
+
 # -------------------------------------------------------------------------------------------------------------- judging
 def judged(mistake: Mistake) -> Outcome:
     """Make a mistake and judge its error."""
@@ -799,6 +1316,9 @@ GROUPS = (
     chains,
     dosing,
     afterwards,
+    regimens,
+    waves,
+    further,
 )
 
 

@@ -93,6 +93,9 @@ html_title = "uqms"
 html_static_path = ["_static"]
 html_css_files = ["uqms.css"]
 html_show_sourcelink = False
+html_context = {
+    "default_mode": "auto"
+}  # of light and dark; without it the theme warns in the browser's console
 html_theme_options = {
     "show_prev_next": True,
     "navigation_with_keys": False,

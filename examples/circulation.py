@@ -258,7 +258,7 @@ simulator = uq.FunctionSimulator(
     units={"systolic": "mmHg", "diastolic": "mmHg", "flow": "L/min"},
 )
 ensemble = uq.run(simulator, uq.sobol(space, RUNS, rng=1), store=RESULTS / "runs.db")
-states = uq.ensemble.run_states(ensemble).to_series()
+states = ensemble["state"].to_series()
 print(
     "Runs:", ", ".join(f"{count} {state}" for state, count in states.value_counts().items())
 )

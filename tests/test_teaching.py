@@ -107,6 +107,32 @@ def test_results_name_what_they_have() -> None:
     assert not hasattr(regimen, "_private")
 
 
+def test_figures_list_what_is_public_and_name_their_arguments() -> None:
+    assert dir(uq.plots) == sorted(uq.plots.__all__)
+    with pytest.raises(InputError, match=r"plots\.pairs: there is no argument 'var_names', it is called 'names'\."):
+        uq.plots.pairs(first_hour.posterior(), var_names=["a"])
+    with pytest.raises(InputError, match=r"their own axes; .* figure = uq\.plots\.pairs\(\.\.\.\); figure\.axes\[0\]"):
+        uq.plots.pairs(first_hour.posterior(), ax=None)
+
+
+def test_names_of_the_class_of_a_posterior_are_taught() -> None:
+    with pytest.raises(UnknownNameError, match=r"Posterior has no 'load': it is uq\.load_posterior\(path\)"):
+        uq.Posterior.load("p.nc")
+    assert not hasattr(uq.Posterior, "_private")
+    assert callable(uq.Posterior.save)
+
+
+def test_a_verdict_is_printed_and_not_called() -> None:
+    with pytest.raises(InputError, match=r"print\(posterior\.verdict\)"):
+        first_hour.posterior().verdict()
+
+
+def test_names_of_a_base_are_taught_for_its_kinds() -> None:
+    for prior in (uq.Normal(0.0, 1.0), uq.LogUniform(0.1, 1.0)):
+        with pytest.raises(UnknownNameError, match=r"has no 'ppf': quantiles are prior\.quantile\(p\)"):
+            prior.ppf  # noqa: B018
+
+
 def test_a_calibration_lists_what_is_public() -> None:
     problem = first_hour.problem()
     assert {"sample", "priors", "log_likelihood", "observations", "limitations"} <= set(dir(problem))

@@ -28,7 +28,7 @@ WORDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "scale": (("sd",), ("beta",), ("sigma",)),
     "rate": (("beta",),),
     "shape": (("alpha",),),
-    "a": (("alpha",), ("low",)),
+    "a": (("alpha",), ("low",), ("shape",)),
     "b": (("beta",), ("high",)),
     "lower": (("low",), ("lower",)),
     "upper": (("high",), ("upper",)),
@@ -102,6 +102,12 @@ WORDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "cmt": (("route",),),
     "cens": (("censored",),),
     "subject": (("id",),),
+    # plots of other libraries
+    "var_names": (("names",), ("parameters",)),
+    **dict.fromkeys(("threshold", "cutoff"), (("level",), ("threshold",))),
+    **dict.fromkeys(("omega", "random_effects_sd", "iiv"), (("spread",),)),
+    **dict.fromkeys(("random_effects", "varying"), (("individual",),)),
+    "target": (("above", "below"), ("targets",)),
 }
 
 # By call and argument: what the argument belongs to.
@@ -120,6 +126,14 @@ ELSEWHERE: Mapping[tuple[str, str], str] = {
         }.items()
     },
     ("next_experiment", "n"): "there is no argument 'n', it is called 'size'",
+    ("rare_event", "above"): "there is no argument 'above', it is called 'threshold'",
+    ("rare_event", "level"): "there is no argument 'level', it is called 'threshold'",
+    ("HistoryMatching", "threshold"): "there is no argument 'threshold'; the cut-off follows from level=0.005, the "
+    "probability that any wave rules out the truth",
+    ("HistoryMatching", "cutoff"): "there is no argument 'cutoff'; the cut-off follows from level=0.005, the "
+    "probability that any wave rules out the truth",
+    ("single", "rate"): "there is no argument 'rate'; give 'duration', which is amount / rate",
+    ("repeated", "rate"): "there is no argument 'rate'; give 'duration', which is amount / rate",
     ("LogNormal", "mu"): "there is no argument 'mu'; give 'median', which is exp(mu)",
     ("LogNormal", "mean"): "there is no argument 'mean'; give 'median', which is mean / exp(sigma**2 / 2)",
     ("LogNormal", "sd"): "there is no argument 'sd'; give 'sigma', the sd of the logarithm",
@@ -142,6 +156,10 @@ ELSEWHERE: Mapping[tuple[str, str], str] = {
 }
 
 
+# Arguments of other libraries' figures.
+FIGURES = "figures of uqms have their own axes; change them afterwards: figure = {called}(...); figure.axes[0]"
+OF_FIGURES = ("ax", "axes", "fig", "figure", "figsize")
+
 # By call, what it takes where another library takes something else; it is said behind what is wrong.
 HINTS: Mapping[str, str] = {
     "GaussianProcess.fit": "Inputs X and outputs y are one ensemble: uq.ensemble.build({'a': X[:, 0]}, {'y': y}).",
@@ -150,6 +168,10 @@ HINTS: Mapping[str, str] = {
     "compare_models": "Posteriors are given by name: compare_models({'first': one, 'second': other}).",
     "verify": "It takes runs at draws: uq.run(simulator, uq.verification_design(posterior, 50, rng=1)).",
     "correct": "It takes runs at draws: uq.run(simulator, uq.verification_design(posterior, 20, rng=1)).",
+    "HistoryMatching.told": "It takes runs: waves.told(uq.run(simulator, waves.propose(30, rng=1))).",
+    "MultiFidelity.fit": "Runs of all levels are one ensemble: fit(uq.ensemble.combine(coarse, fine)).",
+    "NonlinearMultiFidelity.fit": "Runs of all levels are one ensemble: fit(uq.ensemble.combine(coarse, fine)).",
+    "Superposition.predict": "Times and regimens are those of the surrogate; select them: .mean['conc'].sel(time=...).",
     "run": "A design is uq.sobol(space, 64, rng=1).",
     "next_experiment": "Ideas are uq.candidates(outputs='conc', coords={'time': [1.0, 2.0, 4.0]}).",
 }
@@ -168,6 +190,30 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("save", "write", "to_file", "html"), "it is report.to_html(path)"),
         "to_pdf": "it is report.to_html(path); a browser prints the page as PDF",
     },
+    "HistoryMatching": {
+        **dict.fromkeys(("sample", "posterior", "calibrate"), "it is waves.calibration().sample(rng=1)"),
+        **dict.fromkeys(
+            ("run", "next", "step", "iterate"),
+            "the next wave is waves.told(uq.run(simulator, waves.propose(30, rng=1)))",
+        ),
+        **dict.fromkeys(("nroy", "region", "space"), "the fraction that is not ruled out is in waves.table"),
+    },
+    "Posterior": {"load": "it is uq.load_posterior(path)"},
+    "Prior": {
+        **dict.fromkeys(("sample", "rvs", "random"), "draws are prior.draw(rng=1, size=1000)"),
+        **dict.fromkeys(("pdf", "logpdf", "log_prob", "logp", "density"), "the log density is prior.log_density(x)"),
+        **dict.fromkeys(("ppf", "icdf", "quantiles"), "quantiles are prior.quantile(p)"),
+        **dict.fromkeys(("mean", "sd", "std", "var"), "moments are prior.moments()"),
+    },
+    "Observations": {
+        "doses": "doses are in data.regimens, by subject",
+        "regimen": "doses are in data.regimens, by subject",
+        **dict.fromkeys(("to_dataframe", "to_pandas", "df", "data"), "it is data.table"),
+    },
+    "Regimen": dict.fromkeys(("dose", "total", "amount"), "each dose is in regimen.doses, amounts in regimen.amounts"),
+    "MultiFidelitySurrogate": dict.fromkeys(
+        ("lower", "coarse", "predict_level"), "it predicts the last of its levels, surrogate.levels[-1]"
+    ),
     "NextExperiment": dict.fromkeys(("chosen", "design", "x"), "the chosen measurements are in best"),
     "RunPlan": dict.fromkeys(("points", "best"), "the proposed points are plan.design, or plan.designs by label"),
     "Study": {
@@ -196,11 +242,22 @@ SHOWN: Mapping[str, tuple[str, str]] = {
 }
 
 
-def taught[T](target: T) -> T:
-    """Mark a function, or a class with its public methods, whose wrong calls are answered by an InputError."""
+class TaughtClass(type):
+    """The class of a class of which users ask names that only its objects have, or that are elsewhere."""
+
+    def __getattr__(cls, name: str) -> Any:
+        """Raise the error of an attribute that does not exist, with what is meant."""
+        raise missing(type(cls), cls.__name__, name, NAMES.get(cls.__name__, {}), dir(cls))
+
+
+def taught[T](target: T, room: str = "") -> T:
+    """Mark a function, or a class with its public methods, whose wrong calls are answered by an InputError.
+
+    A function of a module of its own is called by the name of this `room` too, as in "plots.pairs".
+    """
     if not isinstance(target, type):
         function = cast("Callable[..., Any]", target)
-        return cast("T", _taught(function, function.__name__, method=False))
+        return cast("T", _taught(function, f"{room}{'.' if room else ''}{function.__name__}", method=False))
     for name, member in list(vars(target).items()):
         if name.startswith("_") and name != "__init__":
             continue
@@ -226,7 +283,8 @@ def _unknown(self: object, name: str) -> Any:
 @functools.lru_cache(maxsize=4096)  # also asked by hasattr, many times
 def _unknown_text(cls: type, name: str, own: tuple[str, ...]) -> tuple[type[AttributeError], str]:
     public = [one for one in {*dir(cls), *own} if not one.startswith("_")]
-    error = missing(cls, cls.__name__, name, NAMES.get(cls.__name__, {}), public)
+    advice = next((NAMES[one.__name__] for one in cls.__mro__ if one.__name__ in NAMES), {})
+    error = missing(cls, cls.__name__, name, advice, public)
     text = str(error)
     if isinstance(error, UnknownNameError) and text.endswith(f"has no {name!r}.") and len(public) <= MOST_NAMES:
         text = f"{cls.__name__} has no {name!r}; it has {', '.join(sorted(public))}."
@@ -304,6 +362,8 @@ def _on_class(name: str, first: object) -> bool:
 
 def renamed(called: str, name: str, names: Sequence[str]) -> str:
     """Return what an unknown argument is called here."""
+    if called.startswith("plots.") and name in OF_FIGURES:
+        return f"there is no argument {name!r}: {FIGURES.format(called=f'uq.{called}')}"
     elsewhere = ELSEWHERE.get((called.rpartition(".")[2], name))
     if elsewhere is not None:
         return elsewhere
@@ -329,7 +389,8 @@ def _how(called: str, parameters: Sequence[inspect.Parameter]) -> str:
 
 
 def _list(names: Sequence[str]) -> str:
-    return " and ".join(repr(name) for name in names)
+    *first, last = map(repr, names)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def spelled(kind: type) -> str:

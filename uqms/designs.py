@@ -217,7 +217,10 @@ def nested(
     True
     """
     if not isinstance(runs, Mapping) or not runs:
-        raise InputError(f"runs is {runs!r}; give level -> number of runs, the cheapest level first.")
+        raise InputError(
+            f"nested: runs is {runs!r}; give the number of runs of each level, the cheapest first: "
+            "uq.nested(space, {'coarse': 64, 'fine': 16}, rng=1)."
+        )
     counts = [check.count(f"runs of {level!r}", n) for level, n in runs.items()]
     grows = [i for i in range(1, len(counts)) if counts[i] > counts[i - 1]]
     if grows:

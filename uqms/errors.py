@@ -22,7 +22,8 @@ nothing of uqms still catches it::
     ├── SamplingError (RuntimeError)       no posterior that could be believed
     │   └── InitError, SamplingInterrupted
     └── FileError (OSError)                what lies on disk
-        └── MissingFileError, FormatError, FormatVersionError, UnsafeFileError, PathError, IntegrityError, StorageError
+        └── MissingFileError, FormatError, FormatVersionError, UnsafeFileError, PathError,
+            IntegrityError, StorageError
 
     UqmsWarning (UserWarning)
     └── DesignWarning, DataWarning, ConstantOutputWarning, NumericalWarning, ExtrapolationWarning,

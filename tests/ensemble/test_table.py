@@ -41,9 +41,8 @@ def test_build_names_roles_units(table, columns):
     assert table["c"].dims == ("run", "day")
     np.testing.assert_array_equal(en.input_array(table), np.stack(list(columns.values()), axis=1))
     np.testing.assert_array_equal(en.input_array(table, ["dose"])[:, 0], columns["dose"])
-    np.testing.assert_array_equal(table["state"], [1, 1, 1, 1])
-    assert table["state"].dtype == np.int8
-    assert table["state"].attrs["flag_meanings"].split()[table["state"].values[0]] == "completed"
+    assert table["state"].values.tolist() == ["completed"] * 4
+    assert table["state"].attrs == {"role": "state"}
     assert table.attrs["uqms_format"] == "2"
     en.check(table)
 
@@ -284,7 +283,7 @@ def test_options_of_another_type(options, message):
 
 def test_codes_may_be_numbers_of_numpy():
     table = en.build({"a": np.zeros(2)}, {"y": np.zeros(2)}, states=[np.int64(1), en.RunState.FAILED])
-    assert table["state"].values.tolist() == [1, 2]
+    assert table["state"].values.tolist() == ["completed", "failed"]
 
 
 def test_no_run_has_no_box(table):
@@ -312,7 +311,8 @@ def test_attributes_that_say_nonsense(table):
         (lambda t: t.drop_vars(["y", "c"]), "no variable of this Dataset has the role 'output'"),
         (lambda t: t.drop_vars("state"), "no variable 'state'"),
         (lambda t: t.drop_vars("rate"), "'rate' missing"),
-        (lambda t: t.assign(state=t["state"] + 7), "state of run 0 is 8"),
+        (lambda t: t.assign(state=("run", np.full(4, 8))), "state of run 0 is 8"),
+        (lambda t: t.assign(state=("run", np.full(4, "done"))), "state of run 0 is 'done'; give the word"),
         (lambda t: t.assign(y=t["y"].astype(np.float32)), "'y' has dtype float32"),
         (lambda t: t.assign(y=t["y"].astype(object)), "'y' has dtype object"),
         (lambda t: t.assign(rate=t["rate"].where(t["rate"] < 0)), "input 'rate' is nan in run 0"),
@@ -338,28 +338,50 @@ def test_states_compare_with_words(tmp_path):
     ended = ["completed", "timeout", "failed", "completed"]
     table = en.build({"a": np.arange(4.0)}, {"y": [1.0, np.nan, np.nan, 4.0]}, states=ended)
     table = table.assign_coords(run=[10, 11, 12, 13])
-    states = en.run_states(table)
-    assert states.values.tolist() == ended
-    assert states.dims == ("run",)
-    assert states["run"].values.tolist() == [10, 11, 12, 13]
-    assert "flag_values" not in states.attrs
-    assert table.isel(run=states == "failed")["a"].values.tolist() == [2.0]
-    assert table.where(states == "completed", drop=True)["y"].values.tolist() == [1.0, 4.0]
-    en.to_netcdf(table, tmp_path / "runs.nc")
-    again = en.from_netcdf(tmp_path / "runs.nc")
-    assert again["state"].dtype == np.int8
-    assert en.run_states(again).identical(states)
+    path = en.to_netcdf(table, tmp_path / "runs.nc")
+    for runs in (
+        table,
+        en.from_netcdf(path),
+        en.combine(table, table).isel(run=slice(4)).assign_coords(run=table["run"]),
+    ):
+        assert (runs["state"] == "failed").values.tolist() == [False, False, True, False]
+        assert (runs["state"] == en.RunState.FAILED).values.tolist() == [False, False, True, False]
+        assert runs.isel(run=runs["state"] == "failed")["a"].values.tolist() == [2.0]
+        assert runs.where(runs["state"] == "completed", drop=True)["y"].values.tolist() == [1.0, 4.0]
+        assert runs["state"].isin(["failed", "timeout"]).values.tolist() == [False, True, True, False]
+        assert runs["state"].attrs == {"role": "state"}
+        states = en.run_states(runs)
+        assert states.values.tolist() == ended
+        assert states["run"].values.tolist() == [10, 11, 12, 13]
     with pytest.raises(DataError, match="no variable 'state'"):
         en.run_states(table.drop_vars("state"))
 
 
-def test_a_printed_ensemble_names_the_function_that_gives_the_states_in_words(tmp_path):
-    table = en.build({"a": [1.0, 2.0]}, {"y": [3.0, np.nan]}, states=["completed", "failed"])
+def test_states_are_codes_in_files_and_codes_are_accepted(tmp_path):
+    """Files stay readable by earlier versions and other programs; what xarray reads from them is understood too."""
+    ended = ["completed", "timeout", "failed", "completed"]
+    table = en.build({"a": np.arange(4.0)}, {"y": [1.0, np.nan, np.nan, 4.0]}, states=ended)
     path = en.to_netcdf(table, tmp_path / "runs.nc")
-    for runs in (table, en.combine(table, table), en.from_netcdf(path)):
-        assert not (runs["state"] == "failed").any()  # nothing can intercept this comparison, so the repr explains it
-        assert "uqms.ensemble.run_states(ensemble)" in repr(runs)
-        assert "uqms.ensemble.run_states(ensemble)" in repr(runs["state"])
+    with xr.open_dataset(path) as opened:
+        raw = opened.load()
+    assert raw["state"].dtype == np.int8
+    assert raw["state"].values.tolist() == [1, 3, 2, 1]
+    assert raw["state"].attrs["flag_meanings"].split()[3] == "timeout"
+    np.testing.assert_array_equal(raw["state"].attrs["flag_values"], np.arange(6))
+    assert en.run_states(raw).values.tolist() == ended
+    assert en.completed(raw)["a"].values.tolist() == [0.0, 3.0]
+    assert en.failures(raw).counts == {"completed": 2, "failed": 1, "timeout": 1}
+
+
+def test_states_are_words_with_codes():
+    assert [(int(state), str(state)) for state in en.RunState] == list(
+        enumerate(["planned", "completed", "failed", "timeout", "invalid", "partial"])
+    )
+    for given in (2, np.int8(2), "failed", "FAILED", np.str_("failed"), en.RunState.FAILED):
+        assert en.RunState(given) is en.RunState.FAILED
+    for wrong in (True, 9, 2.0, "done", None):
+        with pytest.raises(ValueError, match="not a valid RunState"):
+            en.RunState(wrong)
 
 
 def test_unknown_input_name(table):
@@ -390,7 +412,6 @@ def test_partial_runs_keep_what_they_gave():
     np.testing.assert_array_equal(en.missing_entries(table)["c"], np.isnan(GAPS))
     np.testing.assert_array_equal(en.missing_entries(table)["y"], [False, False, False, True])
     assert en.completed(table)["a"].values.tolist() == [1.0]
-    assert table["state"].attrs["flag_meanings"].split()[5] == "partial"
 
 
 def test_failed_runs_keep_nothing():

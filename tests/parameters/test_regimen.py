@@ -191,3 +191,10 @@ def test_a_reset_ends_what_was_given_before_and_a_steady_state_begins_there() ->
     assert whole.scaled(2.0).resets == (30.0,)
     assert whole.number != replace(whole, resets=()).number
     assert "reset at 30" in repr(whole)
+
+
+def test_regimens_are_summed() -> None:
+    parts = [Regimen.single(30.0), Regimen.repeated(4.0, every=12.0, doses=9), Regimen.single(2.0, time=5.0)]
+    assert sum(parts) == parts[0] + parts[1] + parts[2]
+    with pytest.raises(InputError, match="a int cannot be added"):
+        1 + parts[0]

@@ -488,7 +488,7 @@ def test_several_simulators_are_parts():
         ({"widen": 0.5}, "widen is 0.5"),
         ({"candidates": 3}, "candidates is 3"),
         ({"about": []}, "about is empty"),
-        ({"about": ["c"]}, "runs can be about"),
+        ({"about": ["c"]}, "about has \\['c'\\]; name some of"),
         ({"about": [{"outputs": "y"}]}, "a prediction is"),
         ({"cost": {"coarse": 1.0}}, "there is one kind of run, give its cost: cost=1.0"),
         ({"success": 0.5}, "success is 0.5"),

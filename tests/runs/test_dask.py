@@ -273,7 +273,7 @@ def test_a_point_that_ends_its_dask_worker_each_time_is_given_up_and_no_other(cl
 
     with pytest.warns(DataWarning, match="1 of 20 runs did not complete"):
         table = run(one(kills_its_dask_worker, version="1"), {"a": np.arange(20.0)}, workers=client)
-    assert table["state"].values.tolist() == [1] * 5 + [RunState.FAILED] + [1] * 14
+    assert table["state"].values.tolist() == ["completed"] * 5 + [RunState.FAILED] + ["completed"] * 14
     assert (
         "lost 3 times on the Dask cluster; the last time, the Dask worker tcp://127.0.0.1:"
         in table["message"].values[5]

@@ -251,7 +251,18 @@ def test_a_worker_killed_from_outside_costs_its_own_run_only():
 
     with pytest.warns(DataWarning, match="1 of 10 runs .*signal SIGKILL"):
         table = run(one(victim), {"a": np.arange(10.0)}, workers=2)
-    assert table["state"].values.tolist() == [1, 1, 1, 2, 1, 1, 1, 1, 1, 1]
+    assert table["state"].values.tolist() == [
+        "completed",
+        "completed",
+        "completed",
+        "failed",
+        "completed",
+        "completed",
+        "completed",
+        "completed",
+        "completed",
+        "completed",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -533,7 +544,7 @@ def test_what_a_run_gave_before_it_went_wrong_stays(tmp_path, workers):
         DataWarning, match="2 of 3 runs did not complete: 2 partial .run 1: OutputError: output 'peak' is inf"
     ):
         table = run(simulator, {"a": [0.0, 1.0, 2.0]}, tmp_path / "s", workers=workers)
-    assert table["state"].values.tolist() == [1, 5, 5]
+    assert table["state"].values.tolist() == ["completed", "partial", "partial"]
     np.testing.assert_array_equal(table["c"], [[1, 2, 3], [1, 2, 3], [1, np.nan, np.nan]])
     np.testing.assert_array_equal(table["peak"], [0, np.nan, 2])
     assert "output 'c' is nan at day=1.0; every output must be finite (2 of 3 entries" in table["message"].values[2]

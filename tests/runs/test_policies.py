@@ -166,7 +166,12 @@ def test_a_stop_while_all_are_tried_again(tmp_path):
         policy = FailurePolicy(stop_above=limit)
         with pytest.raises(CampaignStopped, match=words) as told:
             run(simulator, points, tmp_path / "s", workers=0, failures=policy, retry_failed=True)
-        assert told.value.ensemble["state"].values.tolist() == [2, 1, 2, 2]  # as it was, where it was not begun
+        assert told.value.ensemble["state"].values.tolist() == [
+            "failed",
+            "completed",
+            "failed",
+            "failed",
+        ]  # as it was, where it was not begun
 
 
 def test_the_first_that_failed_is_of_this_call(tmp_path):

@@ -66,7 +66,7 @@ def test_a_resumed_campaign_finds_the_runs_of_an_older_file(path):
     # What `nothing` gives is never asked for: all of these runs are there.
     with pytest.warns(match="2 of 5 runs did not complete"):
         table = run(campaign().simulator, {"b": [0.1, -2.5, 0.0, 1e-300, 7.0], "a": [1.0, 4.0, 3.0, 2.0, 0.3]}, path)
-    assert table["state"].values.tolist() == [1, 2, 1, 1, 4]
+    assert table["state"].values.tolist() == ["completed", "failed", "completed", "completed", "invalid"]
     np.testing.assert_array_equal(table["y"], [0.1, np.nan, 1e-300, -0.0, np.nan])
 
 

@@ -11,7 +11,7 @@ from example_studies import GOOD
 
 import uqms as uq
 from uqms.cli import main
-from uqms.errors import InputError, StorageError
+from uqms.errors import InputError, SamplingInterrupted, StorageError
 from uqms.study import write_report
 
 pytestmark = pytest.mark.slow
@@ -205,6 +205,37 @@ def test_an_interruption_keeps_the_runs(folder):
     with pytest.raises(KeyboardInterrupt):
         uq.Study.from_toml(folder / "study.toml").run(interrupt)
     assert states(folder) == {**dict.fromkeys(STEPS, "missing"), "runs": "up to date", "surrogate": "up to date"}
+
+
+def test_draws_of_a_sampler_that_was_stopped_are_kept(folder, monkeypatch):
+    """They are in a file of their own, which the posterior of the next call replaces."""
+    import xarray as xr
+
+    file = folder / "results" / "posterior_interrupted.nc"
+    (folder / "results" / "posterior.nc").unlink()
+    k = np.random.default_rng(1).normal(size=(2, 7))
+    given = xr.Dataset({"k": (("chain", "draw"), k), "__line__": (("chain", "draw", "coordinate"), k[..., None])})
+    draws = xr.DataTree.from_dict({"posterior": given})
+    sample, partial = uq.Study.posterior, [draws, None]
+
+    def stopped(self, problem):
+        raise SamplingInterrupted("Sampling stopped early: 7 draws of 2 chains. The partial draws", partial.pop(0))
+
+    monkeypatch.setattr(uq.Study, "posterior", stopped)
+    with pytest.raises(
+        SamplingInterrupted, match=r"7 draws of 2 chains\. The draws so far are in .*_interrupted.nc"
+    ) as told:
+        uq.Study.from_toml(folder / "study.toml").run()
+    assert told.value.partial is draws
+    with xr.open_datatree(file) as kept:
+        np.testing.assert_array_equal(kept["posterior"]["k"].values, k)
+        assert list(kept["posterior"].data_vars) == ["k"]
+    with pytest.raises(SamplingInterrupted, match="The partial draws$"):  # stopped before there were draws
+        uq.Study.from_toml(folder / "study.toml").run()
+    assert file.exists()
+    monkeypatch.setattr(uq.Study, "posterior", sample)
+    uq.Study.from_toml(folder / "study.toml").run()
+    assert not file.exists()
 
 
 def test_the_report_gets_the_results(folder):

@@ -210,8 +210,8 @@ def test_runs_that_did_not_complete_are_left_out_and_counted() -> None:
     at = points(20)
     y = peak(at)
     y[[2, 5]] = np.nan
-    states = np.full(20, int(RunState.COMPLETED))
-    states[[2, 5]] = int(RunState.FAILED)
+    states = np.full(20, RunState.COMPLETED)
+    states[[2, 5]] = RunState.FAILED
     fitted = uq.GaussianProcess().fit(uq.ensemble.build(at, {"y": y}, states=states.tolist()))
     assert fitted.runs == 18
     assert "18 runs (2 left out)" in repr(fitted)

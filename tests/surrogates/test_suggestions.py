@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 import uqms as uq
-from uqms.surrogates.suggestions import ROUNDING, TRIED, gain_of_logarithm
+from uqms.surrogates.suggestions import ROUNDING, TRIED, gain_of_transform, transform_to_try
 
 SPACE = uq.ParameterSpace(k=uq.Uniform(0.1, 2.0), v=uq.Uniform(1.0, 5.0))
 DESIGN = uq.sobol(SPACE, 40, rng=1)
@@ -31,7 +31,7 @@ def test_the_gain_is_that_of_the_two_settings() -> None:
     )
     surrogate = fitted(DECAY)
     found = uq.leave_one_out(surrogate)
-    gain = gain_of_logarithm(surrogate.domain, surrogate.process.x, DECAY[:, None])
+    gain = gain_of_transform(surrogate.domain, surrogate.process.x, DECAY[:, None])
     assert gain.nats == pytest.approx(logs.table.loc["y", "log_score"] - plain.table.loc["y", "log_score"], abs=1e-3)
     assert gain.nats > 3.0
     (words,) = found.suggestions
@@ -54,12 +54,26 @@ def test_nothing_is_suggested_where_it_is_of_no_use() -> None:
     """Narrow ranges and values that reach zero are not tried; a sum of sines over a decade has no gain."""
     x = np.column_stack([(K - 0.1) / 1.9, (V - 1.0) / 4.0])
     wave = np.sin(5.0 * x[:, 0]) + np.cos(4.0 * x[:, 1])
-    assert gain_of_logarithm(BOX, x, 3.0 + wave[:, None]) is None
-    assert gain_of_logarithm(BOX, x, wave[:, None]) is None
-    assert gain_of_logarithm(BOX, x, np.full((40, 1), np.nan)) is None
-    gain = gain_of_logarithm(BOX, x, (wave - wave.min() + 0.3)[:, None])
+    assert gain_of_transform(BOX, x, 3.0 + wave[:, None]) is None
+    assert gain_of_transform(BOX, x, wave[:, None]) is None
+    assert gain_of_transform(BOX, x, np.full((40, 1), np.nan)) is None
+    gain = gain_of_transform(BOX, x, (wave - wave.min() + 0.3)[:, None])
     assert gain is not None
     assert not gain.clear
+
+
+def test_outputs_in_per_cent_get_the_logit() -> None:
+    """The logarithm of an ejection fraction would promise intervals above 100 %."""
+    y = 100.0 / (1.0 + np.exp(2.0 * V - 6.0 * K - 2.0 * np.sin(3.0 * V)))
+    said = {}
+    for unit in ("%", "mmHg"):
+        runs = uq.ensemble.build(DESIGN, {"y": y}, space=SPACE, units={"y": unit})
+        (said[unit],) = uq.leave_one_out(uq.GaussianProcess().fit(runs)).suggestions
+    assert "the logit of 'y'" in said["%"]
+    assert "outputs={'y': uq.Scalar(transform=uq.Logit(0, 100))}" in said["%"]
+    assert "the logarithm of 'y'" in said["mmHg"]
+    above = np.array([[1.0], [120.0]])  # a relative change in per cent
+    assert [type(transform_to_try("%", one)).__name__ for one in (y[:, None], above, -above)] == ["Logit", "Log", "Log"]
 
 
 def test_processes_with_noise_are_left_alone() -> None:
@@ -75,9 +89,9 @@ def test_what_a_curve_lost_to_rounding_is_not_judged() -> None:
     curve = curve.rename(dim_0="run", dim_1="t").assign_coords(t=t)
     surrogate = fitted(curve)
     observed = uq.leave_one_out(surrogate).observed["y"].values
-    assert gain_of_logarithm(surrogate.domain, surrogate.process.x, np.where(t > 6.0, -1e-9, observed)) is None
+    assert gain_of_transform(surrogate.domain, surrogate.process.x, np.where(t > 6.0, -1e-9, observed)) is None
     (words,) = uq.leave_one_out(surrogate).suggestions
-    told = gain_of_logarithm(surrogate.domain, surrogate.process.x, observed[:, t < 6.1], ROUNDING)
+    told = gain_of_transform(surrogate.domain, surrogate.process.x, observed[:, t < 6.1], rounding=ROUNDING)
     assert f"by {told.nats:.1f} nats" in words
 
 
@@ -86,4 +100,4 @@ def test_of_many_outputs_the_worst_are_tried() -> None:
     *_, last = uq.leave_one_out(
         uq.GaussianProcess(hyperparameters="point", scalars="independent").fit(runs)
     ).suggestions
-    assert last == f"the logarithm was tried for the {TRIED} outputs with the lowest Q², of {TRIED + 2}"
+    assert last == f"transforms were tried for the {TRIED} outputs with the lowest Q², of {TRIED + 2}"

@@ -63,6 +63,21 @@ def test_left_out_errors_equal_refits() -> None:
         np.testing.assert_allclose(found.observed["y"][i], seen, rtol=1e-10)
 
 
+def test_bases_of_a_users_own_need_no_left_out_numbers() -> None:
+    """Without truncation there is nothing that a basis leaves; with truncation the message names what is missing."""
+    design = uq.sobol(uq.ParameterSpace(a=uq.Uniform(0.0, 1.0)), 12, rng=1)
+    t = np.linspace(0.0, 3.0, 8)
+    curve = xr.DataArray(np.sin(design["a"].values[:, None] * t**2), dims=("run", "t"), coords={"t": t})
+    for y in (np.sin(3.0 * design["a"].values), curve):
+        whole = uq.GaussianProcess().fit(uq.ensemble.build(design, {"y": y}))
+        bare = replace(whole, bases=tuple(replace(basis, left_out=np.zeros((0, 0))) for basis in whole.bases))
+        if whole.bases[0].truncation.shape[1]:
+            with pytest.raises(uq.errors.InputError, match=r"does not hold what its basis leaves.*uq\.held_out"):
+                leave_one_out(bare)
+        else:
+            np.testing.assert_array_equal(leave_one_out(bare).mean["y"], leave_one_out(whole).mean["y"])
+
+
 def test_q2_and_rmse_are_their_definitions() -> None:
     surrogate, x, curves = curve_surrogate(4)
     found = held_out(surrogate, as_runs(x, curves))
@@ -106,6 +121,15 @@ def noisy_runs(n: int, seed: int) -> xr.Dataset:
     rng = np.random.default_rng(seed)
     k = rng.uniform(0.0, 6.0, n)
     return uq.ensemble.build({"k": k}, {"y": np.sin(k) + 0.1 * rng.standard_normal(n)})
+
+
+def test_held_out_counts_new_runs_and_those_of_the_surrogate() -> None:
+    design = uq.sobol(uq.ParameterSpace(a=uq.Uniform(0.0, 1.0)), 20, rng=1)
+    runs = uq.ensemble.build(design, {"y": np.sin(3.0 * design["a"].values)})
+    surrogate = uq.GaussianProcess().fit(runs.isel(run=slice(12)))
+    text = str(held_out(surrogate, runs.isel(run=slice(12, 20))))
+    assert text.splitlines()[0] == "held-out validation: 8 new runs, surrogate of 12 runs"
+    assert str(leave_one_out(surrogate)).splitlines()[0] == "leave-one-out validation of 12 runs"
 
 
 def test_held_out_runs_of_a_stochastic_simulator_carry_its_noise() -> None:
@@ -551,7 +575,7 @@ def test_a_surrogate_of_ones_own_is_held_to_what_it_says() -> None:
     for column in ("range_95%", "range_mahalanobis"):
         np.testing.assert_allclose(own.table.loc["y", column], ours.table.loc["y", column], atol=0.05)
     assert own.runs == 0
-    assert str(own).startswith("held-out validation\n")
+    assert str(own).startswith(f"held-out validation: {own.observed.sizes['run']} new runs\n")
     with pytest.raises(uq.errors.InputError, match="Own does not know the covariance"):
         held_out(Own(surrogate, np.nan), runs)
     with pytest.raises(uq.errors.InputError, match=r"Own cannot be conditioned.*held_out"):

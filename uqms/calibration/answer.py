@@ -269,8 +269,8 @@ def _check_contraction(problem: Problem, theta: Mapping[str, Array]) -> Check:
         return Check("prior-dominated", "pass", contracted[least], message)
     if contracted[least] < 0.0:
         remedy = (
-            f"Look at uq.plots.prior_posterior(posterior), and sample with SMC(). The posterior of {least} is wider "
-            "than its prior: chains are in several modes, or the data contradict the prior."
+            f"Look at uq.plots.prior_posterior(posterior), and sample with SMC(), unless it was used. The posterior of "
+            f"{least} is wider than its prior: chains are in several modes, or the data contradict the prior."
         )
         return Check("prior-dominated", "warn", contracted[least], message, remedy)
     remedy = (

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, final
+from typing import TYPE_CHECKING, Literal, NoReturn, final
 
 import numpy as np
 
 from uqms._typing import Array, Ints
-from uqms.errors import UnknownKeyError
+from uqms.errors import InputError, UnknownKeyError
 
 if TYPE_CHECKING:
     from uqms.calibration.rescaling import Rescaled
@@ -142,6 +142,16 @@ class Verdict:
     def pages(self) -> tuple[str, ...]:
         """Pages with a worked example of each check that warns or fails, in the order in which they are printed."""
         return tuple(dict.fromkeys(page_of(check.name) for check in sorted(self.warnings, key=_rank)))
+
+    def __call__(self) -> NoReturn:
+        """Raise: a verdict is printed, not called.
+
+        Raises
+        ------
+        InputError
+            Always.
+        """
+        raise InputError("verdict: it is no method; print(posterior.verdict), posterior.verdict.warnings.")
 
     def __getitem__(self, name: str) -> Check:
         for check in self.checks:

@@ -162,6 +162,11 @@ def dose_for(
     }
     if not limits:
         raise InputError("dose_for: give a limit of the output, above= or below=, or both.")
+    if above is not None and below is not None and not above < below:
+        raise InputError(
+            f"dose_for: no output is above {above:g} and below {below:g}; give the smaller number as above=, the "
+            "larger one as below=."
+        )
     regimens = [_regimen(regimen, value) for value in values.tolist()]
     name, dim = _output(source, output)
     coords = {dim: times, REGIMEN: regimens}

@@ -143,6 +143,11 @@ class _Table:
 
     def _not_numbers(self, column: str, place: int) -> NoReturn:
         value = self.frame[column].iloc[place] if self.size else ""
+        if column == self.columns.event:
+            raise DataError(
+                f"from_events: {self.row(place)}: the event (EVID) is {str(value)!r}; give 0 for a measurement, 1 for "
+                "a dose, 2 for a row to leave out, 3 for a reset, 4 for a reset and a dose."
+            )
         raise DataError(
             f"from_events: {self.row(place)}: column {column!r} holds {str(value)!r}, which is no number. Convert it, "
             "clock times to hours since the first dose for instance; empty fields and '.' are read as missing."

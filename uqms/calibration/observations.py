@@ -297,6 +297,12 @@ class Observations:
             raise InputError(f"missing is {missing!r}; give 'error' or 'drop'.")
         if not isinstance(table, pd.DataFrame):
             raise InputError(f"table is a {type(table).__name__}; give a pandas DataFrame, e.g. pandas.read_csv(path).")
+        _check_texts("from_table", output=output, value=value, unit=unit)
+        if coords is not None and not isinstance(coords, Mapping):
+            raise InputError(
+                f"from_table: coords is {coords!r}; give the column of each dim of the output, "
+                "coords={'time': 'hours'}."
+            )
         by_name = conditions if isinstance(conditions, Mapping) else {str(name): str(name) for name in conditions}
         wanted = [value, *(coords or {}).values(), *by_name.values()]
         wanted += [column for column in (subject, experiment, replicate, sd, censored, trials) if column is not None]
@@ -321,7 +327,7 @@ class Observations:
         return cls(
             output=np.full(rows, output),
             value=_numbers(frame, value),
-            coords={dim: _numbers(frame, column) for dim, column in (coords or {}).items()},
+            coords={dim: _numbers(frame, column, dim) for dim, column in (coords or {}).items()},
             conditions={name: _numbers(frame, column) for name, column in by_name.items()},
             subject=labels(subject),
             experiment=labels(experiment),
@@ -529,6 +535,7 @@ class Observations:
             replicate,
             experiment,
         )
+        _check_texts("from_events", output=output, dim=dim, unit=unit)
         by_name = conditions if isinstance(conditions, Mapping) else {str(name): str(name) for name in conditions}
         found = read_events(
             table,
@@ -800,10 +807,28 @@ def _labels(frame: pd.DataFrame, column: str) -> "pd.Series[str]":
     return frame[column].astype(str)
 
 
-def _numbers(frame: pd.DataFrame, column: str) -> Array:
+def _check_texts(call: str, **given: object) -> None:
+    """Raise when a setting that is a name or a unit is something else.
+
+    Raises
+    ------
+    InputError
+        The message names the setting.
+    """
+    for key, one in given.items():
+        if not isinstance(one, str):
+            raise InputError(f"{call}: {key} is {one!r}; give one string, such as {key}={_SUCH[key]!r}.")
+
+
+_SUCH = {"output": "conc", "value": "mg_per_L", "unit": "mg/L", "dim": "time"}
+
+
+def _numbers(frame: pd.DataFrame, column: str, dim: str = "") -> Array:
     """Return a column as floats; dates and complex numbers would become floats too, without a word."""
     series = frame[column]
     remedy = "Convert it, e.g. to hours since the first measurement." if series.dtype.kind in "mM" else "Correct it."
+    if dim == REGIMEN:
+        remedy = "Regimens have numbers, regimen.number; Observations.from_events reads them from a table of doses."
     if series.dtype.kind not in "mMc":
         try:
             return np.asarray(series.to_numpy(dtype=np.float64, na_value=np.nan))

@@ -15,7 +15,7 @@ import pandas as pd
 import xarray as xr
 
 from uqms import _checks as check
-from uqms._teaching import missing, taught
+from uqms._teaching import TaughtClass, missing, taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.calibration import assembly, refits
@@ -81,6 +81,8 @@ ELSEWHERE = {
     "trace": "draws are in posterior.draws, the ArviZ DataTree in posterior.tree",
     "idata": "the ArviZ DataTree is posterior.tree",
     "to_dataframe": "it is posterior.draws.to_dataframe()",
+    "to_csv": "it is posterior.draws.to_dataframe().to_csv(path)",
+    "sample": "it is posterior.problem.sample(uq.NUTS(), rng=2), which draws anew",
     "plot": "figures are in uq.plots, such as uq.plots.prior_posterior(posterior)",
     "diagnose": "print(posterior.verdict)",
     "diagnostics": "print(posterior.verdict)",
@@ -103,7 +105,7 @@ class Evidence(NamedTuple):
 @taught
 @final
 @dataclass(frozen=True, eq=False)
-class Posterior:
+class Posterior(metaclass=TaughtClass):
     """Posterior draws, tables, predictions and verdict of a calibration: one subject, several parts or a population.
 
     Attributes

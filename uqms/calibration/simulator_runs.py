@@ -91,7 +91,7 @@ def completed(context: "Context") -> list[Check]:
 
 def _check_completed(ensemble: xr.Dataset) -> Check:
     total = ensemble.sizes["run"]
-    lost = np.flatnonzero(ensemble["state"].values != table.RunState.COMPLETED)
+    lost = np.flatnonzero(table.run_states(ensemble).values != table.RunState.COMPLETED)
     failed = len(lost)
     if not failed:
         return Check("runs", "pass", 0.0, f"all {total} completed")

@@ -16,7 +16,7 @@ from uqms._teaching import taught
 from uqms._typing import Array, Ints, Named
 from uqms.ensemble.filling import box_when_filled
 from uqms.ensemble.labels import check_labels, refuse_masks, reordered, with_mask
-from uqms.ensemble.states import STATE_NOTE, RunState, flag_attrs, state_codes
+from uqms.ensemble.states import RunState, state_words
 from uqms.ensemble.table import FORMAT, RESERVED, check, input_names, listed, match_names, refuse_gaps
 from uqms.errors import DataError, InputError, UnitError
 from uqms.parameters import Box, ParameterSpace
@@ -53,7 +53,7 @@ def build(
         Mapping of each output's name to n numbers, to a curve ``("day", values (n, m), days (m,))``, or to a DataArray
         with the dimension ``run``, whose other coordinates are kept. Masked values count as missing, like NaN.
     states
-        How each run ended: names, `RunState` values or their codes. By default all runs completed. Partial runs have
+        How each run ended: words, `RunState` values or their codes. By default all runs completed. Partial runs have
         NaN where an entry is missing. Outputs of runs that neither completed nor are partial become NaN.
     seconds, messages
         One value per run.
@@ -110,7 +110,7 @@ def build(
     for name, values in per_run.items():
         if name != "seconds":  # the duration of a run may be unknown
             refuse_masks(values, name)
-    codes = state_codes(states, n)
+    ended = state_words(states, n)
     unit = _units(units or {}, known, [*columns, *given])
     described = _descriptions(inputs, columns, known)
     data: dict[str, xr.DataArray] = {}
@@ -118,9 +118,9 @@ def build(
         role = {"role": "input", **described[name], "unit": _agreed(name, unit, described[name]["unit"])}
         data[name] = xr.DataArray(_per_run(column, n, name), dims="run", attrs=role)
     for name, output in given.items():
-        data[name] = _output(name, output, n, ~np.isin(codes, _WITH_OUTPUTS), unit)
+        data[name] = _output(name, output, n, ~np.isin(ended, _WITH_OUTPUTS), unit)
     _check_dims({name: data[name] for name in given}, data)
-    data["state"] = xr.DataArray(codes, dims="run", attrs=flag_attrs())
+    data["state"] = xr.DataArray(ended, dims="run", attrs={"role": "state"})
     taken = np.full(n, np.nan) if seconds is None else _real(seconds, "seconds")
     data["seconds"] = xr.DataArray(_per_run(taken, n, "seconds"), dims="run", attrs={"role": "seconds", "unit": "s"})
     words = _per_run(np.full(n, "", object) if messages is None else np.asarray(messages, object), n, "messages")
@@ -189,7 +189,6 @@ def provenance() -> dict[str, str]:
     }
     return {
         "uqms_format": FORMAT,
-        "state_note": STATE_NOTE,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": json.dumps(versions),
     }

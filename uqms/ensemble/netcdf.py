@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from uqms import _checks as check_path
 from uqms._teaching import taught
+from uqms.ensemble.states import flag_attrs, state_codes, state_words
 from uqms.ensemble.table import FORMAT, check
 from uqms.errors import (
     DataError,
@@ -35,6 +36,8 @@ _CHECKSUM = "uqms_sha256"
 _TIME = "uqms_time"  # the dtype of times, which are written as whole numbers
 _TIME_UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _TIMES = [f"{kind}[{unit}]" for kind in ("datetime64", "timedelta64") for unit in _TIME_UNITS]
+_FLAGS = ("flag_values", "flag_meanings")
+_NOTE = "state_note"
 _MEANT = frozenset({_TIME, "coordinates", "dtype", "_Encoding"})  # attributes that change how xarray reads a variable
 
 
@@ -83,9 +86,30 @@ def _plain(ensemble: xr.Dataset) -> xr.Dataset:
                 f"netCDF cannot hold the name {name!r}; rename it to a string without '/': ensemble.rename(old='new')."
             )
     _check_attrs("the ensemble", ensemble.attrs)
+    ensemble = ensemble.assign(state=_coded(ensemble["state"].variable))
     plain = {name: _plain_variable(str(name), variable) for name, variable in ensemble.variables.items()}
     table = _with(ensemble, plain)
     return table.assign_attrs({_CHECKSUM: checksum(table)})
+
+
+def _coded(states: xr.Variable) -> xr.Variable:
+    """Return the states as integer codes with their meanings, which other programs for netCDF know as flags."""
+    codes = state_codes(states.values, states.size)
+    return xr.Variable(states.dims, codes, {**states.attrs, **flag_attrs()})
+
+
+def _in_words(ensemble: xr.Dataset) -> xr.Dataset:
+    """Return the ensemble with its states in words; files of earlier versions also hold a note on the codes."""
+    states = ensemble["state"].variable if "state" in ensemble else None
+    if states is None or states.dims != ("run",):
+        return ensemble  # `check` reports it
+    attrs = {key: value for key, value in states.attrs.items() if key not in _FLAGS}
+    if str(attrs.get("comment", "")).startswith("integer codes"):
+        del attrs["comment"]
+    words = xr.Variable("run", state_words(states.values, states.size), attrs)
+    table = ensemble.assign(state=words)
+    table.attrs.pop(_NOTE, None)
+    return table
 
 
 def _with(ensemble: xr.Dataset, variables: Mapping[Hashable, xr.Variable]) -> xr.Dataset:
@@ -228,7 +252,7 @@ def from_netcdf(path: str | os.PathLike[str]) -> xr.Dataset:
             f"changed it on purpose, read it with xr.open_dataset({str(source)!r}), and make an ensemble of it with "
             "uq.ensemble.build(inputs, outputs)."
         )
-    ensemble = _with_times(source, ensemble)
+    ensemble = _in_words(_with_times(source, ensemble))
     check(ensemble)
     return ensemble
 
@@ -271,6 +295,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
     StorageError
         When the disk is full, or the folder is missing or cannot be written to.
     """
+    if target.is_dir():
+        raise StorageError(f"{target} cannot be written: it is a folder; give the path of a file in it.")
     if not target.parent.is_dir():
         raise StorageError(
             f"{target} cannot be written: there is no folder {target.parent.resolve()}. Create the folder first, "

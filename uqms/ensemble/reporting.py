@@ -72,7 +72,7 @@ class Failures:
     @property
     def lost(self) -> int:
         """Number of runs that gave no outputs."""
-        return sum(self.counts.get(state.name.lower(), 0) for state in LOST)
+        return sum(self.counts.get(state.value, 0) for state in LOST)
 
     def __str__(self) -> str:
         total = sum(self.counts.values())
@@ -121,7 +121,7 @@ def failures(ensemble: xr.Dataset) -> Failures:
     Mostly where a > 13.5: 6 of these 6 runs lie there, and 0 other runs
     """
     state = check_runs(ensemble)  # the outputs are not needed, so they may be in the run store only
-    counts = {s.name.lower(): int((state == s).sum()) for s in RunState if (state == s).any()}
+    counts = {s.value: int((state == s).sum()) for s in RunState if (state == s).any()}
     ran = state != RunState.PLANNED
     x, lost = input_array(ensemble)[ran], np.isin(state[ran], LOST)
     weights = _weights(ensemble, x)

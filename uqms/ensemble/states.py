@@ -1,63 +1,102 @@
-"""The states in which runs end, and their integer codes."""
+"""The states in which runs end: words in a table of runs, integer codes in files."""
 
-from enum import IntEnum
+from enum import StrEnum
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from uqms.errors import DataError
 
-__all__ = ["LOST", "STATE_NOTE", "RunState", "flag_attrs", "state_codes"]
+__all__ = ["LOST", "RunState", "flag_attrs", "state_codes", "state_of", "state_words"]
 
 
-class RunState(IntEnum):
-    """The state in which a run ended, as an integer code.
+class RunState(StrEnum):
+    """The state in which a run ended, as a word; ``int(state)`` is its code in files and run stores.
 
-    The variable ``state`` of an ensemble holds these codes. Select runs by a code,
-    ``ensemble.isel(run=ensemble["state"] == RunState.FAILED)``, or by a word,
-    ``ensemble.isel(run=run_states(ensemble) == "failed")``. A comparison of the codes with a word is False for every
-    run. Surrogates are fitted to the completed runs, and to the outputs that partial runs gave.
+    The variable ``state`` of an ensemble holds these words. Select runs by a word,
+    ``ensemble.isel(run=ensemble["state"] == "failed")``, or by ``RunState.FAILED``, which is the same word. Surrogates
+    are fitted to the completed runs, and to the outputs that partial runs gave.
 
     Examples
     --------
-    >>> RunState(1).name
-    'COMPLETED'
+    >>> RunState.FAILED == "failed", int(RunState.FAILED)
+    (True, 2)
+    >>> RunState(1).value
+    'completed'
     """
 
-    PLANNED = 0
+    PLANNED = "planned"
     """The run has not been run yet."""
-    COMPLETED = 1
+    COMPLETED = "completed"
     """The run gave all of its outputs."""
-    FAILED = 2
+    FAILED = "failed"
     """The run raised an error, crashed or was killed."""
-    TIMEOUT = 3
+    TIMEOUT = "timeout"
     """The run did not end before its deadline."""
-    INVALID = 4
+    INVALID = "invalid"
     """The run ended, but no output can be used: outputs are missing, not finite or of the wrong shape."""
-    PARTIAL = 5
+    PARTIAL = "partial"
     """The run gave some of its outputs; missing entries are NaN."""
+
+    @property
+    def code(self) -> int:
+        """Return the integer code of the state, as in files and run stores."""
+        return _CODES[self.value]
+
+    def __int__(self) -> int:
+        """Return the code of the state."""
+        return self.code
+
+    @classmethod
+    def _missing_(cls, value: object) -> "RunState | None":
+        if isinstance(value, str):
+            return next((state for state in cls if state.value == value.lower()), None)
+        if isinstance(value, int | np.integer) and not isinstance(value, bool):
+            return list(cls)[int(value)] if 0 <= value < len(cls) else None
+        return None
 
 
 LOST = (RunState.FAILED, RunState.TIMEOUT, RunState.INVALID)
 """The states of runs that gave no outputs."""
 
+_WORDS = np.array([state.value for state in RunState])  # by code
+_CODES = {state.value: code for code, state in enumerate(RunState)}
 
-STATE_NOTE = "integer codes; in words: uqms.ensemble.run_states(ensemble)"
-"""What `print` shows with an ensemble and with its variable ``state``: comparing these codes with a word is False."""
+
+def state_of(value: object) -> RunState:
+    """Return the state of a word or of a code.
+
+    Raises
+    ------
+    ValueError
+        When the value is neither the word nor the code of a state.
+    """
+    return RunState(cast("str", value))  # `_missing_` takes codes
 
 
 def flag_attrs() -> dict[str, object]:
-    """Return the attributes of the variable ``state``: its codes and their meanings, as in the CF conventions."""
+    """Return the attributes of ``state`` in a file: its codes and their meanings, as in the CF conventions."""
     return {
         "role": "state",
-        "comment": STATE_NOTE,
-        "flag_values": np.array([int(s) for s in RunState], dtype=np.int8),
-        "flag_meanings": " ".join(s.name.lower() for s in RunState),
+        "flag_values": np.arange(len(_WORDS), dtype=np.int8),
+        "flag_meanings": " ".join(_WORDS.tolist()),
     }
 
 
+def state_words(states: object, n: int) -> NDArray[np.str_]:
+    """Return the n states (words, codes or `RunState` values; None: all completed) as an array of words.
+
+    Raises
+    ------
+    DataError
+        When the number of states is not n, or a value is not a state.
+    """
+    return _WORDS[state_codes(states, n)]
+
+
 def state_codes(states: object, n: int) -> NDArray[np.int8]:
-    """Return the n states (codes, `RunState` values or names; None: all completed) as int8 codes.
+    """Return the n states (words, codes or `RunState` values; None: all completed) as int8 codes.
 
     Raises
     ------
@@ -65,18 +104,26 @@ def state_codes(states: object, n: int) -> NDArray[np.int8]:
         When the number of states is not n, or a value is not a state.
     """
     if states is None:
-        return np.full(n, RunState.COMPLETED, dtype=np.int8)
-    # A list may mix names and codes, so the values are not converted to one type.
+        return np.full(n, RunState.COMPLETED.code, dtype=np.int8)
+    # A list may mix words and codes, so the values are not converted to one type.
     given = np.asarray(states, dtype=object)
     if given.shape != (n,):
         raise DataError(f"states has shape {given.shape} but there are {n} runs; give one state per run.")
-    return np.array([_code(value, row) for row, value in enumerate(given.tolist())], dtype=np.int8)
+    known: dict[tuple[type, object], int] = {}  # True == 1, but True is not a code
+    codes = np.empty(n, dtype=np.int8)
+    for row, value in enumerate(given.tolist()):
+        key = (type(value), value)
+        if key not in known:
+            known[key] = _code(value, row)
+        codes[row] = known[key]
+    return codes
 
 
 def _code(value: object, row: int) -> int:
-    if isinstance(value, str) and value.upper() in RunState.__members__:
-        return RunState[value.upper()]
-    if isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) in RunState:
-        return int(value)
-    wanted = ", ".join(f"{s.name.lower()} ({int(s)})" for s in RunState)
-    raise DataError(f"the state of run {row} is {value!r}; give the name or the code of a state: {wanted}.")
+    try:
+        return state_of(value).code
+    except ValueError:
+        wanted = ", ".join(f"{state} ({state.code})" for state in RunState)
+        raise DataError(
+            f"the state of run {row} is {value!r}; give the word or the code of a state: {wanted}."
+        ) from None

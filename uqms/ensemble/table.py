@@ -7,7 +7,7 @@ variable       dims, dtype            attrs
 =============  =====================  ====================================================================
 an input       (run) float64          role="input", kind="parameter" | "condition", unit, description
 an output      (run, ...) float64     role="output", unit; every further dim has a coordinate
-``state``      (run) int8             role="state"; codes with their meanings (see `RunState`, `run_states`)
+``state``      (run) str              role="state"; how the run ended, in words (see `RunState`)
 ``seconds``    (run) float64          role="seconds"; NaN where the duration is unknown
 ``message``    (run) str              role="message"; why a run did not complete
 ``seed``       (run) int64            role="seed"; only for stochastic simulators
@@ -15,8 +15,9 @@ an output      (run, ...) float64     role="output", unit; every further dim has
 
 Optional coordinates along ``run`` are ``replicate`` (int64, numbers the runs at the same inputs) and ``fidelity``
 (str). Outputs of runs that did not complete are NaN; partial runs have NaN only for the missing entries. The attributes
-of the Dataset are ``uqms_format``, ``state_note``, ``created``, ``versions`` and, if they are known, ``space``,
-``box``, ``design`` and ``simulator`` (each JSON).
+of the Dataset are ``uqms_format``, ``created``, ``versions`` and, if they are known, ``space``, ``box``, ``design`` and
+``simulator`` (each JSON). Files hold ``state`` as int8 codes with their meanings, and so may Datasets of earlier
+versions: read states with `run_states`, which accepts both.
 """
 
 import json
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 
 from uqms._teaching import taught
 from uqms._typing import Array
-from uqms.ensemble.states import RunState, state_codes
+from uqms.ensemble.states import RunState, state_words
 from uqms.errors import DataError, InputError
 from uqms.parameters import Box, ParameterSpace
 
@@ -118,21 +119,16 @@ def completed(ensemble: xr.Dataset) -> xr.Dataset:
     >>> completed(table).sizes["run"]
     1
     """
-    if "state" not in ensemble:
-        raise DataError(
-            "this Dataset has no variable 'state', so it is not an ensemble of runs. Run a design with "
-            "uq.run(simulator, design), or make an ensemble from existing runs with uq.ensemble.build(inputs, outputs)."
-        )
-    return ensemble.isel(run=np.flatnonzero(ensemble["state"].values == RunState.COMPLETED))
+    return ensemble.isel(run=np.flatnonzero(_states_of(ensemble) == RunState.COMPLETED))
 
 
 @taught
 def run_states(ensemble: xr.Dataset) -> xr.DataArray:
     """Return how each run ended, in words, along the dimension ``run``.
 
-    Use it to select runs by their state. The variable ``state`` holds integer codes, which files and figures use. A
-    comparison of the codes with a word, ``ensemble["state"] == "failed"``, is False for every run. Compare the result
-    of this function instead.
+    In an ensemble of this version, ``ensemble["state"]`` holds the same words, and
+    ``ensemble["state"] == "failed"`` selects runs as well. Use this function for a Dataset that may hold integer codes:
+    one that xarray read from a file, or that an earlier version made.
 
     Parameters
     ----------
@@ -148,7 +144,7 @@ def run_states(ensemble: xr.Dataset) -> xr.DataArray:
     Raises
     ------
     DataError
-        When `ensemble` is not a table of runs, or a code is not the code of a state.
+        When `ensemble` is not a table of runs, or a value is neither the word nor the code of a state.
 
     Examples
     --------
@@ -156,10 +152,10 @@ def run_states(ensemble: xr.Dataset) -> xr.DataArray:
     >>> table = build({"a": [1.0, 2.0]}, {"y": [3.0, np.nan]}, states=["completed", "failed"])
     >>> run_states(table).values.tolist()
     ['completed', 'failed']
-    >>> table.isel(run=run_states(table) == "failed")["a"].values
-    array([2.])
+    >>> run_states(table.assign(state=("run", [1, 2]))).values.tolist()
+    ['completed', 'failed']
     """
-    words = [RunState(code).name.lower() for code in _check_state(ensemble)]
+    words = _states_of(ensemble)
     return ensemble["state"].copy(data=words).drop_attrs().rename("run_states")
 
 
@@ -259,7 +255,7 @@ _NO_ROLE = (
 _ONE_PER_RUN = "{name} has dims {dims}, but it must have one value per run and the dims ('run',)."
 
 
-def check_runs(ensemble: xr.Dataset) -> NDArray[np.int8]:
+def check_runs(ensemble: xr.Dataset) -> NDArray[np.str_]:
     """Check everything except the outputs, which ``uqms.run(..., collect=False)`` leaves out; return the states.
 
     Raises
@@ -269,10 +265,7 @@ def check_runs(ensemble: xr.Dataset) -> NDArray[np.int8]:
         run.
     """
     if not isinstance(ensemble, xr.Dataset):
-        raise DataError(
-            f"the ensemble is a {type(ensemble).__name__}, not an xarray.Dataset; make it with "
-            "uq.ensemble.build(inputs, outputs)."
-        )
+        raise _no_dataset(ensemble)
     if "run" not in ensemble.dims:
         raise DataError(
             f"this Dataset has the dims {listed(ensemble.dims)}, but an ensemble needs the dim 'run'. Rename the dim "
@@ -289,7 +282,7 @@ def check_runs(ensemble: xr.Dataset) -> NDArray[np.int8]:
         raise DataError(_NO_ROLE.format(role="input"))
     if ensemble.sizes["run"] == 0:
         raise DataError("the ensemble has no runs; give a Dataset with at least one row along the dim 'run'.")
-    state = _check_state(ensemble)
+    state = _states_of(ensemble)
     for name in inputs:
         _check_input(ensemble[name])
     for name in ("seconds", "message", "seed", "replicate", "fidelity"):
@@ -301,7 +294,21 @@ def check_runs(ensemble: xr.Dataset) -> NDArray[np.int8]:
     return state
 
 
-def _check_state(ensemble: xr.Dataset) -> NDArray[np.int8]:
+def _no_dataset(ensemble: object) -> DataError:
+    fix = "make it with uq.ensemble.build(inputs, outputs)"
+    if isinstance(ensemble, list | tuple):
+        fix = "join several with uq.ensemble.combine(*ensembles)"
+    return DataError(f"the ensemble is a {type(ensemble).__name__}, not an xarray.Dataset; {fix}.")
+
+
+def _states_of(ensemble: xr.Dataset) -> NDArray[np.str_]:
+    """Return the states in words, whether the Dataset holds words or codes.
+
+    Raises
+    ------
+    DataError
+        When the Dataset has no states, or a value is not a state.
+    """
     if "state" not in ensemble:
         raise DataError(
             "this Dataset has no variable 'state', so it is not an ensemble of runs. Run a design with "
@@ -309,7 +316,7 @@ def _check_state(ensemble: xr.Dataset) -> NDArray[np.int8]:
         )
     if ensemble["state"].dims != ("run",):
         raise DataError(_ONE_PER_RUN.format(name="'state'", dims=ensemble["state"].dims))
-    return state_codes(ensemble["state"].values, ensemble.sizes["run"])
+    return state_words(ensemble["state"].values, ensemble.sizes["run"])
 
 
 def _check_dtype(name: Hashable, dtype: np.dtype) -> None:
@@ -338,7 +345,7 @@ def refuse_gaps(name: Hashable, values: Array) -> None:
         )
 
 
-def _check_output(output: xr.DataArray, state: NDArray[np.int8]) -> None:
+def _check_output(output: xr.DataArray, state: NDArray[np.str_]) -> None:
     name = output.name
     if not output.dims or output.dims[0] != "run":
         raise DataError(
@@ -371,7 +378,7 @@ def _check_output(output: xr.DataArray, state: NDArray[np.int8]) -> None:
         )
 
 
-def _check_partial(outputs: list[xr.DataArray], state: NDArray[np.int8]) -> None:
+def _check_partial(outputs: list[xr.DataArray], state: NDArray[np.str_]) -> None:
     """Raise when a run in the state 'partial' has all of its entries or none."""
     finite = [np.isfinite(o.values).reshape(len(state), -1) for o in outputs]
     some = np.any([f.any(axis=1) for f in finite], axis=0)

@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple, NoReturn, final
+from typing import Any, NamedTuple, NoReturn, cast, final
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -281,6 +281,16 @@ class Regimen:
             self.intervals + other.intervals,
             self.resets + other.resets,
         )
+
+    def __radd__(self, other: object) -> "Regimen":
+        """Return the regimen where `sum` adds it to 0.
+
+        Raises
+        ------
+        InputError
+            When `other` is not 0.
+        """
+        return self if isinstance(other, int) and other == 0 else self + cast("Regimen", other)
 
     def shifted(self, by: float) -> "Regimen":
         """Return the same doses, each later by `by`.

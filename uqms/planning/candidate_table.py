@@ -299,6 +299,10 @@ def _model(output: str, given: Any) -> NoiseModel:
                 "the calibration inferred."
             )
         return given
+    if isinstance(given, type) and issubclass(given, NoiseModel):
+        raise InputError(
+            f"candidates: noise{of} is the class {given.__name__}; give {given.__name__}(...) with numbers."
+        )
     if not check.is_number(given) or not given > 0:
         raise InputError(f"candidates: noise{of} is {given!r}; give a positive standard deviation or a noise model.")
     return GaussianNoise(float(given))

@@ -173,7 +173,10 @@ def next_experiment(
     4.0
     """
     if not isinstance(ideas, Candidates):
-        raise InputError(f"next_experiment: ideas is a {type(ideas).__name__}; give uq.candidates(...).")
+        raise InputError(
+            f"next_experiment: ideas is a {type(ideas).__name__}; give "
+            "uq.candidates(outputs='conc', coords={'time': [1.0, 2.0, 4.0]})."
+        )
     check.whole("next_experiment", "size", size)
     check.whole("next_experiment", "draws", draws, least=50)
     if budget is not None:

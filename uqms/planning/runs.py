@@ -341,7 +341,7 @@ def _targets(posterior: Posterior, about: str | Sequence[Any] | None) -> _Target
             else ""
         )
         every = [*known, *dict.fromkeys(scatter)]
-        raise InputError(f"next_runs: about {unknown}; runs can be about {every}, or a prediction.{more}")
+        raise InputError(f"next_runs: about has {unknown}; name some of {every}, or give a prediction.{more}")
     draws = posterior.draws
     sd = [float(draws[name].std()) for name in names]
     labels, predictions = list(names), []

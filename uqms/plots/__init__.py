@@ -39,11 +39,17 @@ _ELSEWHERE = {
     "fit": "it is plots.predictive(posterior)",
     "validation": "it is plots.leave_one_out(uq.leave_one_out(surrogate))",
     "sobol_indices": "it is plots.sobol(indices)",
+    **dict.fromkeys(("show", "save", "savefig"), "functions of uq.plots return a figure: figure.savefig(path)"),
 }
 
 
 def __getattr__(name: str) -> NoReturn:
     raise unknown_name("uqms.plots", name, _ELSEWHERE, __all__) if not name.startswith("_") else AttributeError(name)
+
+
+def __dir__() -> list[str]:
+    """List the figures."""
+    return sorted(__all__)
 
 
 __all__ = [

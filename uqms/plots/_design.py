@@ -9,9 +9,10 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
 
 from uqms import ensemble as table
-from uqms._typing import Array, Ints
+from uqms._typing import Array
 from uqms.ensemble import RunState
 from uqms.errors import InputError
 from uqms.plots._style import (
@@ -111,10 +112,10 @@ def design(
     wanted = pick(names, known, known, MOST, "design")
     inputs = [describe_input(ensemble, name, labels) for name in wanted]
     count = ensemble.sizes["run"]
-    state = ensemble["state"].values if "state" in ensemble else np.full(count, RunState.PLANNED)
+    state = table.run_states(ensemble).values if "state" in ensemble else np.full(count, RunState.PLANNED.value)
     if len(inputs) == 1:
-        return _single(inputs[0], state.astype(np.int64))
-    return _triangle(inputs, state.astype(np.int64))
+        return _single(inputs[0], state)
+    return _triangle(inputs, state)
 
 
 def describe_input(ensemble: xr.Dataset, name: str, labels: Mapping[str, str] | None) -> Input:
@@ -135,7 +136,7 @@ def describe_input(ensemble: xr.Dataset, name: str, labels: Mapping[str, str] | 
     return Input(values, (labels or {}).get(name, ""), unit, name, low, high, (lower, upper), log)
 
 
-def _triangle(inputs: list[Input], state: Ints) -> Figure:
+def _triangle(inputs: list[Input], state: NDArray[np.str_]) -> Figure:
     d = len(inputs)
     size = min(PAGE / (d - 1), 2.3) if d > 2 else 3.3
     legend = 1.2 if d == 2 else 0.0
@@ -159,7 +160,7 @@ def _triangle(inputs: list[Input], state: Ints) -> Figure:
     return figure
 
 
-def _single(one: Input, state: Ints) -> Figure:
+def _single(one: Input, state: NDArray[np.str_]) -> Figure:
     figure, axes = new_figure(1, 1, (PAGE * 0.75, 2.4), f"Design: {len(state)} values of {one.name}")
     ax = axes[0, 0]
     _points(ax, one.values, np.arange(len(state), dtype=np.float64), state)
@@ -177,22 +178,22 @@ def _entries(ax: Axes) -> dict[str, Artist]:
     return entries | {"design box": entries.pop("design box")}
 
 
-def _points(ax: Axes, x: Array, y: Array, state: Ints) -> None:
+def _points(ax: Axes, x: Array, y: Array, state: NDArray[np.str_]) -> None:
     area = float(np.clip(1500.0 / len(x), 2.0, 14.0))
-    for code, mark in MARKS.items():
-        rows = state == code
+    for word, mark in MARKS.items():
+        rows = state == word
         if not rows.any():
             continue
         ax.scatter(
             x[rows],
             y[rows],
-            s=area if code in (RunState.COMPLETED, RunState.PLANNED) else max(3.0 * area, 16.0),
+            s=area if word in (RunState.COMPLETED, RunState.PLANNED) else max(3.0 * area, 16.0),
             marker=mark.marker,
             facecolors=mark.colour if mark.filled else "none",
             edgecolors="white" if mark.filled else mark.colour,
             linewidths=0.3 if mark.filled else 0.8,
-            label=f"{code.name.lower()} ({int(rows.sum())})",
-            zorder=2 + int(code),
+            label=f"{word} ({int(rows.sum())})",
+            zorder=2 + word.code,
             rasterized=len(x) > 5000,
         )
 

@@ -6,10 +6,11 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from uqms import ensemble as table
 from uqms._typing import Array
-from uqms.ensemble import RunState
+from uqms.ensemble import LOST, RunState
 from uqms.ensemble.reporting import Side, wilson
 from uqms.plots._design import MARKS, Input, describe_input, dress
 from uqms.plots._style import BLUE, PAGE, VERMILION, add_legend, collected, new_figure, pick, styled
@@ -18,7 +19,6 @@ __all__ = ["failures"]
 
 MOST = 12
 _COLUMNS = 4
-_LOST = (RunState.FAILED, RunState.TIMEOUT, RunState.INVALID)
 
 
 @styled
@@ -63,15 +63,16 @@ def failures(
     told = table.failures(ensemble)
     known = table.input_names(ensemble)
     wanted = pick(names, known, known, MOST, "failures")
-    state = ensemble["state"].values
-    ran = ensemble.isel(run=np.flatnonzero(state != RunState.PLANNED))
+    state = table.run_states(ensemble).values
+    rows = state != RunState.PLANNED
+    ran = ensemble.isel(run=np.flatnonzero(rows))
     columns = min(_COLUMNS, len(wanted))
-    rows = -(-len(wanted) // columns)
+    lines = -(-len(wanted) // columns)
     alt = f"Fraction of runs that gave no outputs, along {', '.join(wanted)}. {told}"
-    figure, axes = new_figure(rows, columns, (PAGE * max(columns, 2) / _COLUMNS + 1.2, 1.9 * rows), alt)
+    figure, axes = new_figure(lines, columns, (PAGE * max(columns, 2) / _COLUMNS + 1.2, 1.9 * lines), alt)
     for ax, name in zip(axes.flat, wanted, strict=False):
         one = describe_input(ran, name, labels)
-        _panel(ax, one, ran["state"].values, [side for side in told.region if side.input == name])
+        _panel(ax, one, state[rows], [side for side in told.region if side.input == name])
         dress(ax, "x", one, PAGE / _COLUMNS, True)
         if ax is not axes[ax.get_subplotspec().rowspan.start, 0]:
             ax.tick_params(labelleft=False)
@@ -83,8 +84,8 @@ def failures(
     return figure
 
 
-def _panel(ax: Axes, one: Input, state: Array, sides: Sequence[Side]) -> None:
-    lost = np.isin(state, _LOST)
+def _panel(ax: Axes, one: Input, state: NDArray[np.str_], sides: Sequence[Side]) -> None:
+    lost = np.isin(state, LOST)
     edges = _edges(one, len(state))
     which = np.clip(np.searchsorted(edges, one.values, side="right") - 1, 0, len(edges) - 2)
     total = np.bincount(which, minlength=len(edges) - 1)
@@ -104,11 +105,11 @@ def _panel(ax: Axes, one: Input, state: Array, sides: Sequence[Side]) -> None:
         label="fraction",
     )
     ax.vlines(middle[some], low[some], high[some], color=BLUE, lw=1.0, label="95 % interval")
-    for code in _LOST:
-        rows = state == code
+    for word in LOST:
+        rows = state == word
         if rows.any():
-            mark = MARKS[code]
-            label = code.name.lower()
+            mark = MARKS[word]
+            label = word.value
             y = np.full(int(rows.sum()), 1.08)
             ax.scatter(one.values[rows], y, s=12, marker=mark.marker, c=mark.colour, lw=0, label=label, clip_on=False)
     for side in sides:

@@ -51,6 +51,10 @@ def next_runs(plan: RunPlan, *, names: Sequence[str] | None = None, labels: Mapp
     InputError
         When the plan has no run, or a name is none of its targets.
     """
+    if not isinstance(plan, RunPlan):
+        raise InputError(
+            f"plots.next_runs: got a {type(plan).__name__}; give what uq.next_runs(posterior, n) returned."
+        )
     if not plan:
         raise InputError(f"plots.next_runs: no run is proposed ({plan.stopped}).")
     shown = pick(names, list(plan.now), list(plan.now), MOST, "plots.next_runs")

@@ -20,6 +20,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, Formatter, MaxNLocator, NullLocator
 
+from uqms._teaching import taught
 from uqms.errors import InputError
 
 __all__ = [
@@ -89,6 +90,7 @@ class _Picture(Figure):
 def styled[**P](function: Callable[P, Figure]) -> Callable[P, Figure]:
     """Draw in the style of this module and leave the global settings as they were."""
 
+    @functools.partial(taught, room="plots")
     @functools.wraps(function)
     def draw(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with matplotlib.rc_context(_STYLE):

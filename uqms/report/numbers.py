@@ -6,6 +6,7 @@ of a table, a key of a mapping, the place in an array, or again an attribute. Ro
 "#0", "#1", ...; a colon inside of a key is written "\:".
 """
 
+import inspect
 import math
 import numbers
 import re
@@ -122,7 +123,7 @@ def _step(owner: Any, key: str) -> Any:
         return owner[int(key)]
     if not key.startswith("_") and hasattr(owner, key):
         found = getattr(owner, key)
-        return found() if callable(found) and not isinstance(found, type) else found
+        return found() if inspect.isroutine(found) else found
     raise UnknownKeyError(f"a report has no {key!r} in a {type(owner).__name__}.")
 
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from uqms._teaching import taught
 from uqms._typing import Array, Named
 from uqms.ensemble import RunState, build, get_space, input_columns
+from uqms.ensemble.states import state_words
 from uqms.errors import PACKAGE, CampaignStopped, DataWarning, InputError
 from uqms.parameters import ParameterSpace
 from uqms.runs.campaign import digest
@@ -426,6 +427,11 @@ def _check_order(simulator: object, design: object) -> None:
             f"run: design is a {type(design).__name__}; give the points at which to run, for example a Sobol design "
             "over the space: uq.run(simulator, uq.sobol(space, 64, rng=1))."
         )
+    if hasattr(design, "best") and hasattr(design, "table"):
+        raise InputError(
+            f"run: design is a {type(design).__name__}, a plan of measurements, which are made, not run. Points for "
+            "the simulator are uq.next_runs(posterior, n).design."
+        )
     if hasattr(design, "designs"):
         raise InputError(
             f"run: design is a {type(design).__name__}; its points are plan.design, or plan.designs[name] where there "
@@ -455,11 +461,10 @@ def _report(records: Sequence[Record]) -> None:
     for state in (RunState.FAILED, RunState.TIMEOUT, RunState.INVALID, RunState.PARTIAL):
         rows = [row for row, record in enumerate(records) if record.state == state]
         if rows:
-            kinds.append(f"{len(rows)} {state.name.lower()} (run {rows[0]}: {records[rows[0]].message})")
+            kinds.append(f"{len(rows)} {state} (run {rows[0]}: {records[rows[0]].message})")
     warnings.warn(
         f"{lost} of {len(records)} runs did not complete: {'; '.join(kinds)}. How each run ended is in "
-        "uq.ensemble.run_states(ensemble), and why in ensemble['message']. Surrogates use the outputs that the runs "
-        "gave. "
+        "ensemble['state'], and why in ensemble['message']. Surrogates use the outputs that the runs gave. "
         "To run the failed runs again, call run(..., retry_failed=True).",
         DataWarning,
         skip_file_prefixes=PACKAGE,
@@ -495,6 +500,6 @@ def _tabulate(
         simulator=json.dumps(simulator.identity),
     )
     if not table:
-        codes = np.array(states, dtype=np.int8)
-        ensemble = ensemble.drop_vars("_").assign(state=ensemble["state"].copy(data=codes))
+        ended = state_words(states, len(states))
+        ensemble = ensemble.drop_vars("_").assign(state=ensemble["state"].copy(data=ended))
     return ensemble if rng is None else ensemble.assign_attrs(rng=str(rng))

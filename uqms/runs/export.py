@@ -12,8 +12,9 @@ import numpy as np
 import xarray as xr
 
 from uqms._typing import Array
-from uqms.ensemble import RunState, build, to_netcdf
+from uqms.ensemble import build, to_netcdf
 from uqms.ensemble.netcdf import atomic_path
+from uqms.ensemble.states import flag_attrs, state_of
 from uqms.errors import InputError
 from uqms.parameters import Box
 from uqms.runs.campaign import digest
@@ -91,7 +92,7 @@ def _to_netcdf_in_blocks(known: Stored, index: Index, outputs: Outputs, path: Pa
     names = tuple(known.layout.outputs)
     # Everything except the outputs fits into memory. `build` requires an output, so it gets a placeholder.
     small = _build(known, index, {names[0]: np.zeros(len(index.keys))}, with_states=False).drop_vars(names[0])
-    small = small.assign(state=small["state"].copy(data=index.states.astype(np.int8)))
+    small = small.assign(state=xr.Variable("run", index.states.astype(np.int8), flag_attrs()))
     small = small.assign_coords({dim: first[dim].variable for dim in known.layout.coords})
     with atomic_path(path) as part:
         small.to_netcdf(part, engine="h5netcdf", encoding={name: {"_FillValue": None} for name in small.variables})
@@ -149,7 +150,7 @@ def _columns(layout: Layout, name: str) -> list[str]:
 
 def _about(index: Index, row: int) -> list[str]:
     seed = "" if index.seeds is None else str(index.seeds[row])
-    state = RunState(int(index.states[row])).name.lower()
+    state = state_of(index.states[row]).value
     said = [state, _number(float(index.seconds[row])), _neutral(index.messages[row]), str(index.replicates[row]), seed]
     return [*map(_number, index.x[row].tolist()), *said]
 

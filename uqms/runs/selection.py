@@ -10,6 +10,7 @@ import pandas as pd
 
 from uqms._typing import Bools
 from uqms.ensemble import RunState
+from uqms.ensemble.states import state_of
 from uqms.errors import InputError
 from uqms.runs.connection import told
 from uqms.runs.format import Stored
@@ -48,7 +49,7 @@ def campaigns_table(db: sqlite3.Connection, path: Path) -> pd.DataFrame:
                 "inputs": ", ".join(known.inputs),
                 "outputs": ", ".join(known.layout.outputs),
                 "runs": sum(counts.values()),
-                **{s.name.lower(): counts.get(int(s), 0) for s in RunState if s != RunState.PLANNED},
+                **{s.value: counts.get(s.code, 0) for s in RunState if s != RunState.PLANNED},
                 "seconds": sum(seconds for _, _, seconds, _ in found),
                 "created": known.created,
                 "last": max((last for *_, last in found), default=""),
@@ -57,7 +58,7 @@ def campaigns_table(db: sqlite3.Connection, path: Path) -> pd.DataFrame:
             }
         )
     names = ["campaign", "simulator", "fidelity", "inputs", "outputs", "runs"]
-    names += [s.name.lower() for s in RunState if s != RunState.PLANNED]
+    names += [s.value for s in RunState if s != RunState.PLANNED]
     return pd.DataFrame(rows, columns=[*names, "seconds", "created", "last", "versions", "identity"])
 
 
@@ -68,7 +69,7 @@ def runs_table(known: Stored, index: Index) -> pd.DataFrame:
         {
             "key": [key.hex() for key in index.keys],
             **{f"{name} (input)" if name in _OWN else name: x for name, x in zip(known.inputs, index.x.T, strict=True)},
-            "state": [RunState(int(state)).name.lower() for state in index.states],
+            "state": [state_of(state).value for state in index.states],
             "seconds": index.seconds,
             "message": index.messages,
             "attempts": index.attempts,
@@ -190,9 +191,9 @@ def _bounds(name: str, given: Sequence[float]) -> tuple[float, float]:
 def _states(given: States | Iterable[States]) -> set[int]:
     try:
         each = [given] if isinstance(given, str | int) else list(given)
-        return {int(RunState[s.upper()] if isinstance(s, str) else RunState(s)) for s in each}
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        words = ", ".join(s.name.lower() for s in RunState)
+        return {state_of(s).code for s in each}
+    except (ValueError, TypeError) as error:
+        words = ", ".join(RunState)
         raise InputError(f"state is {given!r}; give one or several of {words}.") from error
 
 
@@ -204,7 +205,7 @@ def state_names(given: States | Iterable[States]) -> list[str]:
     InputError
         When a value is not a state.
     """
-    return [RunState(state).name.lower() for state in sorted(_states(given))]
+    return [state_of(state).value for state in sorted(_states(given))]
 
 
 def _key(given: str | bytes) -> bytes:

@@ -25,7 +25,7 @@ from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, RandomState, as_generator
 from uqms.designs import Trajectories, trajectories_of
-from uqms.errors import DataError
+from uqms.errors import DataError, InputError
 from uqms.sensitivity._resampling import (
     bayesian_weights,
     chosen_outputs,
@@ -218,6 +218,11 @@ def elementary_effects(
     >>> uq.elementary_effects(runs)["y"]["mu_star"].sel(parameter=["a", "c"]).values.round(6)
     array([3., 0.])
     """
+    if hasattr(ensemble, "predict"):
+        raise InputError(
+            f"elementary_effects: got a {type(ensemble).__name__}; give the runs of a Morris design, "
+            "uq.run(simulator, uq.morris_design(space, 20, rng=1)), or call uq.sobol_indices(surrogate)."
+        )
     table.check(ensemble)
     names = chosen_outputs("elementary_effects", ensemble, outputs)
     check.whole("elementary_effects", "bootstrap", bootstrap, least=100)

@@ -23,7 +23,7 @@ from uqms import ensemble as tables
 from uqms.calibration import Posterior, load_posterior
 from uqms.diagnostics.correction import Correction
 from uqms.ensemble.netcdf import atomic_path, checksum
-from uqms.errors import InputError, MissingFileError, StorageError, UqmsError
+from uqms.errors import InputError, MissingFileError, SamplingInterrupted, StorageError, UqmsError
 from uqms.runs import RunStore
 from uqms.simulators import FunctionSimulator
 from uqms.study.folder import sha256_of
@@ -542,7 +542,8 @@ def finished_runs(study: "Study") -> int:
 def run_study(study: "Study", tell: Callable[[str], None] = lambda line: None, **settings: Any) -> Results:
     """Do the steps of a study whose results are missing or stale, and write each result as soon as it exists.
 
-    Runs are stored one by one. An interruption loses the runs in progress, or the step in progress.
+    Runs are stored one by one. An interruption loses the runs in progress, or the step in progress; draws of a sampler
+    that was stopped are kept in a file of their own.
 
     Parameters
     ----------
@@ -581,13 +582,43 @@ def run_study(study: "Study", tell: Callable[[str], None] = lambda line: None, *
         step = next(one for one in steps if one.name == state.step)
         tell(f"{step.name}: {state.state}{f', {state.reason}' if state.reason else ''}; working")
         start = time.perf_counter()
-        made = step.make()
+        try:
+            made = step.make()
+        except SamplingInterrupted as error:
+            if (kept := _draws_kept(error.partial, _interrupted(step.file))) is None:
+                raise
+            raise SamplingInterrupted(
+                f"{str(error).split(' The ')[0]} The draws so far are in {kept}, xarray.open_datatree({kept.name!r}); "
+                f"they are no posterior. Sample again: `uqms study run {study.path.name}`.",
+                error.partial,
+            ) from error
+        _interrupted(step.file).unlink(missing_ok=True)
         record = _record(study) | {step.name: _written(step, made, study)}
         _keep(study, record)
         results.remember(step.name, made)
         done.add(step.name)
         note = record[step.name].get("note", "")
         tell(f"{step.name}: done in {time.perf_counter() - start:.1f} s{f' ({note})' if note else ''}")
+
+
+def _interrupted(file: Path) -> Path:
+    """Return where the draws of a sampler that was stopped are kept."""
+    return file.with_name(f"{file.stem}_interrupted{file.suffix}")
+
+
+def _draws_kept(partial: object, path: Path) -> Path | None:
+    """Write the draws of a sampler that was stopped, and return the file; None where there are none."""
+    if not isinstance(partial, xr.DataTree) or "posterior" not in partial.children:
+        return None
+    draws = partial["posterior"].dataset
+    draws = draws[[name for name in draws.data_vars if not str(name).startswith("__")]]  # the sampler's own coordinates
+    if not draws.data_vars or not all(draws.sizes.values()):
+        return None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tree = xr.DataTree.from_dict({"posterior": draws.drop_attrs().drop_encoding()})
+    with atomic_path(path) as part:
+        tree.to_netcdf(part, engine="h5netcdf")
+    return path
 
 
 def _written(step: _Step, made: Any, study: "Study") -> dict[str, Any]:

@@ -318,7 +318,8 @@ def labels_of(given: str | Callable[[xr.Dataset], Any], runs: xr.Dataset, what: 
     if isinstance(given, str):
         if given not in runs.variables:
             raise InputError(
-                f"{what}: {given!r} is no variable of the ensemble; it has {sorted(map(str, runs.variables))}."
+                f"{what}: {given!r} is no variable of the ensemble; it has {sorted(map(str, runs.variables))}. A "
+                "condition is a function: lambda runs: runs['peak'] > 1.0."
             )
         values = np.asarray(runs[given].values)
     else:

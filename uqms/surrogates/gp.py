@@ -344,7 +344,7 @@ class GaussianProcess:
         attrs = {key: str(runs.attrs[key]) for key in ("space", "box_note", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
         attrs |= scales
-        failed = int(np.isin(ensemble["state"].values, table.LOST).sum())
+        failed = int(np.isin(table.run_states(ensemble).values, table.LOST).sum())
         attrs |= {"runs_failed": str(failed)} if failed else {}
         attrs |= {"runs_in_part": str(in_part)} if in_part else {}
         if ended := _ended_by_settings(bases, self.outputs):
@@ -645,7 +645,7 @@ def check_settings(settings: Mapping[str, Curve | Scalar], names: tuple[str, ...
 
 def _used(ensemble: xr.Dataset, parts: bool) -> Ints:
     """Return the positions of the runs that completed, and of those that gave some outputs or, with `parts`, values."""
-    states = ensemble["state"].values
+    states = table.run_states(ensemble).values
     gaps = [
         gap.transpose("run", ...).values.reshape(len(states), -1) for gap in table.missing_entries(ensemble).values()
     ]

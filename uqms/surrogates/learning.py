@@ -27,7 +27,7 @@ from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.prediction import Prediction
 from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.run_noise import replicated
-from uqms.surrogates.validation import Settings, Validation, folds_of, judged_runs, predicted, without
+from uqms.surrogates.validation import Settings, Validation, check_settings, folds_of, judged_runs, predicted, without
 
 __all__ = ["LearningCurve", "learning_curve"]
 
@@ -144,6 +144,7 @@ def learning_curve(
     >>> bool(curve.table.loc[("y", 18), "rmse"] < curve.table.loc[("y", 6), "rmse"])
     True
     """
+    check_settings("learning_curve", settings)
     table.check(ensemble)
     every = table.completed(ensemble)
     judged = judged_runs(settings, every)

@@ -179,7 +179,7 @@ class LocalGaussianProcess:
         """
         table.check(ensemble)
         check_one_level(ensemble)
-        used = np.flatnonzero(ensemble["state"].values == RunState.COMPLETED)
+        used = np.flatnonzero(table.run_states(ensemble).values == RunState.COMPLETED)
         runs = ensemble.isel(run=used)
         check_settings(self.outputs, table.output_names(runs))
         check_bounds(self.outputs, runs, used)  # of all runs: hyperparameters are learned from some
@@ -230,7 +230,7 @@ class LocalGaussianProcess:
                 f"The {self.neighbours} runs nearest to some input do not determine the {columns} coefficients of a "
                 f"{self.trend} trend: they repeat few different inputs. Give trend='constant', or more neighbours."
             ) from error
-        failed = int(np.isin(ensemble["state"].values, LOST).sum())
+        failed = int(np.isin(table.run_states(ensemble).values, LOST).sum())
         attrs |= {"runs_failed": str(failed)} if failed else {}
         attrs["left_out"] = json.dumps({"runs": checked.runs, "inside_95": checked.inside_95.tolist()})
         return replace(found, attrs=MappingProxyType(attrs))

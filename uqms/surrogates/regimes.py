@@ -163,7 +163,7 @@ class Regimes:
             classified(f"regime {values[r]}", box, x, labels == r, self.kernel, "auto", sharp=True) for r in of
         )
         attrs = {key: str(runs.attrs[key]) for key in ("space", "simulator", "design") if key in runs.attrs}
-        lost = int(np.isin(ensemble["state"].values, LOST).sum())
+        lost = int(np.isin(table.run_states(ensemble).values, LOST).sum())
         attrs |= {"runs_failed": str(lost)} if lost else {}
         return RegimeSurrogate(
             tuple(fitted), borders, labels, tuple(map(int, values)), self.members, MappingProxyType(attrs)

@@ -16,6 +16,7 @@ W           weight of each node in each point                                   
 ==========  ===================================================================================  ==========
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -142,6 +143,11 @@ class Superposition:
         outputs: Mapping[str, str | Mapping[str, str]] | None = None,
         tolerance: float = 1e-3,
     ) -> None:
+        if hasattr(regimens, "regimens"):
+            raise InputError(
+                f"Superposition: regimens is {type(regimens).__name__}; give its doses: uq.Superposition(response, "
+                "data.regimens)."
+            )
         given = (regimens,) if isinstance(regimens, Regimen) else regimens
         found = joined(given.values() if isinstance(given, Mapping) else given)
         if not found:
@@ -631,6 +637,26 @@ def _check_output(response: Surrogate, name: str) -> None:
         )
 
 
+def _check_simulates(function: object) -> None:
+    """Raise unless it is a function whose first two arguments are a regimen and times.
+
+    Raises
+    ------
+    InputError
+        The message shows such a function.
+    """
+    how = "give a function, def simulate(regimen, times, CL, V): ..., that returns a number for each time"
+    if not callable(function) or isinstance(function, type):
+        raise InputError(f"check_superposition: function is a {type(function).__name__}; {how}.")
+    try:
+        known = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # of compiled functions
+        return
+    names = [one.name for one in known if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    if names and names[0] != "regimen":
+        raise InputError(f"check_superposition: the first arguments of the function are {names[:2]}; {how}.")
+
+
 @taught
 def check_superposition(
     function: Callable[..., ArrayLike],
@@ -684,6 +710,7 @@ def check_superposition(
     >>> bool((uq.check_superposition(drug, space, regimen=twice, times=[1.0, 7.0, 20.0])["error"] < 1e-12).all())
     True
     """
+    _check_simulates(function)
     check.whole("check_superposition", "points", points)
     at = np.asarray(times, dtype=np.float64)
     limit = check.positive("check_superposition", "tolerance", tolerance)

@@ -31,15 +31,15 @@ from uqms.errors import DataError, InputError
 from uqms.surrogates.fidelity import MultiFidelitySurrogate
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.left_out import left_out_scores, truncation_share
-from uqms.surrogates.outputs import Layout, score_columns
+from uqms.surrogates.outputs import Layout, OutputBasis, score_columns
 from uqms.surrogates.physics import lifted
 from uqms.surrogates.process import ScoreProcess, Scores, root_at
 from uqms.surrogates.protocol import Surrogate, fixed_rows
 from uqms.surrogates.reference import BINS, LEVELS, JointLaw, Part, compared
-from uqms.surrogates.suggestions import ROUNDING, TRIED, gain_of_logarithm
-from uqms.surrogates.transforms import Identity, check_values
+from uqms.surrogates.suggestions import ROUNDING, TRIED, gain_of_transform, transform_to_try
+from uqms.surrogates.transforms import Identity, Logit, check_values
 
-__all__ = ["Settings", "Validation", "held_out", "judged_runs", "k_fold", "leave_one_out", "without"]
+__all__ = ["Settings", "Validation", "check_settings", "held_out", "judged_runs", "k_fold", "leave_one_out", "without"]
 
 SHOWN = (0.5, 0.95)
 BEYOND_4 = 0.002
@@ -155,6 +155,9 @@ class Validation:
 
     def __str__(self) -> str:
         lines = [f"{self.method} validation" + (f" of {self.runs} runs" if self.runs else "")]
+        if self.method == "held-out":
+            of = f", surrogate of {self.runs} runs" if self.runs else ""
+            lines = [f"held-out validation: {self.observed.sizes['run']} new runs{of}"]
         for name, row in self.table.iterrows():
             parts = [f"{name}: Q² {row['q2']:.5f}, RMSE {row['rmse']:.3g}, CRPS {row['crps']:.3g}"]
             for level in SHOWN:
@@ -291,7 +294,7 @@ def leave_one_out(surrogate: Surrogate, *, rng: int = 0) -> Validation:
         if surrogate.noise is not None:  # what was left out are means over replicates
             latent = surrogate.noise.truncations[surrogate.bases.index(basis)]
         place = np.searchsorted(shown, known)
-        rest = basis.left_out[place] @ latent.T
+        rest = _rest(basis, latent, len(shown))[place] @ latent.T
         seen = process.y[known] @ full.T
         seen += rest
         seen += basis.offset
@@ -306,6 +309,19 @@ def leave_one_out(surrogate: Surrogate, *, rng: int = 0) -> Validation:
     if isinstance(surrogate, MultiFidelitySurrogate) or surrogate.noise is not None or surrogate.physics is not None:
         return found
     return replace(found, suggestions=_suggestions(surrogate, found))
+
+
+def _rest(basis: OutputBasis, latent: Array, runs: int) -> Array:
+    """Return the latent numbers (runs, t) of what the basis leaves of each run; a user's own basis may have none."""
+    if basis.left_out.shape == (runs, latent.shape[1]):
+        return basis.left_out
+    if latent.shape[1]:
+        raise InputError(
+            f"leave_one_out: output {basis.name!r} does not hold what its basis leaves of each of the {runs} runs "
+            f"(`left_out` has the shape {basis.left_out.shape}, required is {(runs, latent.shape[1])}). Compare the "
+            "surrogate with runs that it has not seen: uq.held_out(surrogate, new_runs)."
+        )
+    return np.zeros((runs, 0))
 
 
 def _of_members(found: Mapping[str, Validation]) -> Validation:
@@ -356,15 +372,18 @@ def _suggestions(surrogate: GaussianProcessSurrogate, found: Validation) -> tupl
     for basis in worst:
         name = basis.name
         values, rounding = found.observed[name].values.reshape(surrogate.runs, -1), ROUNDING if basis.dims else 0.0
-        gain = gain_of_logarithm(surrogate.domain, surrogate.process.x, values, rounding)
+        transform = transform_to_try(basis.layout.unit, values)
+        gain = gain_of_transform(surrogate.domain, surrogate.process.x, values, transform, rounding)
         if gain is not None and gain.clear:
-            setting = f"uq.{'Curve' if basis.dims else 'Scalar'}(transform='log')"
+            logit = isinstance(transform, Logit)
+            called, given = ("logit", "uq.Logit(0, 100)") if logit else ("logarithm", "'log'")
+            setting = f"uq.{'Curve' if basis.dims else 'Scalar'}(transform={given})"
             words.append(
-                f"the logarithm of {name!r} predicts left-out runs better, by {gain.nats:.1f} nats per value "
+                f"the {called} of {name!r} predicts left-out runs better, by {gain.nats:.1f} nats per value "
                 f"(standard error {gain.se:.1f}): uq.GaussianProcess(outputs={{{name!r}: {setting}}})"
             )
     if words and len(worst) < len(eligible):
-        words.append(f"the logarithm was tried for the {len(worst)} outputs with the lowest Q², of {len(eligible)}")
+        words.append(f"transforms were tried for the {len(worst)} outputs with the lowest Q², of {len(eligible)}")
     return tuple(words)
 
 
@@ -416,7 +435,7 @@ def held_out(surrogate: Surrogate, ensemble: xr.Dataset, *, rng: int = 0) -> Val
     runs = table.completed(ensemble)
     if runs.sizes["run"] < 2:
         raise DataError(f"held_out: {runs.sizes['run']} completed runs; at least two are needed.")
-    n, completed = runs.sizes["run"], np.flatnonzero(ensemble["state"].values == table.RunState.COMPLETED)
+    n, completed = runs.sizes["run"], np.flatnonzero(table.run_states(ensemble).values == table.RunState.COMPLETED)
     parts = {name: [part] for name, part in _parts_of(surrogate, runs, np.arange(n), completed, "held_out").items()}
     return _validation("held-out", [surrogate], parts, n, getattr(surrogate, "runs", 0), rng)
 
@@ -467,6 +486,7 @@ def k_fold(settings: Settings, ensemble: xr.Dataset, k: int = 5, *, rng: RandomS
     >>> bool(uq.k_fold(uq.GaussianProcess(), runs, k=4, rng=1).table.loc["y", "q2"] > 0.99)
     True
     """
+    check_settings("k_fold", settings)
     table.check(ensemble)
     runs = table.completed(ensemble)
     if runs.sizes["run"] < 2:
@@ -479,6 +499,22 @@ def k_fold(settings: Settings, ensemble: xr.Dataset, k: int = 5, *, rng: RandomS
     folds = folds_of(runs.isel(run=judged), k, generator, "k_fold")
     fitted = [settings.fit(runs.isel(run=without(runs, judged, held))) for held in folds]
     return predicted(f"{k}-fold", fitted, runs.isel(run=judged), folds, int(generator.integers(2**31)))
+
+
+def check_settings(call: str, settings: object) -> None:
+    """Raise unless they are settings that can be fitted.
+
+    Raises
+    ------
+    InputError
+        The message shows settings.
+    """
+    if isinstance(settings, type) or not hasattr(settings, "fit"):
+        what = f"the class {settings.__name__}" if isinstance(settings, type) else f"a {type(settings).__name__}"
+        raise InputError(
+            f"{call}: settings is {what}; give settings, which are fitted anew to parts of the runs: "
+            f"uq.{call}(uq.GaussianProcess(), ensemble)."
+        )
 
 
 def judged_runs(settings: Settings, runs: xr.Dataset) -> Ints:

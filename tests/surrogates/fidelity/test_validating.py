@@ -152,7 +152,7 @@ def test_designs_of_levels_are_beginnings_of_one_sequence():
         assert designs[level].equals(uq.sobol(SPACE, n, rng=3))
     with pytest.raises(InputError, match="'high' has 9 runs, more than the level before"):
         uq.nested(SPACE, {"low": 8, "high": 9})
-    with pytest.raises(InputError, match="level -> number of runs"):
+    with pytest.raises(InputError, match="give the number of runs of each level"):
         uq.nested(SPACE, {})
 
 

@@ -203,11 +203,12 @@ class Individuals(SingleCalibration):
         if cut > MASS_CUT_LIMIT and self.outside == "error":
             worst = max(each, key=lambda name: each[name])
             index = box.names.index(worst)
+            box_of = f"population.box({'covariates' if self._population.covariates else ''})"
             raise ExtrapolationError(
                 f"{cut:.1%} of the population's prior lies outside of the design box, most of it along {worst!r} (box "
                 f"[{box.lower[index]:g}, {box.upper[index]:g}]). Run a design over the population's box, "
-                "uq.sobol(population.box(), n), narrow the priors of typical value or omega, or pass "
-                "outside='extrapolate', or outside='refined' where uq.refine made the box."
+                f"uq.sobol({box_of}, n), narrow the priors of typical value or omega, or pass outside='extrapolate', "
+                "or outside='refined' where uq.refine made the box."
             )
         return cut
 

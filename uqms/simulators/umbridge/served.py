@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, final, runtime_checkable
 
 import numpy as np
+import xarray as xr
 
 from uqms._typing import Array
 from uqms.errors import ExtrapolationError, InputError, OutputError, SimulatorTimeout
@@ -220,6 +221,8 @@ def served(name: str, model: object, inputs: object, settable: Collection[str]) 
     """
     if not isinstance(name, str) or not name.strip():
         raise InputError(f"a model is called {name!r}; give it a name.")
+    if isinstance(model, xr.Dataset | xr.DataArray):
+        raise InputError(f"serve: {name!r} are runs; serve a surrogate of them, uq.GaussianProcess().fit(ensemble).")
     if not isinstance(model, Evaluable):
         raise InputError(
             f"{type(model).__name__} cannot be served: it needs outputs, coords and evaluate(point). Wrap it in a "

@@ -129,7 +129,7 @@ def read_levels(
     """
     table.check(ensemble)
     of = _level_of(ensemble, levels)
-    done = ensemble["state"].values == table.RunState.COMPLETED
+    done = table.run_states(ensemble).values == table.RunState.COMPLETED
     for level in levels:
         if not (done & (of == level)).any():
             raise DesignError(
