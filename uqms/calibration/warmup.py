@@ -7,8 +7,8 @@ coordinates. The map only changes how fast chains move: the density is transform
 Of hundreds of parameters draws of a pilot do not tell the covariance, but second derivatives at some of them do:
 effects of a hundred patients all move with the surrogate's error, which they share. Their map has a scale of each, a
 root of the curvature of each subject's own parameters, and stretches along the directions that stand out then. Effects
-that data tell are as wide as the noise, so that its sd and all of them would move together in small steps: their widths
-are functions of what the curvature depends on, as far as it does.
+that data identify are as wide as the noise, so that its sd and all of them would move together in small steps: their
+widths are functions of what the curvature depends on, as far as it does.
 """
 
 import math
