@@ -17,7 +17,7 @@ W           weight of each node in each point                                   
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -637,24 +637,26 @@ def _check_output(response: Surrogate, name: str) -> None:
         )
 
 
-def _check_simulates(function: object) -> None:
-    """Raise unless it is a function whose first two arguments are a regimen and times.
+def _check_simulates(function: object, names: Sequence[str]) -> None:
+    """Raise unless it is a function of a regimen, times and the parameters.
 
     Raises
     ------
     InputError
         The message shows such a function.
     """
-    how = "give a function, def simulate(regimen, times, CL, V): ..., that returns a number for each time"
+    arguments = ", ".join(["regimen", "times", *names])
+    how = f"give a function, def simulate({arguments}): ..., that returns a number for each time"
     if not callable(function) or isinstance(function, type):
         raise InputError(f"check_superposition: function is a {type(function).__name__}; {how}.")
     try:
-        known = inspect.signature(function).parameters.values()
+        signature = inspect.signature(function)
     except (TypeError, ValueError):  # of compiled functions
         return
-    names = [one.name for one in known if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
-    if names and names[0] != "regimen":
-        raise InputError(f"check_superposition: the first arguments of the function are {names[:2]}; {how}.")
+    try:
+        signature.bind(None, None, **dict.fromkeys(names))
+    except TypeError:
+        raise InputError(f"check_superposition: the arguments of the function are {signature}; {how}.") from None
 
 
 @taught
@@ -710,11 +712,11 @@ def check_superposition(
     >>> bool((uq.check_superposition(drug, space, regimen=twice, times=[1.0, 7.0, 20.0])["error"] < 1e-12).all())
     True
     """
-    _check_simulates(function)
     check.whole("check_superposition", "points", points)
     at = np.asarray(times, dtype=np.float64)
     limit = check.positive("check_superposition", "tolerance", tolerance)
     box = space.box()
+    _check_simulates(function, box.names)
     draws = np.asarray(box.from_unit(sobol_points(int(points), box.d)))
     largest = max(regimen.amounts)
     first = regimen.doses[0]
