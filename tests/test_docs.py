@@ -81,8 +81,12 @@ def run_blocks(page: Path, names: dict[str, Any], folder: Path) -> list[str]:
 
 
 def words_of(printed: str) -> str:
-    """Return printed text without what differs between machines: numbers, and which quantity has the largest error."""
+    """Return printed text without what differs between machines: numbers, and which quantity has the largest error.
+
+    NumPy pads numbers of an array that end in zeros.
+    """
     printed = re.sub(r"[-+]?\d[\d.]*(e[-+]?\d+)?", "#", printed)
+    printed = re.sub(r"\s*([][])\s*", r"\1", printed)
     printed = re.sub(r"(of a posterior sd|R-hat: largest #|ESS: smallest of bulk and tail #) \(\w+\)", r"\1", printed)
     return " ".join(printed.split())
 
