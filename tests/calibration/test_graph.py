@@ -321,6 +321,21 @@ def test_effects_are_as_wide_as_the_noise_lets_them_be(monkeypatch: pytest.Monke
     assert own.min() < np.exp(-1.8 * moved.map.scale[0])  # of some the data tell nearly all, so exp(-2 step)
 
 
+def test_widths_do_not_grow_where_the_curvature_says_nothing() -> None:
+    roots, candidates = np.broadcast_to(np.eye(2), (3, 2, 2)).copy(), np.array([6])
+    middle = np.array([np.diag([1.0, 2.0]), np.diag([0.0, 4.0]), np.diag([-1.0, 1.0])])
+    changes = np.array([np.diag([-0.4, -0.2]), np.diag([0.0, 0.4]), np.diag([-0.8, 9.0])])
+    turned, drivers, growth = warmup._growth(lambda *_: np.stack([middle, changes]), roots, candidates)
+    assert drivers.tolist() == [6]
+    np.testing.assert_allclose(np.abs(turned), roots)  # eigenvalues in ascending order, as they are given
+    np.testing.assert_allclose(growth, [[[0.2, 0.05], [0.0, -0.05], [0.0, -0.25]]], atol=1e-15)
+    for wrong in (np.nan, 0.0):
+        kept, none, nothing = warmup._growth(lambda *_: wrong * np.stack([middle, changes]), roots, candidates)  # noqa: B023
+        assert kept is roots
+        assert none.shape == (0,)
+        assert nothing.shape == (0, 3, 2)
+
+
 def test_what_is_flat_at_a_few_places_is_no_wider_than_its_slopes_say() -> None:
     rng = np.random.default_rng(7)
     groups, slopes = np.arange(6).reshape(3, 2), rng.standard_normal((26, 3, 2)) * [0.5, 3.0]

@@ -233,7 +233,9 @@ def _growth(change: Callable[[int, int, int], Array], roots: Array, candidates: 
     (middle, *_), changes = found.swapaxes(0, 1)
     first = np.argmax(np.sum(np.diagonal(changes, axis1=2, axis2=3) ** 2, axis=(1, 2)))
     _, turn = np.linalg.eigh(changes[first])
-    lost = np.einsum("jba,djbc,jca->dja", turn, changes, turn) / np.einsum("jba,jbc,jca->ja", turn, middle, turn)
+    lost = np.einsum("jba,djbc,jca->dja", turn, changes, turn)
+    along = np.einsum("jba,jbc,jca->ja", turn, middle, turn)
+    lost /= np.where(along > 0.0, along, np.inf)  # flat or convex on average: nothing is known
     return roots @ turn, drivers, -0.5 * np.clip(lost, -MOST_LOST, MOST_LOST)
 
 
