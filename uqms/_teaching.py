@@ -243,7 +243,7 @@ SHOWN: Mapping[str, tuple[str, str]] = {
 
 
 class TaughtClass(type):
-    """The class of a class of which users ask names that only its objects have, or that are elsewhere."""
+    """Metaclass whose classes answer an attribute that they do not have with an error that says where it is."""
 
     def __getattr__(cls, name: str) -> Any:
         """Raise the error of an attribute that does not exist, with what is meant."""

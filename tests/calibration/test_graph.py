@@ -329,8 +329,9 @@ def test_widths_do_not_grow_where_the_curvature_says_nothing() -> None:
     assert drivers.tolist() == [6]
     np.testing.assert_allclose(np.abs(turned), roots)  # eigenvalues in ascending order, as they are given
     np.testing.assert_allclose(growth, [[[0.2, 0.05], [0.0, -0.05], [0.0, -0.25]]], atol=1e-15)
-    for wrong in (np.nan, 0.0):
-        kept, none, nothing = warmup._growth(lambda *_: wrong * np.stack([middle, changes]), roots, candidates)  # noqa: B023
+    for wrong in np.nan * changes, 0.0 * changes:
+        both = np.stack([middle, wrong])
+        kept, none, nothing = warmup._growth(lambda *_, both=both: both, roots, candidates)
         assert kept is roots
         assert none.shape == (0,)
         assert nothing.shape == (0, 3, 2)

@@ -31,7 +31,7 @@ def test_the_gain_is_that_of_the_two_settings() -> None:
     )
     surrogate = fitted(DECAY)
     found = uq.leave_one_out(surrogate)
-    gain = gain_of_transform(surrogate.domain, surrogate.process.x, DECAY[:, None])
+    gain = gain_of_transform(surrogate.domain, surrogate.process.x, DECAY[:, None], uq.Log())
     assert gain.nats == pytest.approx(logs.table.loc["y", "log_score"] - plain.table.loc["y", "log_score"], abs=1e-3)
     assert gain.nats > 3.0
     (words,) = found.suggestions
@@ -54,10 +54,10 @@ def test_nothing_is_suggested_where_it_is_of_no_use() -> None:
     """Narrow ranges and values that reach zero are not tried; a sum of sines over a decade has no gain."""
     x = np.column_stack([(K - 0.1) / 1.9, (V - 1.0) / 4.0])
     wave = np.sin(5.0 * x[:, 0]) + np.cos(4.0 * x[:, 1])
-    assert gain_of_transform(BOX, x, 3.0 + wave[:, None]) is None
-    assert gain_of_transform(BOX, x, wave[:, None]) is None
-    assert gain_of_transform(BOX, x, np.full((40, 1), np.nan)) is None
-    gain = gain_of_transform(BOX, x, (wave - wave.min() + 0.3)[:, None])
+    assert gain_of_transform(BOX, x, 3.0 + wave[:, None], uq.Log()) is None
+    assert gain_of_transform(BOX, x, wave[:, None], uq.Log()) is None
+    assert gain_of_transform(BOX, x, np.full((40, 1), np.nan), uq.Log()) is None
+    gain = gain_of_transform(BOX, x, (wave - wave.min() + 0.3)[:, None], uq.Log())
     assert gain is not None
     assert not gain.clear
 
@@ -89,9 +89,11 @@ def test_what_a_curve_lost_to_rounding_is_not_judged() -> None:
     curve = curve.rename(dim_0="run", dim_1="t").assign_coords(t=t)
     surrogate = fitted(curve)
     observed = uq.leave_one_out(surrogate).observed["y"].values
-    assert gain_of_transform(surrogate.domain, surrogate.process.x, np.where(t > 6.0, -1e-9, observed)) is None
+    assert (
+        gain_of_transform(surrogate.domain, surrogate.process.x, np.where(t > 6.0, -1e-9, observed), uq.Log()) is None
+    )
     (words,) = uq.leave_one_out(surrogate).suggestions
-    told = gain_of_transform(surrogate.domain, surrogate.process.x, observed[:, t < 6.1], rounding=ROUNDING)
+    told = gain_of_transform(surrogate.domain, surrogate.process.x, observed[:, t < 6.1], uq.Log(), rounding=ROUNDING)
     assert f"by {told.nats:.1f} nats" in words
 
 

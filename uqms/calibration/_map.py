@@ -26,6 +26,14 @@ REACH = 5.0  # features of the map are its standardised coordinates, bounded to 
 
 
 @compiled
+def _bounded(x: float) -> tuple[float, float]:
+    """Return a coordinate bounded to `REACH`, and its derivative."""
+    r = (x / REACH) ** 2
+    g = 1.0 / math.sqrt(math.sqrt(1.0 + r * r))
+    return x * g, g * g * g * g * g
+
+
+@compiled
 def to_line(block: Array, w: Array, z: Array, phi: Array, slope: Array) -> None:
     """Fill z = map(w), and the features."""
     size, at = int(block[1]), int(block[8])
@@ -44,11 +52,8 @@ def to_line(block: Array, w: Array, z: Array, phi: Array, slope: Array) -> None:
                 place += 1
             value += inner * phi[j]
         z[own] = value
-        x = (value - block[at + 3 * size + own]) / block[at + 4 * size + own]
-        r = (x / REACH) ** 2
-        g = 1.0 / math.sqrt(math.sqrt(1.0 + r * r))
-        phi[i] = x * g
-        slope[i] = g * g * g * g * g / block[at + 4 * size + own]
+        phi[i], by_x = _bounded((value - block[at + 3 * size + own]) / block[at + 4 * size + own])
+        slope[i] = by_x / block[at + 4 * size + own]
 
 
 @compiled
@@ -117,14 +122,6 @@ def _rooted(block: Array, x: Array, transposed: bool) -> None:
             x[int(block[members + i])] = value
         members += m
         root += m * m
-
-
-@compiled
-def _bounded(x: float) -> tuple[float, float]:
-    """Return a coordinate bounded to `REACH`, and its derivative."""
-    r = (x / REACH) ** 2
-    g = 1.0 / math.sqrt(math.sqrt(1.0 + r * r))
-    return x * g, g * g * g * g * g
 
 
 @compiled

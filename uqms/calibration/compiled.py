@@ -41,6 +41,13 @@ AGREEMENT = 1e-6  # relative, between this likelihood and the calibration's own
 NUDGES, ROUNDING = (1e-9, 2e-9, 3e-9), 30.0  # of the parameters; times what rounding is seen to do
 
 
+def _bounded(x: Array) -> Array:
+    """Return coordinates bounded to `REACH`, as compiled code bounds them."""
+    from uqms.calibration._map import REACH
+
+    return np.asarray(x / (1.0 + (x / REACH) ** 4) ** 0.25)
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Map:
@@ -84,10 +91,8 @@ class Map:
 
         In the coefficients' order: the standardised coordinates (n, first), then the products of the bounded ones.
         """
-        from uqms.calibration._map import REACH
-
         x = ((z - self.centre) / self.spread)[:, self.order.astype(int)[:first]]
-        phi = x / (1.0 + (x / REACH) ** 4) ** 0.25
+        phi = _bounded(x)
         one, other = np.tril_indices(first)
         return np.concatenate([x, phi[:, one] * phi[:, other]], axis=1)
 
@@ -172,10 +177,7 @@ class GroupedMap:
     def inverse(self, z: Array) -> Array:
         """Return w (n, P) of points z (n, P)."""
         y = (z - self.shift) / self.scale
-        from uqms.calibration._map import REACH
-
-        driver = y[:, self.drivers]
-        bounded = driver / (1.0 + (driver / REACH) ** 4) ** 0.25
+        bounded = _bounded(y[:, self.drivers])
         y[:, self.groups] = np.linalg.solve(self.roots, y[:, self.groups, None])[..., 0]
         y[:, self.groups] *= np.exp(-np.einsum("nd,djm->njm", bounded, self.growth))
         return np.asarray(y + (y @ self.directions.T * (1.0 / self.stretch - 1.0)) @ self.directions)
@@ -315,7 +317,7 @@ class Movable(Protocol):
         ...
 
     def with_map(self, new: Any) -> Self:
-        """Return the same density in other coordinates; those whose map may be None take a `GroupedMap` one too."""
+        """Return the same density in other coordinates; those whose map may be None take a `GroupedMap` too."""
         ...
 
     @property

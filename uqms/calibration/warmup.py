@@ -198,7 +198,8 @@ def _blocks(
 ) -> Array:
     """Return the curvature within groups, shape (places, J, m, m).
 
-    One product tells a column of all groups at once. What it holds of other groups has random signs and is averaged.
+    One product gives a column of the block of every group. What other groups contribute has random signs and averages
+    out.
     """
     J, m = groups.shape
     columns = []

@@ -246,9 +246,9 @@ def _tempered(problem: Problem, particles: int, rng: np.random.Generator) -> Arr
 
 
 def _distinct(value: Array) -> float:
-    """Return the effective number of different particles: those that one was resampled into are alike until they move.
+    """Return the effective number of different particles: copies of one count as one until they move.
 
-    Where they stay alike, the next weights count them as many, and a few of them are all that is left.
+    The next weights count copies as many particles, so that a few particles could replace all others.
     """
     counts = np.unique(value, return_counts=True)[1]
     return float(len(value) ** 2 / np.sum(counts.astype(np.float64) ** 2))

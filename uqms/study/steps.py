@@ -588,8 +588,8 @@ def run_study(study: "Study", tell: Callable[[str], None] = lambda line: None, *
             if (kept := _draws_kept(error.partial, _interrupted(step.file))) is None:
                 raise
             raise SamplingInterrupted(
-                f"{str(error).split(' The ')[0]} The draws so far are in {kept}, xarray.open_datatree({kept.name!r}); "
-                f"they are no posterior. Sample again: `uqms study run {study.path.name}`.",
+                f"Sampling stopped early: {kept}; they are no posterior. Sample again: "
+                f"`uqms study run {study.path.name}`.",
                 error.partial,
             ) from error
         _interrupted(step.file).unlink(missing_ok=True)
@@ -606,8 +606,8 @@ def _interrupted(file: Path) -> Path:
     return file.with_name(f"{file.stem}_interrupted{file.suffix}")
 
 
-def _draws_kept(partial: object, path: Path) -> Path | None:
-    """Write the draws of a sampler that was stopped, and return the file; None where there are none."""
+def _draws_kept(partial: object, path: Path) -> str | None:
+    """Write the draws of a sampler that was stopped, and return how many and where; None if there are none."""
     if not isinstance(partial, xr.DataTree) or "posterior" not in partial.children:
         return None
     draws = partial["posterior"].dataset
@@ -618,7 +618,8 @@ def _draws_kept(partial: object, path: Path) -> Path | None:
     tree = xr.DataTree.from_dict({"posterior": draws.drop_attrs().drop_encoding()})
     with atomic_path(path) as part:
         tree.to_netcdf(part, engine="h5netcdf")
-    return path
+    chains, count = draws.sizes["chain"], draws.sizes["draw"]
+    return f"{count} draws of {chains} chains. The draws so far are in {path}, xarray.open_datatree({path.name!r})"
 
 
 def _written(step: _Step, made: Any, study: "Study") -> dict[str, Any]:

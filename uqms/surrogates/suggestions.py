@@ -55,7 +55,7 @@ def gain_of_transform(
     box: Box,
     x: Float[np.ndarray, "n d"],
     values: Float[np.ndarray, "n m"],
-    transform: Log | Logit = Log(),  # noqa: B008
+    transform: Log | Logit,
     rounding: float = 0.0,
 ) -> Gain | None:
     """Return what a transform of an output gains at up to three of its coordinates; None where it is not tried.
