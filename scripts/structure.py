@@ -3,6 +3,11 @@
     python scripts/structure.py                  # the working tree
     python scripts/structure.py --files          # a row a file too
     python scripts/structure.py --against main   # before and after, "before" being a revision
+    python scripts/structure.py --path           # files on the way of one likelihood too; runs the package of the tree
+
+A Gaussian likelihood takes a log-determinant beside residuals: functions of `calibration` that do are told by name,
+since copies of it are among them. A built-in kernel, noise, prior or sampler is known to the files that use its name:
+it is written in one of them, and the others may have to change with it.
 
 A room is a folder or a file of `uqms`, as in docs/architecture.md. Code lines have neither blank lines nor comments nor
 docstrings. Only the standard library is needed.
@@ -34,6 +39,10 @@ PATTERNS = {
     "hasattr(problem, ...)": r"\bhasattr\((?:self\.)?problem\b",
     "problem: Any": r"\bproblem: Any\b",
 }
+
+
+LOG_DETERMINANT, RESIDUALS = re.compile(r"log_?det"), {"residual", "zbar", "cell_mean", "squares"}
+BUILT_IN = {"kernel": "Matern32", "noise": "StudentTNoise", "prior": "Gamma", "sampler": "Metropolis"}
 
 
 @dataclass(frozen=True)
@@ -135,6 +144,28 @@ def _tests_surrogates(node: ast.AST) -> bool:
     return len(node.args) == 2 and "Surrogate" in ast.unparse(node.args[1])
 
 
+def _names(tree: ast.AST) -> set[str]:
+    """Return every name that code defines, imports or reads; not what strings say."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.Attribute):
+            found.add(node.id if isinstance(node, ast.Name) else node.attr)
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.alias):
+            found.add(node.name)
+        elif isinstance(node, ast.arg):
+            found.add(node.arg)
+    return found
+
+
+def _is_density_of_data(function: ast.FunctionDef) -> bool:
+    """Return whether there is a log-determinant, by name or as logarithm of a diagonal, beside a name for residuals."""
+    names = _names(function)
+    calls = (node for node in ast.walk(function) if isinstance(node, ast.Call) and node.args)
+    logs = (node for node in calls if ast.unparse(node.func).rpartition(".")[2] == "log")
+    found = any(map(LOG_DETERMINANT.search, names)) or any("diag" in ast.unparse(node.args[0]) for node in logs)
+    return found and bool(names & RESIDUALS)
+
+
 class Structure:
     """What is counted of all files of a tree."""
 
@@ -196,6 +227,21 @@ class Structure:
             "underscore names imported across packages": len(self.leaks),
             "file names used more than once": len(self.duplicates),
         }
+
+    @cached_property
+    def densities(self) -> list[str]:
+        """Functions of `calibration` that take a log-determinant of residuals: what may be a likelihood of the data."""
+        return [
+            f"{file.module.partition('calibration.')[2]}.{node.name}"
+            for file in self.files
+            if file.room == "calibration"
+            for node in ast.walk(file.tree)
+            if isinstance(node, ast.FunctionDef) and _is_density_of_data(node)
+        ]
+
+    def users(self, name: str) -> list[str]:
+        """Return the names of the files whose code has a name; what a package only passes on does not count."""
+        return [file.module for file in self.files if not file.is_package and name in _names(file.tree)]
 
     @property
     def _nodes(self) -> Iterator[ast.AST]:
@@ -348,10 +394,19 @@ def report(trees: Sequence[Structure], files: bool = False) -> str:
     parts.append("Files in import circles, by the imports that count\n" + table(["room", *head(*names)], rows))
     rows = [[name, *of_each([[tree.counts[name]] for tree in trees])] for name in trees[0].counts]
     parts.append(table(["to become few", *head("count")], rows))
+    rows = [
+        [f"built-in {kind}: {name}", *of_each([[len(tree.users(name))] for tree in trees])]
+        for kind, name in BUILT_IN.items()
+    ]
+    parts.append(table(["known to or written in", *head("files")], rows))
+    for tree, end in zip(trees, ends, strict=True):
+        title = f"Log-determinants beside residuals{end}: {len(tree.densities)}"
+        parts.append("\n".join([title, *(f"  {name}" for name in tree.densities)]))
     last = trees[-1]
     details = [f"Op classes: {', '.join(last.operations)}"]
     details += [f"{name}: {', '.join(paths)}" for name, paths in last.duplicates.items()]
     owners = Counter(one.partition(": ")[2].rpartition(".")[0] for one in last.leaks)
+    details += [f"{name}: {', '.join(last.users(name))}" for name in BUILT_IN.values()]
     details += [f"{count} x {owner}" for owner, count in owners.most_common()] if files else []
     details += last.leaks if files else []
     parts.append("\n".join(details))

@@ -108,6 +108,22 @@ def test_counts(tree: structure.Structure) -> None:
     assert tree.duplicates == {"files.py": ["uqms/far/files.py", "uqms/near/files.py"]}
 
 
+def test_densities_of_data_and_who_knows_what_is_built_in() -> None:
+    found = structure.Structure(
+        {
+            "uqms/kernels.py": "class Matern32: ...\n",
+            "uqms/calibration/dense.py": "def density(C, residual):\n    return np.log(np.diag(cholesky(C))).sum()\n",
+            "uqms/calibration/sparse.py": "def density(zbar):\n    log_det = 0.0\n    return log_det - zbar\n",
+            "uqms/calibration/proposal.py": "def density(C):\n    log_det = 0.0\n    return log_det\n",
+            "uqms/calibration/told.py": 'def density(residual):\n    """log_det, Matern32."""\n    return "log_det"\n',
+            "uqms/calibration/asks.py": "import uqms.kernels as k\nx = isinstance(y, k.Matern32)\n",
+            "uqms/calibration/__init__.py": "from uqms.kernels import Matern32\n",
+        }
+    )
+    assert found.densities == ["dense.density", "sparse.density"]
+    assert found.users("Matern32") == ["uqms.calibration.asks", "uqms.kernels"]
+
+
 def test_before_and_after(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path, source in SOURCES.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
