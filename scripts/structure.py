@@ -3,7 +3,6 @@
     python scripts/structure.py                  # the working tree
     python scripts/structure.py --files          # a row a file too
     python scripts/structure.py --against main   # before and after, "before" being a revision
-    python scripts/structure.py --path           # files on the way of one likelihood too; runs the package of the tree
 
 A Gaussian likelihood takes a log-determinant beside residuals: functions of `calibration` that do are told by name,
 since copies of it are among them. A built-in kernel, noise, prior or sampler is known to the files that use its name:
@@ -42,6 +41,7 @@ PATTERNS = {
 
 
 LOG_DETERMINANT, RESIDUALS = re.compile(r"log_?det"), {"residual", "zbar", "cell_mean", "squares"}
+STARTS = ("uqms.calibration.single:SingleCalibration.__init__", "uqms.calibration.problem:Calibration.__init__")
 BUILT_IN = {"kernel": "Matern32", "noise": "StudentTNoise", "prior": "Gamma", "sampler": "Metropolis"}
 
 
@@ -323,6 +323,116 @@ def strongly_connected(graph: Mapping[str, set[str]]) -> list[set[str]]:
     return found
 
 
+# ---------------------------------------------------------------------------------------------------------------- path
+class Walk:
+    """The way of one argument through a tree: the functions that it is passed to, in the order of the code.
+
+    What is computed of it, or keeps it, goes on under its name; so do attributes of `self` that hold it, in all methods
+    of the class. A call is followed where its function is known by name: one of the same file, one that the file
+    imports, or a method of `self`. Each function is entered once. Files are noted as functions are entered, not when
+    they return.
+    """
+
+    def __init__(self, tree: Structure) -> None:
+        self.tree = tree
+        self.functions: dict[tuple[str, str], tuple[ast.FunctionDef, ast.ClassDef | None]] = {}
+        for file in tree.files:
+            for node in file.tree.body:
+                if isinstance(node, ast.FunctionDef):
+                    self.functions[file.module, node.name] = node, None
+                elif isinstance(node, ast.ClassDef):
+                    for one in node.body:
+                        if isinstance(one, ast.FunctionDef):
+                            self.functions[file.module, f"{node.name}.{one.name}"] = one, node
+        self.held: set[tuple[str, str, str]] = set()  # module, class and attribute that hold it
+        self.entered: set[tuple[str, str]] = set()
+        self.stays: list[str] = []
+
+    def from_(self, start: str, parameter: str) -> list[str]:
+        """Return the files, one for each stay, from "module:function" on."""
+        module, _, name = start.partition(":")
+        self._enter(module, name, {parameter})
+        return self.stays
+
+    def _enter(self, module: str, name: str, known: set[str]) -> None:
+        if (module, name) in self.entered:
+            return
+        self.entered.add((module, name))
+        function, owner = self.functions[module, name]
+        self._stay(module)
+        known = set(known)
+        for statement in _in_order(function.body):
+            for call in (node for node in ast.walk(statement) if isinstance(node, ast.Call)):
+                self._follow(module, owner, call, known)
+            if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
+                if self._has(module, owner, statement.value, known):
+                    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+                    self._keep(module, owner, targets, known)
+
+    def _stay(self, module: str) -> None:
+        if not self.stays or self.stays[-1] != module:
+            self.stays.append(module)
+
+    def _keep(self, module: str, owner: ast.ClassDef | None, targets: Iterable[ast.AST], known: set[str]) -> None:
+        for target in (node for one in targets for node in ast.walk(one)):
+            if isinstance(target, ast.Name) and target.id != "self":
+                known.add(target.id)
+            elif _is_own(target) and owner is not None:
+                self.held.add((module, owner.name, target.attr))  # type: ignore[attr-defined]
+
+    def _has(self, module: str, owner: ast.ClassDef | None, node: ast.AST, known: set[str]) -> bool:
+        """Return whether an expression contains it."""
+        for one in ast.walk(node):
+            if isinstance(one, ast.Name) and one.id in known:
+                return True
+            if _is_own(one) and owner is not None and (module, owner.name, one.attr) in self.held:  # type: ignore[attr-defined]
+                return True
+        return False
+
+    def _follow(self, module: str, owner: ast.ClassDef | None, call: ast.Call, known: set[str]) -> None:
+        own = _is_own(call.func) and owner is not None
+        if own:
+            target = module, f"{owner.name}.{call.func.attr}"  # type: ignore[union-attr, attr-defined]
+        elif isinstance(call.func, ast.Name):
+            target = self._imported(module, call.func.id)
+        else:
+            return
+        if target not in self.functions:
+            return
+        names = [one.arg for one in (*self.functions[target][0].args.posonlyargs, *self.functions[target][0].args.args)]
+        names = names[1:] if own else names
+        given = list(zip(names, call.args, strict=False)) + [(one.arg, one.value) for one in call.keywords if one.arg]
+        taken = {name for name, value in given if self._has(module, owner, value, known)}
+        if taken or (own and any(key[:2] == (module, owner.name) for key in self.held)):  # type: ignore[union-attr]
+            self._enter(*target, taken)
+
+    def _imported(self, module: str, name: str) -> tuple[str, str]:
+        for one in self.tree.by_module[module].imports:
+            if name in one.names:
+                return one.module, name
+        return module, name
+
+
+def _is_own(node: ast.AST) -> bool:
+    """Return whether this is an attribute of `self`."""
+    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+
+
+def _in_order(body: Iterable[ast.stmt]) -> Iterator[ast.AST]:
+    """Yield statements without a body, and the heads of those that have one, in the order of the code."""
+    for node in body:
+        inner = [part for name in ("body", "orelse", "finalbody") for part in getattr(node, name, [])]
+        if not inner:
+            yield node
+            continue
+        for name, value in ast.iter_fields(node):
+            if name in ("test", "iter", "value") and isinstance(value, ast.AST):
+                yield value
+            elif name == "items":
+                yield from (one.context_expr for one in value)
+        yield from _in_order(inner)
+
+
 # ------------------------------------------------------------------------------------------------------------- reading
 def working_tree(root: Path) -> dict[str, str]:
     """Return the sources of the package below a folder, by path."""
@@ -402,6 +512,17 @@ def report(trees: Sequence[Structure], files: bool = False) -> str:
     for tree, end in zip(trees, ends, strict=True):
         title = f"Log-determinants beside residuals{end}: {len(tree.densities)}"
         parts.append("\n".join([title, *(f"  {name}" for name in tree.densities)]))
+    for tree, end in zip(trees, ends, strict=True):
+        walk = Walk(tree)
+        start = next((one for one in STARTS if tuple(one.split(":")) in walk.functions), None)
+        if start is not None:
+            stays = walk.from_(start, "surrogate")
+            visits = Counter(stays).most_common()
+            often = ", ".join(f"{module.removeprefix('uqms.')} {n} times" for module, n in visits[:4])
+            parts.append(
+                f"The surrogate's way from {start.partition(':')[2]}{end}: {len(stays)} stays in {len(visits)} files, "
+                f"{len(stays) - len(visits)} returns; {often}"
+            )
     last = trees[-1]
     details = [f"Op classes: {', '.join(last.operations)}"]
     details += [f"{name}: {', '.join(paths)}" for name, paths in last.duplicates.items()]

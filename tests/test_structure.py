@@ -124,6 +124,38 @@ def test_densities_of_data_and_who_knows_what_is_built_in() -> None:
     assert found.users("Matern32") == ["uqms.calibration.asks", "uqms.kernels"]
 
 
+def test_the_way_of_an_argument() -> None:
+    found = structure.Structure(
+        {
+            "uqms/a.py": """from uqms.b import read
+from uqms.c import kept, unused
+
+
+class Thing:
+    def __init__(self, given, other):
+        self.cells = read(other, data=[given])
+        unused(other)
+        if kept(self.cells):
+            self.check()
+
+    def check(self):
+        kept(1.0)
+        return near(self.cells)
+
+
+def near(cells):
+    return read(cells, 1)
+""",
+            "uqms/b.py": "from uqms.c import kept\n\n\ndef read(other, data):\n    return kept(2 * data)\n",
+            "uqms/c.py": "def kept(x):\n    return x\n\n\ndef unused(x):\n    return x\n",
+        }
+    )
+    walk = structure.Walk(found)
+    assert walk.from_("uqms.a:Thing.__init__", "given") == ["uqms.a", "uqms.b", "uqms.c", "uqms.a"]
+    names = {name for _, name in walk.entered}
+    assert names == {"Thing.__init__", "read", "kept", "Thing.check", "near"}  # `unused` gets something else
+
+
 def test_before_and_after(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path, source in SOURCES.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
