@@ -1,9 +1,7 @@
 """The calibration of one subject: a surrogate, observations, noise, and the priors conditioned on the design box."""
 
 import copy
-import json
 import logging
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -11,28 +9,37 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr
 
 from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration import _mean_slopes
-from uqms.calibration.base import MASS_CUT_LIMIT, Derived, DerivedQuantities, Expansion, Piece
+from uqms.calibration.base import DerivedQuantities, Expansion, Piece
 from uqms.calibration.capabilities import CompiledError, Kind, compiled_process
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.constraints import read_constraints
+from uqms.calibration.construction import (
+    OF_DATA,
+    OF_PRIOR,
+    OF_SETTINGS,
+    check_parameters,
+    discrepancy_scale,
+    held,
+    mass_outside,
+    named_derived,
+    space_of,
+    warn_of_conflict,
+    with_sampled_errors,
+)
 from uqms.calibration.density import (
-    latent_draws,
     maps_of,
     outputs_of,
-    possible,
     row_terms,
     simulate,
-    term_variance,
     total,
 )
 from uqms.calibration.direct import design_box, is_exact
-from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, PREDICTIVE_SHARE, Discrepancies
+from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Discrepancies
 from uqms.calibration.gaussian import GaussianLikelihood, cell_means, cell_means_reverse, reduced
 from uqms.calibration.joint_error import JointError, averaged_marginals
 from uqms.calibration.likelihood import Cells, NoiseGroups, add_discrepancy, arrange, check_errors_between
@@ -41,18 +48,12 @@ from uqms.calibration.observations import Measured, Observations, observations_o
 from uqms.calibration.problem import Calibration
 from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_correlation_changes, warn_if_not_normal
 from uqms.calibration.samplers import Sampler
-from uqms.calibration.scales import check_links, warn_of_uninformed, with_all_conditions
+from uqms.calibration.scales import warn_of_uninformed, with_all_conditions
 from uqms.calibration.sharing import together
 from uqms.calibration.success import read_success
-from uqms.calibration.tails import WARN, power_of_ten, two_sided
-from uqms.calibration.truncation import check_known_noise
 from uqms.errors import (
-    PACKAGE,
-    DataWarning,
-    ExtrapolationError,
     InputError,
     OutputError,
-    PriorConflictWarning,
 )
 from uqms.parameters import Normal, ParameterSpace, Prior, TruncatedNormal
 from uqms.parameters.functions import NumPyFunctions
@@ -70,15 +71,9 @@ if TYPE_CHECKING:
     from uqms.calibration.posterior import Posterior
     from uqms.surrogates import FittedProbability
 
-__all__ = ["SingleCalibration", "named_derived", "space_of"]
+__all__ = ["SingleCalibration"]
 
 _logger = logging.getLogger(__name__)
-SIMULATED, REPEATS, LEAST_DRAWS = (
-    1000,
-    4,
-    100,
-)  # measurements; draws of noise for each of the output; fewer tell nothing
-IMPOSSIBLE = 0.05  # of the means of a count
 SCORE_CHUNK = 2_000_000  # numbers in one cross-covariance block
 
 
@@ -113,28 +108,6 @@ class SingleCalibration(Calibration):
         population: None = None,
         subjects: None = None,
     ) -> None:
-        if failures not in ("report", "impossible"):
-            raise InputError(f"failures is {failures!r}; give 'report' or 'impossible'.")
-        if failures == "impossible" and success is None:
-            raise InputError(
-                "failures='impossible': what fails? Give success=uq.SuccessProbability().fit(ensemble) too. (Of a "
-                "simulator that is used directly, use DirectSimulator(..., failures='impossible').)"
-            )
-        if expansion not in ("measured", "first-order", "links", "outputs", "none"):
-            raise InputError(
-                f"expansion is {expansion!r}; give 'measured', 'first-order' or 'none', or for a chain of surrogates "
-                "'links' or 'outputs'."
-            )
-        if outside not in ("error", "extrapolate", "refined"):
-            raise InputError(f"outside is {outside!r}; give 'error', 'extrapolate' or 'refined'.")
-        if outside == "refined" and not _is_refined(surrogate):
-            raise InputError(
-                "outside='refined' is for a surrogate whose newest runs were proposed by uq.refine(posterior, n), or "
-                "by waves of history matching: only then it is known that nothing is lost outside of the box. Leave it "
-                "out, or refine."
-            )
-        if noise is None:
-            raise InputError("Calibration: noise is missing; give e.g. noise=GaussianNoise(sd=HalfNormal(...)).")
         self.settings: dict[str, Any] = {
             "noise": noise,
             "discrepancy": discrepancy,
@@ -148,23 +121,27 @@ class SingleCalibration(Calibration):
             "failures": failures,
             "expansion": expansion,
         }
+        for of_settings in OF_SETTINGS:
+            of_settings(surrogate, self.settings)
+        assert noise is not None  # refused by one of these
         self.surrogate: Surrogate = surrogate
         self._within: dict[str, tuple[float, float]] = {}
         self.members: Mapping[str, SingleCalibration] = {}  # of several parts with one surrogate, by name
         self.seen_from = ""  # one of them
         space = space if space is not None else space_of(surrogate)
         self.outside = "extrapolate" if design_box(surrogate) is None else outside
-        self.fixed = _fixed(fixed, space, surrogate, inside=self.outside != "extrapolate")
+        self.fixed = held(fixed, space, surrogate, inside=self.outside != "extrapolate")
         self.space = space.given({name: value for name, value in self.fixed.items() if name in space.names})
         known = {*self.space.names, *self.fixed}
         self.condition_names = tuple(name for name in surrogate.domain.names if name not in known)
         observations = observations_of(observations, surrogate.layouts, self.condition_names, missing)
         observations = with_all_conditions(surrogate, observations, self.condition_names)
-        self.surrogate = self._with_links(expansion, observations)
+        if self.samples_links:
+            self.surrogate = with_sampled_errors(surrogate, expansion, observations, self.condition_names)
         self.link_errors: tuple[str, ...] = getattr(self.surrogate, "errors", ())
         surrogate = self.surrogate
         self.observations: Observations = observations
-        self._check_parameters()
+        check_parameters(surrogate, self.space, self.outside)
         warn_of_uninformed(surrogate, observations, self.parameters)
         runs = runs_of(observations, realisation, surrogate)
         units = self._units(observations)
@@ -181,28 +158,25 @@ class SingleCalibration(Calibration):
         self.discrepancy: Discrepancies | None = discrepancy
         self.noise_alone = self.noise
         if discrepancy is not None:
-            self.discrepancy_scale = self._discrepancy_scale()
+            self.discrepancy_scale = discrepancy_scale(self)
             self.noise = add_discrepancy(
                 self.cells, self.noise, discrepancy, self.condition_names, self.discrepancy_scale
             )
             self.__dict__.pop("conditioned_prior", None)  # it has the discrepancy's hyperparameters from here on
             _logger.info("priors of the discrepancy: %s", {k: v for k, v in self.noise.unknown.items()})
-        self._check_condition_errors()
         self.form = self._form(expansion)
         self.expansion_loss = float("nan")
         self._limited = self.cells.side == 1, self.cells.side == -1
-        self._check_names()
+        for of_data in OF_DATA:
+            of_data(self)
         self.derived = named_derived(derived or {}, (*self.parameters, *self.fixed, *self.noise.unknown))
         self.mass_cut = self._mass_cut()
-        check_links(self)
-        _ = self.conditioned_prior.allowed  # constraints that allow next to nothing are refused now
-        self.check_errors_between(self.cells.conditions, "Calibration of several experiments")
-        self._check_possible()
-        check_known_noise(self)
+        for of_prior in OF_PRIOR:
+            of_prior(self)
         if expansion == "measured" and self.expanded and self.closed_form:
             self._measure_expansion()
         self.link_loss = float("nan")
-        self._warn_of_conflict()
+        warn_of_conflict(self)
         if expansion == "measured" and not self.link_errors:
             self._measure_links()
 
@@ -949,27 +923,6 @@ class SingleCalibration(Calibration):
         more = noise.terms or noise.factors or cells.transformed or self.realisation is not None
         return "correlated" if more else "independent"
 
-    def _with_links(self, expansion: Expansion, observations: Observations) -> Surrogate:
-        """Return the surrogate; of a chain whose links' errors are to be sampled, the one that has them as inputs.
-
-        Raises
-        ------
-        InputError
-            When conditions were measured with an error: where the errors are is not known then.
-        """
-        sampled = getattr(self.surrogate, "sampled", None)
-        if sampled is None or expansion not in ("none", "outputs") or not self.samples_links:
-            return self.surrogate
-        if observations.conditions_sd:
-            raise InputError(
-                f"expansion={expansion!r}: conditions were measured with an error, so that it is unknown where errors "
-                "of the chain's links are to be sampled. Leave it out: they are taken to first order."
-            )
-        known = {
-            name: observations.conditions[name] for name in self.condition_names if name in observations.conditions
-        }
-        return cast(Surrogate, sampled(known))
-
     def _measure_links(self) -> None:
         """Sample the errors of a chain's links where their first-order expansion is not good enough."""
         from uqms.calibration.expansion import LOSS_LIMIT
@@ -1012,7 +965,11 @@ class SingleCalibration(Calibration):
                 "GaussianNoise. expansion='first-order' takes the closed form as it is."
             )
 
-    def _prior_predicted(self) -> tuple[dict[str, Array], Array, Array]:
+    def _mass_cut(self) -> float:
+        """Return the prior's mass outside of the design box; that of a population is another."""
+        return mass_outside(self.surrogate, self.space, self.outside)
+
+    def prior_predicted(self) -> tuple[dict[str, Array], Array, Array]:
         """Return prior draws (fixed seed: for checks, defaults), and mean and variance (S, N) of the latent output.
 
         The variance is that of the surrogate's error, and of a stochastic simulator's runs.
@@ -1027,158 +984,6 @@ class SingleCalibration(Calibration):
             surrogate += np.sum(self.run_factor(u) ** 2, axis=2)
         return {name: values[known] for name, values in theta.items()}, predicted[known], surrogate[known]
 
-    def _discrepancy_scale(self) -> dict[str, float]:
-        """Return the default scale of each observed output's discrepancy, on the surrogate's scale.
-
-        It is the standard deviation of the measured values, so that the data decide how large the discrepancy is. What
-        was measured at one place only, or hardly varies, has none to speak of: there it is a share of the
-        prior-predictive standard deviation (a mean over the output's cells).
-        """
-        _, predicted, surrogate = self._prior_predicted()
-        variance = predicted.var(axis=0) + surrogate.mean(axis=0)
-        scale = {}
-        for g, (output, model) in enumerate(zip(self.noise.outputs, self.noise.models, strict=True)):
-            predictive = float(np.sqrt(variance[self.cells.output == output].mean()))
-            scale[output] = max(self.cells.spread(g, model), PREDICTIVE_SHARE * predictive)
-        return scale
-
-    def _check_names(self) -> None:
-        own = {"observations", "latents"}
-        taken = {*self.space.names, *self.fixed, *self.condition_names, *self.uncertain, *own}
-        clash = sorted(taken & set(self.noise.unknown)) + sorted(own & {*self.space.names, *self.fixed})
-        if clash:
-            raise InputError(
-                f"{clash} are names of the calibration's own noise or data as well as of an input. Rename the "
-                "parameter in the space and in the simulator."
-            )
-
-    def _check_condition_errors(self) -> None:
-        """Refuse a discrepancy that is a function of a condition whose true value is unknown; tell of cut errors."""
-        for column in sorted({column for _, column in self.uncertain.values()}):
-            name = self.condition_names[column]
-            for term in self.noise.terms:
-                _, sites = self.cells.sites(term.group, self.condition_names)
-                if name not in sites.columns:
-                    continue
-                other = sites._replace(columns={**sites.columns, name: 1.01 * sites.columns[name] + 0.1})
-                before, after = term.place(sites), term.place(other)
-                if not (np.array_equal(before.points, after.points) and np.array_equal(before.basis, after.basis)):
-                    raise InputError(
-                        f"discrepancy of {term.output!r} is a function of {name!r}, which was measured with an error, "
-                        "so that where it is to be taken is unknown. Leave the condition out of it: "
-                        "GPDiscrepancy(over=[...]), or a function of its own for each experiment, shared=False."
-                    )
-        for key, prior in self.true_conditions.items():
-            assert isinstance(prior, TruncatedNormal)
-            cut = 1.0 - float(np.diff(ndtr((np.array(prior.support) - prior.mean) / prior.sd))[0])
-            if cut > MASS_CUT_LIMIT:
-                warnings.warn(
-                    f"{key}, measured as {prior.mean:g} with an sd of {prior.sd:g}: {cut:.0%} of what it may be lies "
-                    f"outside of the simulated range [{prior.low:g}, {prior.high:g}] and is taken to be impossible. If "
-                    "it is not, simulate a wider range, Condition(low, high).",
-                    DataWarning,
-                    skip_file_prefixes=PACKAGE,
-                )
-
-    def _check_parameters(self) -> None:
-        box = self.surrogate.domain
-        lost = [name for name in self.parameters if name not in box.names]
-        if lost:
-            raise InputError(
-                f"Parameters {lost} are no inputs of the surrogate, which has {list(box.names)}. Leave them out of the "
-                "space, or vary them in the runs."
-            )
-
-        for name in self.parameters if self.outside == "extrapolate" else ():
-            one = box.maps[box.names.index(name)]
-            low, high = self.space.priors[name].support
-            if not one.takes(low, high):
-                raise InputError(
-                    f"outside='extrapolate': the prior of {name!r} admits [{low:g}, {high:g}], but the surrogate "
-                    f"takes its {one.scale.name}. Use a prior within that, or a design whose prior is on that scale."
-                )
-
-    def _mass_cut(self) -> float:
-        box = design_box(self.surrogate)
-        if box is None:
-            return 0.0
-        inside = float(self.space.mass_inside(box.select(self.parameters)))
-        cut = max(0.0, 1.0 - inside)
-        if cut > MASS_CUT_LIMIT and self.outside == "error":
-            worst = min(self.parameters, key=lambda name: float(self.space.mass_inside(box.select((name,)))))
-            index = box.names.index(worst)
-            raise ExtrapolationError(
-                f"{cut:.1%} of the prior's mass lies outside of the design box, most of it along {worst!r} (box "
-                f"[{box.lower[index]:g}, {box.upper[index]:g}], prior {self.space.priors[worst]!r}). Run a design over "
-                "the prior, uq.sobol(space, n), or narrow the prior. If you made the runs over this prior, say so when "
-                "you make their table: uq.ensemble.build(..., space=space, box=space.box()). Or pass "
-                "outside='extrapolate', or outside='refined' where uq.refine made the box."
-            )
-        return cut
-
-    def _check_possible(self) -> None:
-        """Refuse counts whose mean is impossible at too large a part of the prior (fixed seed)."""
-        if not any(np.isfinite(model.limits).any() for model in self.noise.models):
-            return
-        theta, rng = self.prior_draws(256, 0), np.random.default_rng(0)
-        phi = self.noise.phi(theta, (256,))
-        y = latent_draws(self, self.unit_inputs(theta), phi, rng)
-        finite = np.isfinite(y)
-        allowed = possible(self.cells, self.noise, y)
-        for g, model in enumerate(self.noise.models):
-            at = self.cells.group == g
-            off = (~allowed & finite)[:, at].sum(axis=0) / np.maximum(finite[:, at].sum(axis=0), 1)
-            if float(off.max()) > IMPOSSIBLE:
-                output, (low, high) = self.noise.outputs[g], model.limits
-                way = "Logit" if np.isfinite(high) else "Log"
-                what = "negative" if (low, high) == (0.0, np.inf) else f"outside of {low:g} to {high:g}"
-                raise InputError(
-                    f"{type(model).__name__} of {output!r}: somewhere the mean is {what} at {off.max():.0%} of the "
-                    f"prior's draws (limit {IMPOSSIBLE:.0%}), the surrogate's error included, which no count has. Fit "
-                    f"the {'logit' if way == 'Logit' else 'logarithm'}, GaussianProcess(outputs={{{output!r}: "
-                    f"uq.Curve(transform=uq.{way}())}}) (uq.Scalar for a number), or run more points."
-                )
-
-    def _warn_of_conflict(self) -> None:
-        """Compare each observation with draws of what the prior predicts (fixed seed: a check, no result)."""
-        cells, rng = self.cells, np.random.default_rng(0)
-        if not self.closed_form or self.expanded or self.noise.growth:
-            draws, values = cells.linked(self.simulate(self.prior_draws(SIMULATED, 0), 0)), cells.z
-            draws = draws[np.isfinite(draws).all(axis=1)]
-            at, side = cells.row_cell, np.asarray(cells.side, dtype=np.float64)
-        else:
-            _, predicted, surrogate = self._prior_predicted()
-            theta = self.prior_draws(REPEATS * len(predicted), 1)  # noise has draws of its own: its tail matters most
-            sigma = self.noise.values(theta, (len(theta[next(iter(theta))]),))[:, cells.group]
-            extra = sum((term_variance(self, term, theta) for term in self.noise.terms), np.zeros(1))
-            size = np.sqrt(np.tile(surrogate, (REPEATS, 1)) + extra + sigma**2 / cells.weight)
-            draws = np.tile(predicted, (REPEATS, 1)) + size * rng.standard_normal(size.shape)
-            values, at, side = cells.cell_mean, np.arange(len(cells.offset)), np.zeros(len(cells.offset))
-        if len(draws) < LEAST_DRAWS:
-            return
-        level, middle = two_sided(draws, values), np.median(draws, axis=0)
-        # A value below a limit that is far above of what is expected is no conflict.
-        level = np.where(side * (values - middle) > 0.0, 1.0, level)
-        worst = int(np.argmin(level))
-        p = min(1.0, len(level) * float(level[worst]))
-        if p < WARN:
-            cell = int(at[worst])
-            place = {dim: column[cell] for dim, column in cells.coords.items() if not np.isnan(column[cell])}
-            place |= zip(self.condition_names, cells.conditions[cells.experiment[cell]], strict=True)
-            where = f" at ({', '.join(f'{name} = {value:g}' for name, value in place.items())})" if place else ""
-            name, end = str(cells.output[cell]), "upper" if values[worst] > middle[worst] else "lower"
-            own = np.flatnonzero((cells.output[at] == cells.output[cell]) & (side == 0.0))
-            factor = power_of_ten(draws[:, own], values[own]) if len(own) and not cells.transformed else 0
-            unit = (
-                f" Measurements of {name!r} are about {10.0**factor:g} times the prediction: a likely error of units."
-            )
-            warnings.warn(
-                f"The observation of {name!r}{where} lies in the {end} tail of what the prior predicts, p = {p:.2g} "
-                f"(limit {WARN:g}).{unit if factor else ''} Check units and scale, or widen the prior.",
-                PriorConflictWarning,
-                skip_file_prefixes=PACKAGE,
-            )
-
 
 def _of_used(scores: Scores, used: Ints) -> Array:
     """Return the covariances (H, S, q', K, K) of some scores, (H, S, K q', K q') of correlated ones."""
@@ -1186,69 +991,3 @@ def _of_used(scores: Scores, used: Ints) -> Array:
         return np.asarray(scores.covariance[:, :, used])
     H, S, K, _ = scores.mean.shape
     return np.asarray(scores.covariance[..., used, :, :][..., used].reshape(H, S, K * len(used), K * len(used)))
-
-
-def _fixed(
-    given: Mapping[str, float] | None, space: ParameterSpace, surrogate: Surrogate, *, inside: bool
-) -> dict[str, float]:
-    """Return the parameters that are held at a number, in the order of the surrogate's inputs."""
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise InputError(f"fixed is {given!r}; give a mapping such as {{'gamma': 0.5}}.")
-    box = surrogate.domain
-    unknown = [name for name in given if name not in box.names]
-    if unknown:
-        raise InputError(f"fixed: {unknown} are no inputs of the surrogate, which has {list(box.names)}.")
-    for name, value in given.items():
-        if name in space.conditions:
-            raise InputError(f"fixed: {name!r} is a known condition: give it with the observations, by experiment.")
-        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        if not number or not np.isfinite(value):
-            raise InputError(f"fixed: {name!r} is {value!r}; give a finite number.")
-        if name in space.names and not np.isfinite(space.priors[name].log_density(value)):
-            raise InputError(
-                f"fixed: {name!r} is held at {float(value):g}, which its prior {space.priors[name]!r} rules out. Give "
-                "the calibration another space, or check the unit."
-            )
-        index = box.names.index(name)
-        low, high, one = box.lower[index], box.upper[index], box.maps[index]
-        if inside and not low <= value <= high:
-            raise ExtrapolationError(
-                f"fixed: {name!r} is held at {float(value):g}, but was simulated between {low:g} and {high:g}. Run a "
-                "design that reaches it."
-            )
-        if not np.isfinite(one.forward(float(value))):
-            raise InputError(f"fixed: {name!r} is {float(value):g}, of which the surrogate takes the {one.scale.name}.")
-    if set(space.names) <= set(given):
-        raise InputError(f"fixed: all parameters, {', '.join(space.names)}, are held; leave one to be inferred.")
-    return {name: float(given[name]) for name in box.names if name in given}
-
-
-def space_of(surrogate: Surrogate) -> ParameterSpace:
-    """Return the space that a surrogate was trained on."""
-    text = getattr(surrogate, "attrs", {}).get("space")
-    if text is None:
-        raise InputError("The surrogate does not know its priors; give Calibration(..., space=ParameterSpace(...)).")
-    return ParameterSpace.from_json(text)
-
-
-def _is_refined(surrogate: Surrogate) -> bool:
-    """Tell whether the surrogate's box was put around an earlier posterior, or around what waves did not rule out."""
-    text = getattr(surrogate, "attrs", {}).get("design")
-    design = None if text is None else json.loads(text)
-    if isinstance(design, dict) and design.get("method") == "verification":
-        design = design.get("of")  # runs that verified a refined posterior lie in its box
-    return isinstance(design, dict) and design.get("method") in ("refine", "waves")
-
-
-def named_derived(given: DerivedQuantities, taken: tuple[str, ...]) -> dict[str, Derived]:
-    """Return derived quantities, functions as `Derived` ones, after a check of their names."""
-    out = {}
-    for name, value in given.items():
-        if name in taken:
-            raise InputError(f"derived: {name!r} is the name of a parameter. Choose another.")
-        if not isinstance(value, Derived) and not callable(value):
-            raise InputError(f"derived: {name!r} is {value!r}; give a function of the parameters or Derived(...).")
-        out[name] = value if isinstance(value, Derived) else Derived(value)
-    return out

@@ -254,7 +254,7 @@ def test_a_new_subject_without_data_stays_inside_of_the_box(monkeypatch: pytest.
     """As one in the table who was not measured: the law of each draw of the population is cut at the box."""
     population = uq.Population(SPACE, individual=("a",), spread=0.4)
     noise = uq.GaussianNoise(sd=uq.HalfNormal(0.3))
-    monkeypatch.setattr("uqms.calibration.single._is_refined", lambda _: True)
+    monkeypatch.setattr("uqms.calibration.construction._is_refined", lambda _: True)
     one = uq.Calibration(surrogate(), observations(table()), noise, population=population, outside="refined")
     found = posterior_of(one, 400)
     subject = found.new_subject(rng=1)
@@ -274,7 +274,7 @@ def test_a_new_subject_without_data_stays_inside_of_the_box(monkeypatch: pytest.
 def refined(monkeypatch: pytest.MonkeyPatch, labels: int) -> uq.PopulationCalibration:
     """Return a population whose prior reaches beyond the box, with `labels` subjects without data."""
     population = uq.Population(SPACE, individual=("a",), spread=uq.HalfNormal(0.4))
-    monkeypatch.setattr("uqms.calibration.single._is_refined", lambda _: True)
+    monkeypatch.setattr("uqms.calibration.construction._is_refined", lambda _: True)
     subjects = pd.DataFrame(index=[*(f"s{j}" for j in range(5)), *(f"new{j}" for j in range(labels))])
     return uq.Calibration(
         surrogate(),

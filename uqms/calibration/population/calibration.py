@@ -34,6 +34,7 @@ from uqms.calibration import density
 from uqms.calibration.base import MASS_CUT_LIMIT, DerivedQuantities, Expansion, LeftOut, Piece
 from uqms.calibration.capabilities import Kind, warn_ahead
 from uqms.calibration.conditioned import ConditionedPrior
+from uqms.calibration.construction import named_derived
 from uqms.calibration.direct import design_box, is_exact
 from uqms.calibration.discrepancy import Discrepancies
 from uqms.calibration.joint_error import averaged_marginals
@@ -46,7 +47,7 @@ from uqms.calibration.population.population import Population
 from uqms.calibration.population.subject_prediction import featured, has_features, low_rank, simulate_rows
 from uqms.calibration.problem import Calibration
 from uqms.calibration.samplers import NUTS, Sampler
-from uqms.calibration.single import SingleCalibration, named_derived
+from uqms.calibration.single import SingleCalibration
 from uqms.errors import PACKAGE, DataError, DataWarning, ExtrapolationError, ExtrapolationWarning, InputError
 from uqms.parameters import Prior
 from uqms.parameters.scale import SCALES, UnitMap
@@ -163,7 +164,8 @@ class Individuals(SingleCalibration):
         u = self.unit_inputs(self.prior_draws(4, 0))
         check_errors_between(self.surrogate, u[:, :2], self.cells.used, asked)
 
-    def _prior_predicted(self) -> tuple[dict[str, Array], Array, Array]:
+    def prior_predicted(self) -> tuple[dict[str, Array], Array, Array]:
+        """Return prior draws, and mean and variance (S, N) of the latent output; fewer draws of many inputs."""
         theta = self.prior_draws(int(np.clip(PREDICTED // self.cells.experiments, 64, 256)), 0)
         u, cells = self.unit_inputs(theta), self.cells
         predicted, surrogate = averaged_marginals(self.surrogate, cells, cells.experiment, u, self.used)
