@@ -19,7 +19,7 @@ from uqms.calibration.discrepancy import PREDICTIVE_SHARE
 from uqms.calibration.observations import Observations
 from uqms.calibration.scales import check_links
 from uqms.calibration.tails import WARN, power_of_ten, two_sided
-from uqms.calibration.truncation import check_known_noise
+from uqms.calibration.truncation import DRAWS, check_known_noise, limits_known_noise
 from uqms.errors import PACKAGE, DataWarning, ExtrapolationError, InputError, PriorConflictWarning
 from uqms.parameters import ParameterSpace, TruncatedNormal
 from uqms.surrogates.protocol import Surrogate
@@ -38,7 +38,7 @@ __all__ = [
     "named_derived",
     "space_of",
     "warn_of_conflict",
-    "with_sampled_errors",
+    "with_link_errors",
 ]
 
 SIMULATED, REPEATS = 1000, 4  # measurements; draws of noise for each of the output
@@ -162,7 +162,7 @@ def named_derived(given: DerivedQuantities, taken: tuple[str, ...]) -> dict[str,
     return out
 
 
-def with_sampled_errors(
+def with_link_errors(
     surrogate: Surrogate, expansion: Expansion, observations: Observations, conditions: Sequence[str]
 ) -> Surrogate:
     """Return the surrogate; of a chain whose links' errors are to be sampled, the one that has them as inputs.
@@ -301,7 +301,7 @@ def check_possible(problem: "SingleCalibration") -> None:
         return
     theta, rng = problem.prior_draws(256, 0), np.random.default_rng(0)
     phi = problem.noise.phi(theta, (256,))
-    y = latent_draws(problem, problem.unit_inputs(theta), phi, rng)
+    y = latent_draws(problem.data_model, problem.unit_inputs(theta), phi, rng)
     finite = np.isfinite(y)
     allowed = possible(problem.cells, problem.noise, y)
     for g, model in enumerate(problem.noise.models):
@@ -319,19 +319,28 @@ def check_possible(problem: "SingleCalibration") -> None:
             )
 
 
+def check_basis(problem: "SingleCalibration") -> None:
+    """Refuse curves of which the basis leaves out too much beside known noise; a population is not asked."""
+    model = problem.data_model
+    if problem.individual or not limits_known_noise(model):
+        return
+    theta = problem.prior_draws(DRAWS, 0)
+    check_known_noise(model, problem.unit_inputs(theta), model.noise.phi(theta, (DRAWS,)))
+
+
 OF_PRIOR: tuple[Callable[["SingleCalibration"], None], ...] = (
     check_links,
     check_constraints,
     check_inputs_together,
     check_possible,
-    check_known_noise,
+    check_basis,
 )
 
 
 def warn_of_conflict(problem: "SingleCalibration") -> None:
     """Compare each observation with draws of what the prior predicts (fixed seed: a check, no result)."""
     cells, rng = problem.cells, np.random.default_rng(0)
-    if not problem.closed_form or problem.expanded or problem.noise.growth:
+    if not problem.data_model.closed_form or problem.data_model.expanded or problem.noise.growth:
         draws, values = cells.linked(problem.simulate(problem.prior_draws(SIMULATED, 0), 0)), cells.z
         draws = draws[np.isfinite(draws).all(axis=1)]
         at, side = cells.row_cell, np.asarray(cells.side, dtype=np.float64)
@@ -339,7 +348,7 @@ def warn_of_conflict(problem: "SingleCalibration") -> None:
         _, predicted, surrogate = problem.prior_predicted()
         theta = problem.prior_draws(REPEATS * len(predicted), 1)  # noise has draws of its own: its tail matters most
         sigma = problem.noise.values(theta, (len(theta[next(iter(theta))]),))[:, cells.group]
-        extra = sum((term_variance(problem, term, theta) for term in problem.noise.terms), np.zeros(1))
+        extra = sum((term_variance(problem.data_model, term, theta) for term in problem.noise.terms), np.zeros(1))
         size = np.sqrt(np.tile(surrogate, (REPEATS, 1)) + extra + sigma**2 / cells.weight)
         draws = np.tile(predicted, (REPEATS, 1)) + size * rng.standard_normal(size.shape)
         values, at, side = cells.cell_mean, np.arange(len(cells.offset)), np.zeros(len(cells.offset))

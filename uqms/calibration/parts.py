@@ -318,9 +318,9 @@ class JointCalibration(Calibration):
             for piece in self.pieces(values, eta):
                 part, own = piece.problem, piece.theta
                 theta = {key: own[key] for key in part.parameters}
-                theta |= bridge.conditions(part, own)
+                theta |= bridge.conditions(part.data_model, part.uncertain, own)
                 u = bridge.unit_inputs(part.surrogate.domain, theta, part.cells.experiments)
-                bridge.likelihood(part, u, own, f"{'_'.join(piece.parts)}_observations", piece.latents)
+                bridge.likelihood(part.data_model, u, own, f"{'_'.join(piece.parts)}_observations", piece.latents)
         return model
 
     @single_threaded

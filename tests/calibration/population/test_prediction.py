@@ -59,7 +59,9 @@ def fixed() -> tuple[uq.PopulationCalibration, Shared, np.ndarray]:
     extra = one.data.unit_inputs(single, np.array([[0.9]]), units=np.array([1]))
     error = exact_error(one, np.concatenate([u[0], extra[0]]))
     sigma = one.data.noise.phi(single, (1,))[:, :1]
-    law = featured(one.data, error, np.arange(error.q), one.data.cells.unit).condition(u, sigma, one.data.cells.z)
+    law = featured(one.data.data_model, error, np.arange(error.q), one.data.cells.unit).condition(
+        u, sigma, one.data.cells.z
+    )
     step = np.linalg.solve(law.factor[0, 0].T, rng.standard_normal((law.mean.shape[2], S))).T
     shared = Shared(one, theta, own, z, np.zeros(S, dtype=int), law.mean[0, 0] + step, error)
     return one, shared, np.repeat(extra, S, axis=0)
