@@ -2,7 +2,7 @@
 
 A `DataModel` holds what does not depend on the parameters: the surrogate, the cells of the data, noise and discrepancy.
 Its methods take inputs u in the unit cube, hyperparameters phi and latents eta; a calibration makes these from
-parameters. It is frozen. A model with other data, noise or surrogate is another one, made with `replace`, and computes
+parameters. It is frozen. A model with other data, noise or surrogate is another one, made by `replaced`, and computes
 its own structures.
 
 ==========  ===================================================================  =============
@@ -112,7 +112,7 @@ class DataModel:
                 "error has no closed form. Leave it out, which samples the error."
             )
         sampled = not normal or (self.expanded and expansion in ("none", "links"))
-        return self.with_sampled_errors() if sampled else replace(self, sampled=False)
+        return self.with_sampled_errors() if sampled else self.replaced(sampled=False)
 
     def with_sampled_errors(self, why: str = "") -> Self:
         """Return the model with the errors sampled as latents.
@@ -130,7 +130,7 @@ class DataModel:
                 f"it.{why} Run more points where the data are, fit {lost[0]!r} without a transform, or use "
                 "GaussianNoise. expansion='first-order' takes the closed form as it is."
             )
-        return replace(self, sampled=True)
+        return self.replaced(sampled=True)
 
     @property
     def expanded(self) -> bool:
@@ -152,19 +152,18 @@ class DataModel:
         """Scores with errors that the data depend on: a simulator that is exact has none."""
         return self.cells.used[:0] if is_exact(self.surrogate) else self.cells.used
 
-    @cached_property
+    @property
     def correlated_scores(self) -> bool:
         """Whether the errors of the surrogate's scores are correlated with each other."""
-        return not is_exact(self.surrogate) and self._middle.correlated
+        return self._of_surrogate[0]
 
     @cached_property
-    def _hyperparameter_draws(self) -> int:
-        return 1 if is_exact(self.surrogate) else len(self._middle.log_weights)
-
-    @property
-    def _middle(self) -> Scores:
-        """The scores at the middle of the box: their shapes are the same everywhere."""
-        return self.surrogate.scores(np.full((1, self.surrogate.domain.d), 0.5))
+    def _of_surrogate(self) -> tuple[bool, int]:
+        """Whether errors of scores are correlated, and the number of hyperparameter draws: the same everywhere."""
+        if is_exact(self.surrogate):
+            return False, 1
+        middle = self.surrogate.scores(np.full((1, self.surrogate.domain.d), 0.5))
+        return middle.correlated, len(middle.log_weights)
 
     @property
     def process(self) -> ScoreProcess | None:
@@ -231,7 +230,7 @@ class DataModel:
         """Return J (H, S, N, o) at inputs (S, K, d): derivatives of the mean by the unit-cube parameters, if needed."""
         cells = self.cells
         if not any(term.role == ORTHOGONAL for term in self.noise.terms):
-            return np.zeros((self._hyperparameter_draws, len(u), len(cells.offset), 0))
+            return np.zeros((self._of_surrogate[1], len(u), len(cells.offset), 0))
         columns = [self.surrogate.domain.names.index(name) for name in self.parameters]
         step, slopes = _mean_slopes.STEP, []
         for column in columns:
@@ -392,6 +391,13 @@ class DataModel:
         return tuple(np.ascontiguousarray(one) for one in parts)
 
     # ------------------------------------------------------------------------------------------- other data, blocks
+    def replaced(self, **changes: Any) -> Self:
+        """Return the model with other fields; what was computed of the same surrogate alone is kept."""
+        other = replace(self, **changes)
+        if other.surrogate is self.surrogate and "_of_surrogate" in self.__dict__:
+            other.__dict__["_of_surrogate"] = self._of_surrogate
+        return other
+
     def cells_of(self, values: Array) -> Cells:
         """Return the cells with other measured values (R,), in the data's own units."""
         cells, (left, right) = self.cells, self.limited

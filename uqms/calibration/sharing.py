@@ -111,7 +111,7 @@ def together(parts: Mapping[str, "SingleCalibration"], own: str = "") -> "Single
     mode = None if first.realisation is None else first.realisation.mode
     realisation = None if mode is None else Realisation(first.surrogate, cells, mode)
     limited = cells.side == 1, cells.side == -1
-    model = replace(first.data_model, cells=cells, noise=noise, realisation=realisation, limited=limited)
+    model = first.data_model.replaced(cells=cells, noise=noise, realisation=realisation, limited=limited)
     # What is latent in a part is latent in the whole: the same errors are sampled once.
     sampled = any(part.data_model.sampled for part in parts.values())
     whole.data_model = model.as_expanded("none" if sampled else "measured")

@@ -152,7 +152,7 @@ class SingleCalibration(Calibration):
         if discrepancy is not None:
             self.discrepancy_scale = discrepancy_scale(self)
             groups = add_discrepancy(cells, groups, discrepancy, names, self.discrepancy_scale)
-            self.data_model = replace(self.data_model, noise=groups)
+            self.data_model = self.data_model.replaced(noise=groups)
             self.__dict__.pop("conditioned_prior", None)  # it has the discrepancy's hyperparameters from here on
             _logger.info("priors of the discrepancy: %s", {k: v for k, v in groups.unknown.items()})
         self.data_model = self.data_model.as_expanded(expansion)
@@ -556,7 +556,7 @@ class SingleCalibration(Calibration):
     def with_data_model(self, **changes: Any) -> Self:
         """Return the same problem with other fields of its `DataModel`, such as cells or noise; nothing is checked."""
         other = copy.copy(self)
-        other.data_model = replace(self.data_model, **changes)
+        other.data_model = self.data_model.replaced(**changes)
         if other.noise is not self.noise:  # it has the priors of the hyperparameters
             other.__dict__.pop("conditioned_prior", None)
         return other
