@@ -371,7 +371,7 @@ def likelihoods(path: Path) -> list[Aim]:
         out.append(aim(f"features before sampling, {patients} patients", len(problem.lowrank.error.score), n=1))
         if error is None:
             error = problem.lowrank.error
-        lowrank = featured(data, error, data.cells.used, data.cells.unit)
+        lowrank = featured(data.data_model, error, data.cells.used, data.cells.unit)
         theta = problem.prior_draws(1, 1)
         own = problem.individuals(theta, 0.5 * np.random.default_rng(1).standard_normal((1, problem.latents)))
         u = data.unit_inputs(own)[0]

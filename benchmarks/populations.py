@@ -113,7 +113,8 @@ def linear(subjects: int, n: int, nuts: bool) -> list[Aim]:
     ]
     if subjects == 64:
         wrong = linear_population(values[0])
-        wrong.data.surrogate = with_covariance(problem.surrogate, lambda c: c * np.eye(c.shape[-1]))
+        mutant = with_covariance(problem.surrogate, lambda c: c * np.eye(c.shape[-1]))
+        wrong.data = wrong.data.with_data_model(surrogate=mutant)
         mean, sd = linear_posterior(wrong, values)
         share = float(np.mean(np.abs(truth - mean) < 1.959964 * sd))
         remark = "errors independent between subjects: has to be too sure"

@@ -10,7 +10,6 @@ from scipy.stats import multivariate_normal
 import uqms as uq
 from uqms.calibration._process_gaussian import at
 from uqms.calibration.conditioned import ConditionedPrior
-from uqms.calibration.gaussian import block_of
 from uqms.parameters import Box
 from uqms.surrogates import GaussianProcessSurrogate, Layout, Matern52
 from uqms.surrogates.outputs import OutputBasis
@@ -62,7 +61,7 @@ def compiled_at(
     problem: uq.Calibration, u: np.ndarray, phi: np.ndarray, z: np.ndarray
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """Return the compiled log p(z | u, phi) and its derivatives by inputs (K, d) and hyperparameters."""
-    value, u_bar, phi_bar = at(block_of(problem), u, phi, z)
+    value, u_bar, phi_bar = at(problem.data_model.block(), u, phi, z)
     return float(value), u_bar, phi_bar
 
 

@@ -96,8 +96,8 @@ def test_features_at_the_inputs_themselves_are_exact() -> None:
     latents = 0.3 * np.random.default_rng(4).standard_normal(exact.latents)
     point = {name: float(values[0]) for name, values in theta.items()}
     u = few.data.unit_inputs(few.individuals(theta, latents[None]))[0]
-    error = SharedError.through(covariances_of(few.data, few.data.cells.used), u)
-    lowrank = featured(few.data, error, few.data.cells.used, subjects_of(few.data))
+    error = SharedError.through(covariances_of(few.data.data_model, few.data.cells.used), u)
+    lowrank = featured(few.data.data_model, error, few.data.cells.used, subjects_of(few.data))
     sd = point["sigma"]
     found, by_u, _ = lowrank.value_and_slopes(u, np.array([sd]), few.data.cells.z)
     assert found == pytest.approx(exact.log_likelihood(point, latents), abs=1e-6)

@@ -92,7 +92,7 @@ def dense(problem: uq.Calibration, theta: dict[str, float]) -> float:
                 brute(problem.surrogate, u + s * shift, cells.experiment, cells.coords["time"]) for s in (1, -1)
             )
             slopes[0, :, i] = (up[0][0] - down[0][0]) / 2e-4
-        extra = covariance_of(problem, phi, slopes)[0]
+        extra = covariance_of(problem.data_model, phi, slopes)[0]
     values = []
     for mean, C, log_weight in brute(problem.surrogate, u, cells.experiment, cells.coords["time"]):
         whole = m[:, None] * m * C + extra
@@ -159,7 +159,7 @@ def test_the_latent_form_has_the_same_law_and_gradient(case: str, conditions: tu
     problem = uq.Calibration(toy(**CASES[case]), observations(conditions), noise, space=SPACE)
     theta = {name: values[:1] for name, values in parameters(problem, 2).items()}
     u, phi = problem.unit_inputs(theta), problem.noise.phi(theta, (1,))
-    y0, B, log_weights = problem.latent_map(u, phi)
+    y0, B, log_weights = problem.data_model.latent_map(u, phi)
     for (mean, C, log_weight), y, factor, own in zip(
         brute(problem.surrogate, u[0], problem.cells.experiment, problem.cells.coords["time"]),
         y0[:, 0],
@@ -171,7 +171,7 @@ def test_the_latent_form_has_the_same_law_and_gradient(case: str, conditions: tu
         np.testing.assert_allclose(factor @ factor.T, C, rtol=1e-8, atol=1e-10)
         assert own == pytest.approx(log_weight)
     eta = np.random.default_rng(1).standard_normal((1, problem.latents))
-    outputs, _ = problem.latent_outputs(u, phi, eta)
+    outputs, _ = problem.data_model.latent_outputs(u, phi, eta)
     np.testing.assert_allclose(outputs, y0 + np.einsum("hsnl,sl->hsn", B, eta), rtol=1e-12)
     if len(conditions) > 1:
         check_gradient(problem)
@@ -279,13 +279,13 @@ def test_each_input_has_its_own_derivative_of_the_joint_error(form: str, rng: np
     copies = 1 if form == "autocorrelated noise" else 2
     problem = uq.Calibration(toy(draws=2), observations((0.2, 0.6, 0.9), copies), space=SPACE, **FORMS[form])
     u = rng.random((3, 3))
-    bar = rng.standard_normal(problem.parts(u[None])[0][:, 0].shape)
+    bar = rng.standard_normal(problem.data_model.parts(u[None])[0][:, 0].shape)
     shift = 1e-6 * np.eye(9).reshape(9, 3, 3)
-    ends = [np.einsum("hsp,hp->s", problem.parts(u + sign * shift)[0], bar) for sign in (1.0, -1.0)]
+    ends = [np.einsum("hsp,hp->s", problem.data_model.parts(u + sign * shift)[0], bar) for sign in (1.0, -1.0)]
     wanted = (ends[0] - ends[1]).reshape(3, 3) / 2e-6
     # Slopes that an orthogonal discrepancy needs are differences themselves.
-    tolerance = 1e-4 if problem.gaussian.slopes else 1e-7
-    np.testing.assert_allclose(problem.parts_reverse(u, bar), wanted, rtol=tolerance, atol=tolerance)
+    tolerance = 1e-4 if problem.data_model.gaussian.slopes else 1e-7
+    np.testing.assert_allclose(problem.data_model.parts_reverse(u, bar), wanted, rtol=tolerance, atol=tolerance)
 
 
 class WithRows(GaussianProcessSurrogate):  # type: ignore[misc]
@@ -311,7 +311,7 @@ def test_rows_by_input_of_the_librarys_own_process_leave_compiled_code(rng: np.r
     table = pd.DataFrame({"t": [0.0, 1.0, 2.0], "value": [1.0, 1.2, 0.9]})
     data = uq.Observations.from_table(table, output="y", value="value", coords={"t": "t"})
     problems = [uq.Calibration(one, data, uq.GaussianNoise(sd=0.2)) for one in (own, Plugged(own))]
-    assert problems[0].process is None
+    assert problems[0].data_model.process is None
     theta = problems[0].prior_draws(5, 1)
     found = [one.log_likelihood(theta) for one in problems]
     np.testing.assert_array_equal(*found)

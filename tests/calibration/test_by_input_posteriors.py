@@ -104,7 +104,9 @@ def test_conditional_moments_at_given_parameters(settings: dict[str, Any], form:
     noise = uq.GaussianNoise(sd=0.1) if form == "normal" else uq.StudentTNoise(0.1, 5.0)
     one = uq.Calibration(toy(**settings), observations((0.2, 0.6)), noise, space=SPACE)
     theta = {name: np.full(4000, value) for name, value in {"a": 0.3, "b": 0.6}.items()}
-    targets: Targets = make_grid(one, "curve", {"x": np.array([0.2, 0.5])}, {"time": np.array([0.1, 0.5])}).targets
+    targets: Targets = make_grid(
+        one.data_model, "curve", {"x": np.array([0.2, 0.5])}, {"time": np.array([0.1, 0.5])}
+    ).targets
     u = one.unit_inputs({"a": np.array(0.3), "b": np.array(0.6)}, np.array([[0.2], [0.6], [0.5]]))
     cells = one.cells
     index = np.concatenate([cells.experiment, [0, 0, 2, 2]])
@@ -124,7 +126,7 @@ def test_conditional_moments_at_given_parameters(settings: dict[str, Any], form:
     np.testing.assert_allclose(means.mean(axis=0), mean[n:], atol=5.0 * np.sqrt(np.diag(C)[n:].max() / 4000))
     np.testing.assert_allclose(np.cov(means.T) + left, C[n:, n:], atol=0.1 * C[n:, n:].max())
     # The latents are those of the cells: outputs and predictions of the same latents have the covariance of the law.
-    y, _ = one.latent_outputs(one.unit_inputs(theta), one.noise.phi(theta, (4000,)), eta)
+    y, _ = one.data_model.latent_outputs(one.unit_inputs(theta), one.noise.phi(theta, (4000,)), eta)
     cross = np.cov(np.hstack([y[0], means]).T)[:n, n:]
     np.testing.assert_allclose(cross, C[:n, n:], atol=0.1 * C.max())
 

@@ -71,7 +71,7 @@ REPEATS = 15
 @pytest.mark.parametrize("name", list(OWN))
 def test_data_of_the_model_itself_raise_few_alarms(name: str) -> None:
     problem, rng = OWN[name](), np.random.default_rng(1)
-    assert problem.form == ("latent" if name in ("Poisson", "Student t") else "correlated")
+    assert problem.data_model.form == ("latent" if name in ("Poisson", "Student t") else "correlated")
     found = []
     for generator in rng.spawn(REPEATS):
         truth = problem.prior_draws(1, generator)

@@ -14,7 +14,6 @@ from tests.frozen.problems import TWO, calibrated, curves, numbers, observed, po
 from uqms.calibration import _process_gaussian
 from uqms.calibration.assembly import leave_one_out
 from uqms.calibration.expansion import log_ratios
-from uqms.calibration.gaussian import block_of
 from uqms.calibration.misfit import _distances
 from uqms.calibration.predict import conditional_moments, data_moments, own_cells
 from uqms.calibration.verdict import fisher_information
@@ -99,7 +98,7 @@ def test_the_likelihood_is_the_dense_normal_with_the_variance_at_the_mean(name: 
 )
 def test_derivatives_are_those_of_differences(name: str) -> None:
     problem, theta, _ = problem_of(name)
-    u, block = problem.unit_inputs(arrays_of(theta))[0], block_of(problem)
+    u, block = problem.unit_inputs(arrays_of(theta))[0], problem.data_model.block()
     phi, z = problem.noise.phi(arrays_of(theta), (1,))[0], problem.cells.z
     value, u_bar, phi_bar = _process_gaussian.at(block, u, phi, z)
     assert float(value) == pytest.approx(float(problem.log_likelihood(theta)), rel=1e-10)
@@ -229,9 +228,12 @@ def identity(runs: int = 6) -> Any:
 def test_a_large_loss_samples_the_error() -> None:
     noise, data = uq.CombinedNoise(additive=0.05, proportional=0.3), xr.DataArray(2.0, name="y")
     problem = calibrated(identity(4), data, noise)
-    assert problem.form == "latent"
+    assert problem.data_model.form == "latent"
     assert problem.expansion_loss > 0.05
-    assert calibrated(identity(16), data, uq.CombinedNoise(additive=0.1, proportional=0.1)).form == "independent"
+    assert (
+        calibrated(identity(16), data, uq.CombinedNoise(additive=0.1, proportional=0.1)).data_model.form
+        == "independent"
+    )
     k, eta = np.linspace(0.1, 0.9, 5), np.random.default_rng(0).standard_normal((200_000, problem.latents))
     for at in k:  # the average over the latent number is the quadrature
         terms = problem.log_likelihood({"k": np.full(len(eta), at)}, latents=eta)

@@ -380,9 +380,9 @@ def test_simulated_data_are_those_of_the_compiled_outputs() -> None:
     problem = curve_problem()
     theta = problem.prior_draws(20, 0)
     u, phi, rows = problem.unit_inputs(theta), problem.noise.phi(theta, (20,)), np.arange(20)
-    eta = np.random.default_rng(1).standard_normal((20, len(problem.free)))
-    wanted, _ = problem.latent_outputs(u, phi, eta)
-    got = density._normal_outputs(problem, problem.joint_error(u).given(0 * rows), phi, eta)
+    eta = np.random.default_rng(1).standard_normal((20, len(problem.data_model.free)))
+    wanted, _ = problem.data_model.latent_outputs(u, phi, eta)
+    got = density._normal_outputs(problem.data_model, problem.data_model.joint_error(u).given(0 * rows), phi, eta)
     np.testing.assert_allclose(got, wanted[0], rtol=1e-12, atol=1e-12)
 
 

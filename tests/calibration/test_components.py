@@ -45,7 +45,7 @@ PROBLEMS = {
 )
 def test_observations_in_a_model_of_ones_own_are_those_of_the_calibration(form: str) -> None:
     problem = PROBLEMS[form]()
-    assert problem.form == form
+    assert problem.data_model.form == form
     with pytensor.config.change_flags(mode="FAST_COMPILE"):
         theirs = problem.model()
         with pm.Model() as ours:
@@ -97,8 +97,8 @@ def two_draws() -> uq.Surrogate:
 
 def test_a_law_of_ones_own_is_averaged_over_all_data_at_once(rng: np.random.Generator) -> None:
     problem = uq.Calibration(two_draws(), observed(REALS), uq.GaussianNoise(HALF))
-    eta = rng.standard_normal(len(problem.free))
-    y, log_weights = problem.latent_outputs(
+    eta = rng.standard_normal(len(problem.data_model.free))
+    y, log_weights = problem.data_model.latent_outputs(
         problem.unit_inputs({"theta": np.array([0.42])}), np.ones((1, len(problem.noise.keys))), eta[None]
     )
     assert len(log_weights) > 1
@@ -126,9 +126,9 @@ def test_a_law_of_ones_own_is_averaged_over_all_data_at_once(rng: np.random.Gene
 @pytest.mark.slow
 def test_latent_output_of_a_logarithm_is_in_the_outputs_unit() -> None:
     problem = uq.Calibration(curve(Log()), observed(COUNTS + 1.0), uq.LogNormalNoise(HALF))
-    eta = np.random.default_rng(3).standard_normal(len(problem.free))
+    eta = np.random.default_rng(3).standard_normal(len(problem.data_model.free))
     u = problem.unit_inputs({"theta": np.array([0.42])})
-    y, _ = problem.latent_outputs(u, np.ones((1, 1)), eta[None])
+    y, _ = problem.data_model.latent_outputs(u, np.ones((1, 1)), eta[None])
     with pytensor.config.change_flags(mode="FAST_COMPILE"):
         with pm.Model() as model:
             output = uq.latent_output(problem, {"theta": 0.42}, name="eta")
@@ -150,7 +150,7 @@ def test_discrepancy_is_part_of_the_latent_output() -> None:
             size = pm.HalfNormal("size", 1.0, default_transform=None)
             output = uq.latent_output(problem, {"theta": 0.42, amplitude: size})
         evaluate = evaluated(model, output.values)
-    count = len(problem.free)
+    count = len(problem.data_model.free)
     at = {"size": np.array(0.7)}
     zero = evaluate({**at, "latents": np.zeros(count)})[0]
     root = np.stack([evaluate({**at, "latents": row})[0] - zero for row in np.eye(count)], axis=1)

@@ -61,7 +61,7 @@ def test_likelihood_is_that_at_the_true_conditions(form: str) -> None:
     one = uq.Calibration(surrogate(), observed(conditions_sd={"x": "s"}), **FORMS[form])
     other = uq.Calibration(surrogate(), known(), **FORMS[form])
     assert list(one.priors) == ["theta", "x[0]", "x[1]"]
-    assert one.form == form
+    assert one.data_model.form == form
     theta = np.linspace(0.1, 0.9, 4)
     true = {key: np.full(4, value) for key, value in AT.items()}
     if form != "latent":
@@ -78,7 +78,7 @@ def test_likelihood_is_that_at_the_true_conditions(form: str) -> None:
     u = one.unit_inputs({"theta": theta, **true})
     np.testing.assert_array_equal(u[:, SWAP], other.unit_inputs({"theta": theta}))
     eta = np.random.default_rng(0).standard_normal((4, 3))
-    y, _ = one.latent_outputs(u, one.noise.phi({}, (4,)), eta)
+    y, _ = one.data_model.latent_outputs(u, one.noise.phi({}, (4,)), eta)
     np.testing.assert_allclose(
         one.log_likelihood({"theta": theta, **true}, eta),
         np.sum(FORMS["latent"]["noise"].log_density(y[0][:, [0, 0, 1, 2, 2]], *_student(one)), axis=1),

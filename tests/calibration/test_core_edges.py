@@ -54,7 +54,7 @@ def test_a_discrepancy_in_small_units_is_there_beside_one_in_large_units() -> No
     eta[:, -n:] = np.eye(n)
     u = np.repeat(problem.unit_inputs(AT), n + 1, axis=0)
     phi = problem.noise.phi({}, (n + 1,))
-    y = problem.latent_outputs(u, phi, np.vstack([eta, np.zeros((1, problem.latents))]))[0][0]
+    y = problem.data_model.latent_outputs(u, phi, np.vstack([eta, np.zeros((1, problem.latents))]))[0][0]
     sd = np.sqrt(np.sum((y[:-1] - y[-1]) ** 2, axis=0))
     np.testing.assert_allclose(sd, np.where(problem.cells.output == "a", 0.3 * large, 0.3 * small), rtol=1e-6)
 
@@ -92,14 +92,14 @@ def test_a_value_below_its_limit_says_less_than_a_measured_one() -> None:
     data = observed(limits, censored=["left"] * T)
     problem = uq.Calibration(curve(), data, uq.GaussianNoise(sigma))
     y = np.full((1, T), 1.0)
-    found = noise_sd(problem, y, problem.noise.phi({}, (1,)), draws=1000)[0] ** -2
+    found = noise_sd(problem.data_model, y, problem.noise.phi({}, (1,)), draws=1000)[0] ** -2
     a = (limits - 1.0) / sigma
     # E[score²]: (phi / Phi)² below, with probability Phi, and e² above
     below = stats.norm.pdf(a) ** 2 / stats.norm.cdf(a)
     above = a * stats.norm.pdf(a) + stats.norm.sf(a)
     np.testing.assert_allclose(found, (below + above) / sigma**2, rtol=0.2, atol=1e-3)
     np.testing.assert_allclose(
-        noise_sd(problem, y, problem.noise.phi({}, (1,)), limits=False, draws=1000)[0], sigma, rtol=0.1
+        noise_sd(problem.data_model, y, problem.noise.phi({}, (1,)), limits=False, draws=1000)[0], sigma, rtol=0.1
     )
 
 
@@ -136,7 +136,7 @@ def test_predicted_counts_of_successes_have_their_own_mean() -> None:
     moments = Moments(np.zeros((count, T)), np.zeros((count, T, T)))  # a probability of 1/2
     theta = {"theta": np.full(count, 0.5)}
     transform = problem.surrogate.layouts["y"].transform
-    noise = new_noise(problem, 0, targets)
+    noise = new_noise(problem.data_model, 0, targets)
     mean, variance, _ = predicted(moments, transform, noise, theta, np.random.default_rng(1))
     assert np.abs(mean.mean(axis=0) - 50.0).max() < 4 * 5.0 / math.sqrt(count)
     total = np.sqrt(variance.mean(axis=0) + mean.var(axis=0))

@@ -132,7 +132,7 @@ def test_an_orthogonal_gp_has_no_part_along_the_slope_of_the_mean(rng: np.random
         curve(rng), measured(rng), NOISE, discrepancy=uq.GPDiscrepancy(sd=0.7, length=1.0, orthogonal=True)
     )
     u = problem.unit_inputs({"theta": np.array([0.3])})
-    slope = problem.mean_slopes(u)[0]
+    slope = problem.data_model.mean_slopes(u)[0]
     step = 1e-6
     ends = [
         problem.cells.offset
@@ -146,11 +146,11 @@ def test_an_orthogonal_gp_has_no_part_along_the_slope_of_the_mean(rng: np.random
         for sign in (1, -1)
     ]
     np.testing.assert_allclose(slope[0, :, 0], (ends[0] - ends[1]) / (2 * step), rtol=1e-6, atol=1e-7)
-    K = covariance_of(problem, problem.noise.phi({"sigma": np.array([1.0])}, (1,)), slope)[0]
+    K = covariance_of(problem.data_model, problem.noise.phi({"sigma": np.array([1.0])}, (1,)), slope)[0]
     plain = uq.Calibration(
         curve(np.random.default_rng(0)), measured(rng), NOISE, discrepancy=uq.GPDiscrepancy(sd=0.7, length=1.0)
     )
-    whole = covariance_of(plain, plain.noise.phi({"sigma": np.array([1.0])}, (1,)), slope[..., :0])[0]
+    whole = covariance_of(plain.data_model, plain.noise.phi({"sigma": np.array([1.0])}, (1,)), slope[..., :0])[0]
     J = slope[0]
     np.testing.assert_allclose(K @ J, 0.0, atol=1e-6 * np.abs(whole @ J).max())
     expected = whole - whole @ J @ np.linalg.inv(J.T @ whole @ J) @ J.T @ whole
@@ -172,7 +172,7 @@ DISCREPANCIES = {
 def blocks(problem: uq.Calibration, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     surrogate = problem.surrogate
     assert isinstance(surrogate, GaussianProcessSurrogate)
-    block = np.concatenate([surrogate.process.select(problem.cells.used).flat(), problem.structure])
+    block = np.concatenate([surrogate.process.select(problem.cells.used).flat(), problem.data_model.structure])
     u = problem.unit_inputs({"theta": np.array(0.37)})
     phi = problem.noise.phi({name: np.array(rng.uniform(0.3, 0.9)) for name in problem.noise.unknown}, ())
     return block, u, phi
@@ -214,9 +214,9 @@ def test_derivatives_of_the_density(name: str, rng: np.random.Generator) -> None
 @pytest.mark.parametrize("name", list(DISCREPANCIES))
 def test_derivatives_of_the_latent_outputs(name: str, rng: np.random.Generator) -> None:
     problem = uq.Calibration(curve(rng), measured(rng), uq.StudentTNoise(scale=0.5), discrepancy=DISCREPANCIES[name])
-    assert problem.form == "latent"
+    assert problem.data_model.form == "latent"
     block, u, phi = blocks(problem, rng)
-    eta = rng.standard_normal(int(_latent_outputs.latent_count(problem.structure)))
+    eta = rng.standard_normal(int(_latent_outputs.latent_count(problem.data_model.structure)))
     weight = rng.standard_normal((1, len(problem.cells.offset)))
     u_bar, phi_bar, eta_bar = _latent_outputs.fused_outputs_reverse(block, u, phi, eta, weight)
 
@@ -239,7 +239,7 @@ def test_latents_integrate_to_the_closed_form(rng: np.random.Generator) -> None:
     )
     closed = uq.Calibration(surrogate, data, NOISE, discrepancy=delta)
     sampled = uq.Calibration(surrogate, data, normal, discrepancy=delta)
-    assert (closed.form, sampled.form) == ("correlated", "latent")
+    assert (closed.data_model.form, sampled.data_model.form) == ("correlated", "latent")
     theta = {"theta": 0.3, "sigma": 2.0, "scale": 0.05}
     count = 200_000
     eta = rng.standard_normal((count, sampled.latents))
@@ -256,8 +256,8 @@ def test_variances_of_terms_are_the_diagonal_of_their_covariance(name: str, rng:
     problem = uq.Calibration(curve(rng), measured(rng), NOISE, discrepancy=DISCREPANCIES[name])
     theta = problem.prior_draws(3, 1)
     phi = problem.noise.phi(theta, (3,))
-    whole = covariance_of(problem, phi, np.zeros((3, len(problem.cells.offset), 0)))
-    found = sum(term_variance(problem, term, theta) for term in problem.noise.terms)
+    whole = covariance_of(problem.data_model, phi, np.zeros((3, len(problem.cells.offset), 0)))
+    found = sum(term_variance(problem.data_model, term, theta) for term in problem.noise.terms)
     np.testing.assert_allclose(found, np.diagonal(whole, axis1=1, axis2=2), rtol=1e-12)
 
 

@@ -111,7 +111,7 @@ def test_likelihood_is_that_of_a_surrogate_whose_covariance_is_zero(hours: np.nd
 def test_pytensor_expression_has_the_same_value_and_the_derivative(hours: np.ndarray) -> None:
     one = problem(direct(decay_tensor, backend="pytensor"), hours)
     u, sigma = pt.dmatrix("u"), pt.dvector("sigma")
-    value = bridge.joint_density(one)(u, sigma, one.cells.z)
+    value = bridge.joint_density(one.data_model)(u, sigma, one.cells.z)
     compiled = pytensor.function([u, sigma], [value, *pytensor.grad(value, [u, sigma])], mode="FAST_COMPILE")
     theta = {name: values[1] for name, values in theta_of(one).items()}
     inputs, sds = one.unit_inputs(theta), one.noise.values(theta, ())

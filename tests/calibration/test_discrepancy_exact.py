@@ -108,7 +108,7 @@ NEW_T = np.array([0.0, 1.5, 4.0])
 
 def predicted(problem: uq.Calibration, eta: np.ndarray, *, discrepancy: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and sd at (NEW_X, NEW_T) of the library's prediction at THETA, a mixture over the latents (S, L)."""
-    grid, count = make_grid(problem, "y", {"x": NEW_X}, {"t": NEW_T}), len(eta)
+    grid, count = make_grid(problem.data_model, "y", {"x": NEW_X}, {"t": NEW_T}), len(eta)
     theta, h = {"theta": np.full(count, THETA)}, np.zeros(count, dtype=np.int64)
     parts = [m for _, m in conditional_moments(problem, theta, h, grid.targets, eta, discrepancy)]
     mean = np.concatenate([one.mean for one in parts])
@@ -165,13 +165,13 @@ def test_prediction_given_latents_averages_to_that_given_data(name: str) -> None
     """Gaussian noise through the latents: eta of its exact posterior gives the prediction of the closed form."""
     discrepancy, kernel = CASES[name]
     problem = uq.Calibration(curve(), measured(), NORMAL, discrepancy=discrepancy)
-    assert problem.form == "latent"
+    assert problem.data_model.form == "latent"
     size, n = problem.latents, len(problem.cells.z)
     u, phi = problem.unit_inputs({"theta": np.array([THETA])}), problem.noise.phi({}, (1,))
 
     def outputs(eta: np.ndarray) -> np.ndarray:
         count = len(eta)
-        return problem.latent_outputs(np.repeat(u, count, 0), np.repeat(phi, count, 0), eta)[0][0]
+        return problem.data_model.latent_outputs(np.repeat(u, count, 0), np.repeat(phi, count, 0), eta)[0][0]
 
     base = outputs(np.zeros((1, size)))[0]
     root = outputs(np.eye(size)) - base  # (latents, cells): the output is linear in eta

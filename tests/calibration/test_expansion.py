@@ -19,7 +19,6 @@ from tests.frozen.values import VALUES
 from uqms.calibration import _process_gaussian
 from uqms.calibration.assembly import leave_one_out
 from uqms.calibration.expansion import LOSS_LIMIT, check_expansion, log_ratios, measured_loss, pilot_loss
-from uqms.calibration.gaussian import block_of
 from uqms.calibration.misfit import _distances
 from uqms.calibration.population.terms import subject_terms
 from uqms.calibration.predict import conditional_moments, data_moments, own_cells
@@ -137,7 +136,7 @@ def arrays_of(theta: dict[str, float], count: int = 1) -> dict[str, np.ndarray]:
 def test_the_likelihood_is_the_dense_normal_of_the_expansion(name: str) -> None:
     build, more = PROBLEMS[name]
     problem = build()
-    assert problem.form == "correlated"
+    assert problem.data_model.form == "correlated"
     assert not problem.latents
     theta = theta_of(problem)
     assert float(problem.log_likelihood(theta)) == pytest.approx(Dense(problem, theta, **more).log_density, rel=1e-10)
@@ -148,7 +147,7 @@ def test_derivatives_of_the_density(name: str) -> None:
     """Those of independent noise are tested in `test_gaussian_kernel`."""
     problem = PROBLEMS[name][0]()
     theta = theta_of(problem)
-    u, block = problem.unit_inputs(arrays_of(theta))[0], block_of(problem)
+    u, block = problem.unit_inputs(arrays_of(theta))[0], problem.data_model.block()
     phi, z = problem.noise.phi(arrays_of(theta), (1,))[0], problem.cells.z
     value, u_bar, phi_bar = _process_gaussian.at(block, u, phi, z)
     assert float(value) == pytest.approx(float(problem.log_likelihood(theta)), rel=1e-10)
@@ -167,7 +166,7 @@ def test_an_orthogonal_discrepancy_is_so_on_the_scale_of_the_surrogate() -> None
     delta = uq.GPDiscrepancy(sd=uq.HalfNormal(0.1), length=2.0, over=["t"], orthogonal=True)
     problem = log_problem(discrepancy=delta)
     theta = arrays_of(THETA | {"delta_sd": 0.1})
-    u, block = problem.unit_inputs(theta)[0], block_of(problem)
+    u, block = problem.unit_inputs(theta)[0], problem.data_model.block()
     phi, z = problem.noise.phi(theta, (1,))[0], problem.cells.z
     value, u_bar, _ = _process_gaussian.at(block, u, phi, z)
     assert float(value) == pytest.approx(float(problem.log_likelihood(THETA | {"delta_sd": 0.1})), rel=1e-10)
@@ -302,7 +301,7 @@ def test_the_loss_is_that_of_quadrature(transform: Any, value: float, sd: float)
 
 def test_a_small_loss_leaves_the_posterior_as_it_is() -> None:
     problem = calibrated(scalar(7), xr.DataArray(4.0, name="y"), uq.GaussianNoise(sd=0.3))
-    assert problem.form == "correlated"
+    assert problem.data_model.form == "correlated"
     assert 0.0 < problem.expansion_loss < LOSS_LIMIT
     assert "first-order expansion: used" in repr(problem)
     k = (np.arange(2000) + 0.5) / 2000.0
@@ -318,14 +317,14 @@ def test_a_small_loss_leaves_the_posterior_as_it_is() -> None:
 def test_the_form_is_chosen_by_the_measured_loss() -> None:
     few, data = scalar(4), xr.DataArray(4.0, name="y")
     problem = calibrated(few, data, uq.GaussianNoise(sd=0.01))
-    assert problem.form == "latent"
+    assert problem.data_model.form == "latent"
     assert problem.expansion_loss > LOSS_LIMIT
     assert problem.latents > 0
     assert "error sampled" in repr(problem)
     again = calibrated(few, data, uq.GaussianNoise(sd=0.01))
     assert again.expansion_loss == problem.expansion_loss  # no hidden random numbers
     forced = calibrated(few, data, uq.GaussianNoise(sd=0.01), expansion="first-order")
-    assert forced.form == "correlated"
+    assert forced.data_model.form == "correlated"
     assert np.isnan(forced.expansion_loss)
     assert pilot_loss(forced).nats == problem.expansion_loss
     check = check_expansion(forced, {"k": np.linspace(0.1, 0.9, 20)}, np.zeros(20, int))
@@ -334,15 +333,17 @@ def test_the_form_is_chosen_by_the_measured_loss() -> None:
     assert "expansion='none'" in str(check.remedy)
     assert check_expansion(problem, {"k": np.linspace(0.1, 0.9, 20)}, np.zeros(20, int)) is None
     many = calibrated(scalar(24), data, uq.GaussianNoise(sd=0.2))
-    assert many.form == "correlated"
+    assert many.data_model.form == "correlated"
     assert many.expansion_loss < 1e-3
     sampled = calibrated(scalar(24), data, uq.GaussianNoise(sd=0.2), expansion="none")
-    assert sampled.form == "latent"
+    assert sampled.data_model.form == "latent"
 
 
 def test_an_expansion_says_nothing_of_an_output_without_transform() -> None:
     frame = observed(curves(TWO, 2))
-    forms = {calibrated("curve", frame, NOISE, expansion=way).form for way in ("measured", "first-order", "none")}
+    forms = {
+        calibrated("curve", frame, NOISE, expansion=way).data_model.form for way in ("measured", "first-order", "none")
+    }
     assert forms == {"independent"}
 
 
@@ -351,7 +352,7 @@ def test_what_cannot_be_expanded_is_refused() -> None:
         log_problem(expansion="second")
     with pytest.raises(InputError, match="expansion='first-order' is for Gaussian noise"):
         log_problem(noise=uq.StudentTNoise(scale=0.2, df=4.0))
-    assert log_problem(noise=uq.StudentTNoise(scale=0.2, df=4.0), expansion="measured").form == "latent"
+    assert log_problem(noise=uq.StudentTNoise(scale=0.2, df=4.0), expansion="measured").data_model.form == "latent"
     with pytest.raises(InputError, match="Autocorrelated noise of 'y' is in the output's own unit"):
         log_problem(noise=AUTO, expansion="none")
 
@@ -363,7 +364,7 @@ def test_parts_take_one_expansion_or_their_own() -> None:
 
     def forms(expansion: Any) -> list[str]:
         problem = uq.Calibration(parts, noise=noise, expansion=expansion)
-        return [part.form for part in problem.parts.values()]
+        return [part.data_model.form for part in problem.parts.values()]
 
     assert forms("none") == ["latent", "latent"]
     assert forms({"one": "first-order", "two": "none"}) == ["correlated", "latent"]
@@ -419,9 +420,9 @@ def test_a_population_samples_the_error_unless_the_expansion_is_asked_for() -> N
         noise = uq.GaussianNoise(sd=0.2)
         return uq.Calibration(surrogate, data, noise, population=population, outside="extrapolate", **settings)
 
-    assert problem().data.form == "latent"
+    assert problem().data.data_model.form == "latent"
     one = problem(expansion="first-order")
-    assert one.data.form == "correlated"
+    assert one.data.data_model.form == "correlated"
     assert one.latents == one.layout.size
     theta = {name: values[:3] for name, values in one.prior_draws(3, 1).items()}
     z = 0.5 * np.random.default_rng(2).standard_normal((3, one.latents))
@@ -469,7 +470,7 @@ def test_the_closed_form_and_its_loss_make_up_the_sampled_likelihood(name: str) 
         calibrated(surrogate, observed(positive(2)), NOISE, expansion=way, **settings)
         for way in ("first-order", "none")
     ]
-    assert [one.form for one in forms] == ["correlated", "latent"]
+    assert [one.data_model.form for one in forms] == ["correlated", "latent"]
     theta = theta_of(forms[0]) | {"sigma": 1.0}
     draws, count = arrays_of(theta), 60_000
     ratio, error = next(log_ratios(forms[0], draws, np.zeros(1, np.int64)))

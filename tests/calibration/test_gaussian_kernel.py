@@ -15,7 +15,6 @@ import uqms as uq
 from uqms._typing import Array
 from uqms.calibration import _gaussian, _process_gaussian, blocks
 from uqms.calibration._gaussian import FEATURES, INDEPENDENT, OWN, SERIES, SHARED
-from uqms.calibration.gaussian import block_of
 
 RANK, SD, LENGTH, SCALE = 3, 2, 3, 4  # features of a score; places in phi
 
@@ -248,8 +247,8 @@ def test_data_of_one_output_have_the_kernel_that_its_scores_chose() -> None:
     problem = uq.Calibration(surrogate, xr.DataArray(0.9, name="smooth"), uq.GaussianNoise(sd=0.01))
     for theta in ({"a": 0.3, "b": 0.4}, {"a": 0.55, "b": 0.7}):
         u = problem.unit_inputs({name: np.array([value]) for name, value in theta.items()})[0]
-        compiled = _process_gaussian.at(block_of(problem), np.ascontiguousarray(u), np.array([0.01]), np.array([0.9]))[
-            0
-        ]
+        compiled = _process_gaussian.at(
+            problem.data_model.block(), np.ascontiguousarray(u), np.array([0.01]), np.array([0.9])
+        )[0]
         mean, sd = surrogate.predict(theta).mean["smooth"].item(), surrogate.predict(theta).sd["smooth"].item()
         assert compiled == pytest.approx(norm.logpdf(0.9, mean, np.hypot(sd, 0.01)), rel=1e-6)

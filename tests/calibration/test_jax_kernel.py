@@ -41,8 +41,8 @@ def problem_of(kernel: Kernel, noise: Any, hyperparameters: Any = "averaged") ->
 
 def test_the_likelihood_is_that_of_the_built_in_kernel() -> None:
     ours, theirs = (problem_of(kernel, uq.GaussianNoise(sd=0.05)) for kernel in (Mine(), uq.Matern52()))
-    assert ours.process is None
-    assert theirs.process is not None
+    assert ours.data_model.process is None
+    assert theirs.data_model.process is not None
     theta = ours.prior_draws(6, 1)
     np.testing.assert_allclose(ours.log_likelihood(theta), theirs.log_likelihood(theta), rtol=1e-9)
 
@@ -139,8 +139,8 @@ def test_a_population_has_features() -> None:
     own = one.individuals(theta, latents)
     u, sigma, wanted = data.unit_inputs(own), data.noise.phi(own, (3,)), one.log_likelihood(theta, latents)
     for s in range(3):
-        error = SharedError.through(covariances_of(data, data.cells.used), u[s])
-        lowrank = featured(data, error, data.cells.used, subjects_of(data))
+        error = SharedError.through(covariances_of(data.data_model, data.cells.used), u[s])
+        lowrank = featured(data.data_model, error, data.cells.used, subjects_of(data))
         found = lowrank.evaluate(u[[s]], sigma[[s]], data.cells.z)[0] + data.wall(own)[s]
         np.testing.assert_allclose(found, wanted[s], rtol=1e-7)
 

@@ -67,8 +67,8 @@ def test_outputs_are_linear_in_the_latents(delta: object, rng: np.random.Generat
     theta = problem.prior_draws(5, 1)
     u, phi = problem.unit_inputs(theta), problem.noise.phi(theta, (5,))
     eta = rng.standard_normal((5, problem.latents))
-    y0, B, log_weights = problem.latent_map(u, phi)
-    wanted, _ = problem.latent_outputs(u, phi, eta)
+    y0, B, log_weights = problem.data_model.latent_map(u, phi)
+    wanted, _ = problem.data_model.latent_outputs(u, phi, eta)
     np.testing.assert_allclose(y0 + np.einsum("hsnl,sl->hsn", B, eta), wanted, rtol=0, atol=1e-12)
     assert log_weights == pytest.approx([0.0])
 
@@ -162,7 +162,9 @@ def test_weights_are_right_on_average_where_the_density_is_not_normal(name: str)
 def test_a_second_mode_near_the_data_is_found() -> None:
     # A narrow density with long tails, far from what the surrogate expects: one mode at either.
     noise, theta = uq.StudentTNoise(scale=0.02, df=2.0), {"theta": np.array([0.24, 0.25, 0.26])}
-    y0, B, _ = number(noise, [0.0, 0.0]).latent_map(theta["theta"][:, None, None], np.array([[0.02, 2.0]] * 3))
+    y0, B, _ = number(noise, [0.0, 0.0]).data_model.latent_map(
+        theta["theta"][:, None, None], np.array([[0.02, 2.0]] * 3)
+    )
     far = y0[0, 1, 0] - 6.5 * abs(B[0, 1, 0, 0])
     problem = number(noise, [far, far - 0.01])
     found = one(problem, theta)

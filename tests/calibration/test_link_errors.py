@@ -138,14 +138,14 @@ def test_outputs_by_their_logarithm_are_expanded_while_links_are_sampled() -> No
     many = tissue(n=60, transforms={"speed": uq.Log()}, function=lambda a, x: np.exp(np.sin(0.8 * a + x)))
     exact = uq.Chain(cell=cell(n=25), tissue=many, links={"tissue.apd": "cell.apd"})
     default = uq.Calibration(exact, table(speeds), NOISE, **settings)
-    assert default.closed_form
+    assert default.data_model.closed_form
     assert default.expansion_loss < LOSS_LIMIT
     assert np.isfinite(default.link_loss)
     for expansion, errors, closed in (
         ("first-order", 0, True), ("outputs", 1, True), ("links", 0, False), ("none", 1, False),
     ):  # fmt: skip
         problem = uq.Calibration(model, table(speeds), NOISE, expansion=expansion, **settings)
-        assert (len(problem.link_errors), problem.closed_form) == (errors, closed)
+        assert (len(problem.link_errors), problem.data_model.closed_form) == (errors, closed)
     with pytest.raises(InputError, match="give 'measured', 'first-order' or 'none', or for a chain"):
         uq.Calibration(model, table(speeds), NOISE, expansion="second-order")
 

@@ -255,10 +255,10 @@ def test_simulated_recordings_have_the_covariance_of_the_likelihood() -> None:
     """Of white and autocorrelated noise, errors of scores and truncation, each standard normal number has a column."""
     problem = problem_of(30, "surrogate", "autocorrelated")
     theta = draws(problem, 1)
-    at = {name: np.repeat(values, problem.latent_count + 1) for name, values in theta.items()}
-    u, phi = problem.unit_inputs(at), problem.noise.phi(at, (problem.latent_count + 1,))
-    eta = np.vstack([np.zeros(problem.latent_count), np.eye(problem.latent_count)])
-    y = latent_draws(problem, u, phi, np.random.default_rng(0), eta)
+    at = {name: np.repeat(values, problem.data_model.latent_count + 1) for name, values in theta.items()}
+    u, phi = problem.unit_inputs(at), problem.noise.phi(at, (problem.data_model.latent_count + 1,))
+    eta = np.vstack([np.zeros(problem.data_model.latent_count), np.eye(problem.data_model.latent_count)])
+    y = latent_draws(problem.data_model, u, phi, np.random.default_rng(0), eta)
     root = y[1:] - y[0]
     _, _, (mean, *_), (wanted, *_) = data_moments(problem, theta)
     np.testing.assert_allclose(y[0], mean[0], atol=1e-12)

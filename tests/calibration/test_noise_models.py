@@ -145,7 +145,7 @@ MODELS: dict[str, tuple[NoiseModel, Transform, xr.DataArray, str]] = {
 def test_the_pymc_model_is_the_density_of_the_arrays(name: str) -> None:
     noise, transform, data, form = MODELS[name]
     problem = uq.Calibration(curve(transform), data, noise)
-    assert problem.form == form
+    assert problem.data_model.form == form
     rng = np.random.default_rng(2)
     theta = {key: float(values[0]) for key, values in problem.prior_draws(1, 5).items()}
     eta = rng.standard_normal(problem.latents)
@@ -219,15 +219,19 @@ def test_slopes_of_many_draws_are_those_of_each(name: str) -> None:
     problem = uq.Calibration(curve(transform), data, noise)
     theta = problem.prior_draws(6, 3)
     phi = problem.noise.phi(theta, (6,))
-    y, _ = problem.latent_outputs(problem.unit_inputs(theta), phi, np.zeros((6, len(problem.free))))
+    y, _ = problem.data_model.latent_outputs(
+        problem.unit_inputs(theta), phi, np.zeros((6, len(problem.data_model.free)))
+    )
     several = np.maximum(
         problem.observations.value - np.arange(6.0)[:, None] % 2, 0.0 if transform is IDENTITY else 1.0
     )
     z = problem.cells.linked(several if name != "trials" else np.minimum(several, [3.0, 4.0, 9.0, 2.0]))
-    together = slope_of_density(problem, y[0], phi, z)
+    together = slope_of_density(problem.data_model, y[0], phi, z)
     for s in range(6):
         np.testing.assert_allclose(
-            together[s], slope_of_density(problem, y[0, s : s + 1], phi[s : s + 1], z[s : s + 1])[0], rtol=1e-4
+            together[s],
+            slope_of_density(problem.data_model, y[0, s : s + 1], phi[s : s + 1], z[s : s + 1])[0],
+            rtol=1e-4,
         )
     if name == "poisson" and problem.cells.responses[0].name == "log":
         np.testing.assert_allclose(together, z - np.exp(y[0]), rtol=1e-4, atol=1e-6)
@@ -239,7 +243,9 @@ def test_a_limit_censors_what_is_beyond_it() -> None:
     assert list(other.observations.censored) == ["left", "", "", ""]
     np.testing.assert_allclose(other.observations.value, [0.3, -3.0, 1.0, 0.2])
     theta, eta = {"theta": 0.4}, np.random.default_rng(1).standard_normal(problem.latents)
-    y = other.latent_outputs(other.unit_inputs({"theta": np.array([0.4])}), np.array([[0.5]]), eta[None])[0][0, 0]
+    y = other.data_model.latent_outputs(other.unit_inputs({"theta": np.array([0.4])}), np.array([[0.5]]), eta[None])[0][
+        0, 0
+    ]
     expected = stats.norm(y[0], 0.5).logcdf(0.3) + stats.norm(y[1:], 0.5).logpdf([-3.0, 1.0, 0.2]).sum()
     assert float(other.log_likelihood(theta, eta)) == pytest.approx(expected, rel=1e-12)
 
@@ -251,7 +257,7 @@ def test_an_exact_simulator_has_no_latents_under_any_noise() -> None:
         lambda a: a * t, space=uq.ParameterSpace(a=uq.Uniform(-1.0, 1.0)), outputs={"y": ("t",)}, coords={"t": t}
     )
     problem = uq.Calibration(simulator, observed(REALS), JOINT)
-    assert (problem.form, problem.latents) == ("latent", 0)
+    assert (problem.data_model.form, problem.latents) == ("latent", 0)
     a = np.array([[-0.5, 0.1], [0.4, 0.9]])
     wanted = [float(JOINT.logp(REALS, value * t, {}, NumPyFunctions)) for value in a.ravel()]
     np.testing.assert_allclose(problem.log_likelihood({"a": a}), np.reshape(wanted, a.shape), rtol=1e-12)
@@ -266,7 +272,7 @@ def test_the_end_of_a_support_says_nothing_of_the_information() -> None:
         random=lambda y, p, rng: y + np.where(rng.random(y.shape) < 0.5, 1e-12, 1.0),
     )
     problem = uq.Calibration(curve(), observed(REALS), noise)
-    sd = noise_sd(problem, np.ones((200, T)), np.ones((200, 1)))
+    sd = noise_sd(problem.data_model, np.ones((200, T)), np.ones((200, 1)))
     assert np.mean(sd**-2) == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(32 * 200 * T))
 
 

@@ -51,7 +51,7 @@ def points(one: uq.Calibration, count: int, rng: np.random.Generator) -> dict[st
 )
 def test_the_model_is_the_density_of_the_arrays_at_many_points(noise: Any, form: str) -> None:
     one, rng, count = problem(noise), np.random.default_rng(5), 250
-    assert one.form == form
+    assert one.data_model.form == form
     theta = points(one, count, rng)
     eta = rng.standard_normal((count, one.latents))
     expected = one.log_likelihood(theta, eta) if one.latents else one.log_likelihood(theta)

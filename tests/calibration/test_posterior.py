@@ -1,6 +1,5 @@
 """The posterior: groups, units, tables, predictions and files of one small calibration, against numpy and formulas."""
 
-import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -405,11 +404,11 @@ def test_an_output_with_a_transform_is_predicted_on_its_own_scale(posterior: uq.
 
 def with_transform(posterior: uq.Posterior, transform: object) -> uq.Posterior:
     """Return the posterior with another output that was not observed: one whose image is "area"."""
-    problem = copy.copy(posterior.problem)
+    problem = posterior.problem
     *others, area = problem.surrogate.bases
     area = replace(area, layout=replace(area.layout, transform=transform))
-    problem.surrogate = replace(problem.surrogate, bases=(*others, area))
-    return replace(posterior, problem=problem)
+    other = problem.with_data_model(surrogate=replace(problem.surrogate, bases=(*others, area)))
+    return replace(posterior, problem=other)
 
 
 def test_an_output_that_was_not_observed_is_predicted(posterior: uq.Posterior) -> None:

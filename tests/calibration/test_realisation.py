@@ -107,7 +107,7 @@ def test_none_is_the_likelihood_of_a_surrogate_without_noise() -> None:
     mean = uq.Calibration(surrogate, observed(frame), realisation="none", **settings)
     silent = uq.Calibration(replace(surrogate, noise=None), observed(frame), **settings)
     theta = {"theta": np.linspace(0.1, 0.9, 5)}
-    assert mean.form == silent.form == "independent"
+    assert mean.data_model.form == silent.data_model.form == "independent"
     np.testing.assert_array_equal(mean.log_likelihood(theta), silent.log_likelihood(theta))
     run = uq.Calibration(surrogate, observed(frame), **settings)
     assert np.abs(run.log_likelihood(theta) - mean.log_likelihood(theta)).min() > 0.1
@@ -144,7 +144,7 @@ def test_gradient_of_the_marginal_likelihood(mode: str) -> None:
     problem = uq.Calibration(stochastic(), observed(table(runs=2)), noise=uq.GaussianNoise(sd=0.3), realisation=mode)
     u = problem.unit_inputs({"theta": np.array(0.4)}) + np.array([[0.0, 0.0], [0.03, 0.0]])
     inputs = pt.dmatrix("u")
-    density = joint_density(problem)(inputs, np.array([0.3]), problem.cells.z)
+    density = joint_density(problem.data_model)(inputs, np.array([0.3]), problem.cells.z)
     value = pytensor.function([inputs], [density, pytensor.grad(density, inputs)], mode="FAST_COMPILE")
 
     np.testing.assert_allclose(value(u)[1], central(lambda at: float(value(at)[0]), u), rtol=1e-5, atol=1e-6)
@@ -167,9 +167,9 @@ def test_latents_make_the_covariance_and_have_derivatives() -> None:
     phi = problem.noise.phi({"theta": np.array([0.4])}, (1,))
     n, size = len(problem.cells.offset), problem.latents
     eta = np.vstack([np.zeros(size), np.eye(size)])
-    y = problem.latent_outputs(np.repeat(u, size + 1, axis=0), np.repeat(phi, size + 1, axis=0), eta)[0][0]
+    y = problem.data_model.latent_outputs(np.repeat(u, size + 1, axis=0), np.repeat(phi, size + 1, axis=0), eta)[0][0]
     root = y[1:] - y[0]
-    y0, B, _ = problem.latent_map(u, phi)
+    y0, B, _ = problem.data_model.latent_map(u, phi)
     np.testing.assert_allclose(y0[0, 0], y[0], rtol=1e-12)
     np.testing.assert_allclose(B[0, 0].T, root, rtol=0, atol=1e-12)
     frame = table(runs=2).query("replicate == 0").reset_index(drop=True)
@@ -182,7 +182,7 @@ def test_latents_make_the_covariance_and_have_derivatives() -> None:
 
     rng = np.random.default_rng(1)
     bar, eta = rng.standard_normal((1, n)), rng.standard_normal(size)
-    plugged = PluggedOutputs(problem)
+    plugged = PluggedOutputs(problem.data_model)
     slopes = plugged.reverse(u[0], phi[0], eta, bar)
 
     def value(at: np.ndarray, xi: np.ndarray) -> float:
@@ -250,7 +250,7 @@ def test_prediction_given_latents_averages_to_that_given_nothing(realisation: st
         )
     ]
     mean, left = np.concatenate([one.mean for one in found]), found[0].covariance[0]
-    y = problem.latent_outputs(problem.unit_inputs(theta), problem.noise.phi(theta, (count,)), eta)[0][0]
+    y = problem.data_model.latent_outputs(problem.unit_inputs(theta), problem.noise.phi(theta, (count,)), eta)[0][0]
     if realisation == "same":  # the latents say everything of the observed runs
         np.testing.assert_allclose(mean, y, atol=1e-6)
         return

@@ -267,7 +267,7 @@ def test_predictions_are_those_of_one_calibration() -> None:
         theta, h = {"theta": np.array([0.3, 0.7])}, np.zeros(2, dtype=np.int64)
         eta = np.random.default_rng(1).standard_normal((2, whole.latents))
         at = {name: np.array([0.4, 0.6]) for name in whole.condition_names} or None
-        grid = make_grid(whole, "y", at, None).targets
+        grid = make_grid(whole.data_model, "y", at, None).targets
         ((_, found),) = conditional_moments(seen, theta, h, grid, eta)
         ((_, expected),) = conditional_moments(whole, theta, h, grid, eta)
         np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-8)

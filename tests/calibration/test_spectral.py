@@ -165,13 +165,13 @@ def calibration(times: Array, sd: float | uq.Prior) -> uq.Calibration:
 @pytest.mark.parametrize("sd", [0.05, uq.HalfNormal(0.1)], ids=["known", "unknown"])
 def test_a_recording_has_the_same_likelihood_as_through_the_filter(sd: float | uq.Prior) -> None:
     problem = calibration(np.linspace(0.0, 2.0, 800), sd)
-    whole = problem.gaussian
+    whole = problem.data_model.gaussian
     few = reduced(problem.cells, problem.noise, problem.condition_names)
     assert few is not None
     assert (few.rows, len(few.field("spectra")) > 0) == (0, True)
-    assert problem.fewest.sizes == few.sizes
+    assert problem.data_model.fewest.sizes == few.sizes
     theta = {name: values[:3] for name, values in problem.prior_draws(3, 1).items()}
-    parts, _ = problem.parts(problem.unit_inputs(theta))
+    parts, _ = problem.data_model.parts(problem.unit_inputs(theta))
     phi = problem.noise.phi(theta, (3,))
     for at in range(3):
         one, other = (
@@ -195,4 +195,4 @@ def test_a_recording_with_unequal_steps_keeps_its_rows() -> None:
     times[400] += 1e-4
     problem = calibration(times, 0.05)
     assert reduced(problem.cells, problem.noise, problem.condition_names) is None
-    assert problem.fewest.rows == 1602
+    assert problem.data_model.fewest.rows == 1602

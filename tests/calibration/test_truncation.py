@@ -157,11 +157,16 @@ def posterior_at(surrogate: Any, noise: uq.GaussianNoise) -> tuple[Any, dict[str
     return problem, theta
 
 
+def checked(problem: Any, theta: dict[str, np.ndarray]) -> Any:
+    model = problem.data_model
+    return check_truncation(model, problem.unit_inputs(theta), model.noise.phi(theta, (200,)), np.zeros(200, dtype=int))
+
+
 def test_the_check_has_the_variance_of_the_prediction() -> None:
     noise = uq.GaussianNoise(sd=uq.HalfNormal(1e-4))
     problem, theta = posterior_at(fitted(field(), tolerance=1e-6), noise)
     theta |= {"sigma": np.full(200, 2e-6)}
-    found = check_truncation(problem, theta, np.zeros(200, dtype=np.int64))
+    found = checked(problem, theta)
     assert found is not None
     told = problem.surrogate.predict({name: theta[name] for name in SPACE.names})
     rest = np.sum(problem.surrogate.bases[0].truncation ** 2, axis=1)
@@ -169,11 +174,9 @@ def test_the_check_has_the_variance_of_the_prediction() -> None:
     assert found.status == "warn"
     assert f"{rest.mean() / 4e-12:.2g} times the noise variance" in found.message
     # with more noise it does not matter, and where more scores are kept there is nothing to say
-    assert check_truncation(problem, theta | {"sigma": np.full(200, 1e-3)}, np.zeros(200, dtype=np.int64)).status == (  # type: ignore[union-attr]
-        "pass"
-    )
+    assert checked(problem, theta | {"sigma": np.full(200, 1e-3)}).status == "pass"
     problem, theta = posterior_at(fitted(field()), noise)
-    assert check_truncation(problem, theta | {"sigma": np.full(200, 2e-6)}, np.zeros(200, dtype=np.int64)) is None
+    assert checked(problem, theta | {"sigma": np.full(200, 2e-6)}) is None
 
 
 @pytest.mark.parametrize("correlated", [False, True])
@@ -183,7 +186,7 @@ def test_the_variance_of_scores_is_that_of_their_covariance(correlated: bool, by
         toy(correlated=correlated, by_input=by_input), observations((0.3, 0.8)), uq.GaussianNoise(sd=0.2), space=OF_TOY
     )
     theta = problem.prior_draws(7, 1)
-    law = problem.joint_error(problem.unit_inputs(theta)).given(np.zeros(7, dtype=np.int64))
+    law = problem.data_model.joint_error(problem.unit_inputs(theta)).given(np.zeros(7, dtype=np.int64))
     assert (law.correlated, law.fixed) == (correlated, not by_input)
     expected = np.diagonal(law.covariance, axis1=1, axis2=2) - np.sum(law.rows.truncation**2, axis=-1)
     np.testing.assert_allclose(_of_scores(law), expected, rtol=1e-9)

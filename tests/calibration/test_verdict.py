@@ -225,7 +225,7 @@ def test_shares_in_blocks_are_the_same(monkeypatch: pytest.MonkeyPatch, clean: u
     theta, h = {"theta": np.linspace(0.3, 0.7, 300)}, np.zeros(300, dtype=np.int64)
     whole = module._share(clean, theta, h)
     monkeypatch.setattr(module, "BLOCK", 3000)
-    assert len(module._blocks(clean, 200)) > 5
+    assert len(module._blocks(clean.data_model, 200)) > 5
     assert module._share(clean, theta, h) == pytest.approx(whole, rel=1e-10)
 
 

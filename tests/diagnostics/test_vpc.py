@@ -96,7 +96,7 @@ def test_studies_have_the_exact_law_given_the_data(monkeypatch: pytest.MonkeyPat
     error = exact_error(one, np.concatenate([u[0], one.data.unit_inputs(fresh)[0]]))
     sigma = one.data.noise.phi(single, (1,))[:, :1]
     data = one.data.cells
-    law = featured(one.data, error, np.arange(error.q), data.unit).condition(u, sigma, data.z)
+    law = featured(one.data.data_model, error, np.arange(error.q), data.unit).condition(u, sigma, data.z)
     step = np.linalg.solve(law.factor[0, 0].T, rng.standard_normal((law.mean.shape[2], S))).T
     shared = Shared(one, theta, own, z, np.zeros(S, dtype=int), law.mean[0, 0] + step, error)
     posterior = Posterior(xr.DataTree(), one, None, None)  # type: ignore[arg-type]

@@ -78,7 +78,7 @@ def test_a_calibration_has_the_density_and_gradient_of_the_toy(rng: np.random.Ge
     np.testing.assert_allclose(*(one.log_likelihood(theta) for one in problems), rtol=1e-10)
     u = problems[0].unit_inputs({name: values[:1] for name, values in theta.items()})
     bar = rng.standard_normal(problems[0].parts(u)[0][:, 0].shape)
-    np.testing.assert_allclose(*(one.parts_reverse(u[0], bar) for one in problems), rtol=1e-9)
+    np.testing.assert_allclose(*(one.data_model.parts_reverse(u[0], bar) for one in problems), rtol=1e-9)
 
 
 @pytest.mark.slow

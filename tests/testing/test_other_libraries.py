@@ -156,7 +156,7 @@ def test_several_experiments_are_refused_with_the_reason(
 def test_prediction_at_another_condition_is_refused_too(polynomial: BayesianRidge, process: Regression) -> None:
     theta, h = {"k": np.array([0.7, 1.4])}, np.zeros(2, dtype=np.int64)
     problem = uq.Calibration(Polynomial(polynomial, process.domain), measured([1.2]), NOISE, space=SPACE)
-    observed, other = (make_grid(problem, "peak", {"dose": dose}, None).targets for dose in (1.2, 2.0))
+    observed, other = (make_grid(problem.data_model, "peak", {"dose": dose}, None).targets for dose in (1.2, 2.0))
     with pytest.raises(ConformanceError, match="other conditions.*does not know"):
         next(conditional_moments(problem, theta, h, other))
     _, moments = next(conditional_moments(problem, theta, h, observed))

@@ -451,3 +451,74 @@ def fused_outputs_reverse(block: Array, u: Array, phi: Array, eta: Array, y_bar:
     _scores_reverse(block, u, kg, t, v, mean_bars, cov_bars, u_bar)
     _jacobian_reverse(block, data, u, J_bars, kept, u_bar)
     return u_bar, phi_bar, eta_bar
+
+
+@compiled
+def outputs_of(
+    data: Array,
+    means: Array,
+    covariances: Array,
+    phi: Array,
+    J: Array,
+    W: Array,
+    offset: Array,
+    basis: Array,
+    truncation: Array,
+    eta: Array,
+) -> Array:
+    """Return latent outputs (H, S, N).
+
+    Of scores (H, S, K, q), their covariances (H, S, ...) as in `_latent_outputs`, phi, J (H, S, N, o), W, rows (H or 1,
+    S or 1, N, ...) and eta (S, L).
+    """
+    draws, count = means.shape[:2]
+    y = np.empty((draws, count, int(data[2])))
+    for h in range(draws):
+        for s in range(count):
+            i, j = h % offset.shape[0], s % offset.shape[1]
+            y[h, s] = outputs(
+                data,
+                means[h, s],
+                covariances[h, s],
+                phi[s],
+                J[h, s],
+                W[s],
+                offset[i, j],
+                basis[i, j],
+                truncation[i, j],
+                eta[s],
+            )
+    return y
+
+
+@compiled
+def maps_of(
+    data: Array,
+    means: Array,
+    covariances: Array,
+    phi: Array,
+    J: Array,
+    W: Array,
+    offset: Array,
+    basis: Array,
+    truncation: Array,
+) -> tuple[Array, Array]:
+    """Return y0 (H, S, N) and B (H, S, N, L) of latent outputs y0 + B eta; arguments as those of `outputs_of`."""
+    draws, count = means.shape[:2]
+    y = np.empty((draws, count, int(data[2])))
+    B = np.empty((draws, count, int(data[2]), latent_count(data)))
+    for h in range(draws):
+        for s in range(count):
+            i, j = h % offset.shape[0], s % offset.shape[1]
+            y[h, s], B[h, s] = linear_outputs(
+                data,
+                means[h, s],
+                covariances[h, s],
+                phi[s],
+                J[h, s],
+                W[s],
+                offset[i, j],
+                basis[i, j],
+                truncation[i, j],
+            )
+    return y, B

@@ -20,8 +20,8 @@ import xarray as xr
 
 from uqms._typing import Array
 from uqms.calibration.base import Piece, Problem
-from uqms.calibration.checks import Check, Sampled, Status
-from uqms.calibration.rescaling import FACTORS, Rescaled, rescaled
+from uqms.calibration.checks import Check, Rescaled, Sampled, Status
+from uqms.calibration.rescaling import FACTORS, rescaled
 from uqms.errors import InputError
 from uqms.parameters import Prior
 from uqms.surrogates.protocol import inputs_of

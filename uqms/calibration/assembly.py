@@ -18,6 +18,7 @@ from uqms.calibration.base import Piece, Problem
 from uqms.calibration.checks import Check
 from uqms.calibration.computation import APPROXIMATION, sampler_checks
 from uqms.calibration.context import evenly
+from uqms.calibration.data_model import DataModel
 from uqms.calibration.dense_gaussian import LOG_TWO_PI
 from uqms.calibration.density import correlated_noise, draw_rows, row_terms
 from uqms.calibration.predict import conditional_moments, own_cells
@@ -272,10 +273,10 @@ def _value_terms(
     problem: "SingleCalibration", theta: Mapping[str, Array], latents: Array
 ) -> Iterator[tuple[Array, Array]]:
     """Yield log w_h + log p(z | theta, h) (H, s) and log p(z_i | other z, theta, h) (H, s, R), in own units."""
-    if problem.closed_form:
+    if problem.data_model.closed_form:
         jacobian = problem.cells.jacobian
         for phi, values, alpha, precision in problem.log_likelihood_terms(theta):
-            terms = np.stack([_row_terms(problem, phi, a, p) for a, p in zip(alpha, precision, strict=True)])
+            terms = np.stack([_row_terms(problem.data_model, phi, a, p) for a, p in zip(alpha, precision, strict=True)])
             yield values + jacobian.sum(), terms + jacobian
         return
     start = 0
@@ -288,12 +289,12 @@ def _value_terms(
         yield values, terms
 
 
-def _row_terms(problem: "SingleCalibration", phi: Array, alpha: Array, precision: Array) -> Array:
+def _row_terms(model: DataModel, phi: Array, alpha: Array, precision: Array) -> Array:
     sigma = phi.copy()
-    cells = problem.cells
+    cells = model.cells
     c = cells.row_cell
     # The noise's sd matters for rows that share a cell only, and those whose noise grows do not.
-    sigma[:, list(problem.noise.growth)] = 1.0
+    sigma[:, list(model.noise.growth)] = 1.0
     w = 1.0 / (sigma[:, cells.group][:, c] ** 2 * cells.row_variance)
     # A row that is alone in its cell has kappa = C^-1 and a = alpha. As a difference from w that would be rounding
     # where the surrogate's variance is 1e16 times the noise's.
@@ -446,7 +447,7 @@ def new_rows(piece: Piece, rng: np.random.Generator) -> Array:
         for rows, moments in conditional_moments(problem, piece.theta, piece.h, own_cells(cells), piece.latents):
             y[rows] = moments.draw(rng)
             bar.update(len(moments.mean))
-    return draw_rows(cells, problem.noise, y, phi, rng, correlated_noise(problem, phi, rng))
+    return draw_rows(cells, problem.noise, y, phi, rng, correlated_noise(problem.data_model, phi, rng))
 
 
 def provenance(problem: Problem, sampler: Sampler, seed: int, verdict: Verdict) -> dict[str, Any]:

@@ -20,12 +20,13 @@ from uqms._compiled import version
 from uqms._teaching import taught
 from uqms._typing import Array, ScaleName
 from uqms.calibration import _latent_outputs
-from uqms.calibration.capabilities import compiled_process
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.constraints import Bounds, Constraint, evaluate, solved
+from uqms.calibration.data_model import DataModel
 from uqms.calibration.density import row_terms, simulate, total
 from uqms.calibration.direct import DirectSimulator, has_derivative, is_exact
-from uqms.calibration.gaussian import block_of, cell_means
+from uqms.calibration.gaussian import cell_means
+from uqms.calibration.joint_error import compiled_process
 from uqms.calibration.likelihood import Cells, check_scale
 from uqms.calibration.success import Success
 from uqms.calibration.user_errors import in_python
@@ -38,7 +39,6 @@ from uqms.surrogates.protocol import Surrogate
 
 if TYPE_CHECKING:
     from uqms.calibration.population.lowrank import LowRank
-    from uqms.calibration.single import SingleCalibration
 
 __all__ = ["SurrogateTensor", "as_tensor", "likelihood", "prior_variable"]
 
@@ -459,20 +459,20 @@ class RowsAt:
 class JointErrorParts:
     """Parts (H, size) of the joint error of any surrogate at inputs (K, d), for `GAUSSIAN`."""
 
-    problem: "SingleCalibration"
+    model: DataModel
     outputs: ClassVar = (2,)
     by: ClassVar = (0,)
 
     @property
     def no_derivative(self) -> str:
-        return "" if has_derivative(self.problem.surrogate) else NO_DERIVATIVE
+        return "" if has_derivative(self.model.surrogate) else NO_DERIVATIVE
 
     def __call__(self, u: Array) -> Sequence[Any]:
-        return (self.problem.parts(u[None])[0][:, 0],)
+        return (self.model.parts(u[None])[0][:, 0],)
 
     def reverse(self, u: Array, parts_bar: Array) -> Sequence[Any]:
         """Return the derivative by inputs."""
-        return (self.problem.parts_reverse(u, parts_bar),)
+        return (self.model.parts_reverse(u, parts_bar),)
 
 
 @dataclass(frozen=True)
@@ -499,31 +499,31 @@ class LowRankGaussian:
 class PluggedOutputs:
     """`OUTPUTS` for a surrogate of the user's own, through its protocol."""
 
-    problem: "SingleCalibration"
+    model: DataModel
     outputs: ClassVar = (2,)
     by: ClassVar = (0, 1, 2)
 
     @property
     def no_derivative(self) -> str:
-        return "" if has_derivative(self.problem.surrogate) else NO_DERIVATIVE
+        return "" if has_derivative(self.model.surrogate) else NO_DERIVATIVE
 
     def __call__(self, u: Array, phi: Array, eta: Array) -> Sequence[Any]:
-        eta = eta[None][:, self.problem.free]
-        return (self.problem.latent_outputs(u[None], phi[None], eta)[0][:, 0],)
+        eta = eta[None][:, self.model.free]
+        return (self.model.latent_outputs(u[None], phi[None], eta)[0][:, 0],)
 
     def reverse(self, u: Array, phi: Array, eta: Array, bar: Array) -> Sequence[Any]:
         """Return derivatives by inputs, hyperparameters and latents."""
-        problem, y_bar = self.problem, bar
-        found = problem.joint_error(u[None])
+        model, y_bar = self.model, bar
+        found = model.joint_error(u[None])
         scores = Scores(found.scores.mean[:, 0], found.scores.covariance[:, 0], found.scores.log_weights)
-        means, covariances, phis, slopes, own, *rows = problem.latent_parts(found, u[None], phi[None])
+        means, covariances, phis, slopes, own, *rows = model.latent_parts(found, u[None], phi[None])
         bars = [np.zeros_like(one) for one in (means[:, 0], covariances[:, 0], slopes[:, 0])]
         phi_bar, eta_bar, own_bar = np.zeros_like(phi), np.zeros_like(eta), np.zeros_like(own[0])
         q, t = (one.shape[-1] for one in rows[1:])
-        rows_bar = np.zeros((len(means), y_bar.shape[1] if problem.cells.by_input is not None else 0, 1 + q + t))
+        rows_bar = np.zeros((len(means), y_bar.shape[1] if model.cells.by_input is not None else 0, 1 + q + t))
         for h in range(len(means)):
             _latent_outputs.outputs_reverse(
-                problem.structure,
+                model.structure,
                 means[h, 0],
                 covariances[h, 0],
                 phis[0],
@@ -540,12 +540,12 @@ class PluggedOutputs:
                 rows_bar[h],
                 eta_bar,
             )
-        u_bar = problem.slopes_reverse(u, bars[2], scores)
-        if problem.realisation is not None:
-            u_bar += problem.realisation.reverse(u, own_bar)
-        u_bar = u_bar + problem.joint_error_reverse(
+        u_bar = model.slopes_reverse(u, bars[2], scores)
+        if model.realisation is not None:
+            u_bar += model.realisation.reverse(u, own_bar)
+        u_bar = u_bar + model.joint_error_reverse(
             u,
-            problem.all_scores(scores, *bars[:2]),
+            model.all_scores(scores, *bars[:2]),
             Decoder(rows_bar[..., 0], rows_bar[..., 1 : 1 + q], rows_bar[..., 1 + q :]),
         )
         return u_bar, phi_bar, eta_bar
@@ -591,11 +591,14 @@ def unit_inputs(box: Box, theta: Mapping[str, Any], rows: int | None = None) -> 
     return pt.stack([column * ones for column in columns], axis=1)
 
 
-def conditions(problem: "SingleCalibration", values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return by condition the values of all experiments (K,): measured ones, or tensors where they are inferred."""
-    out: dict[str, Any] = dict(zip(problem.condition_names, problem.cells.conditions.T, strict=True))
-    for key, (k, column) in problem.uncertain.items():
-        name = problem.condition_names[column]
+def conditions(model: DataModel, uncertain: Mapping[str, tuple[int, int]], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return by condition the values of all experiments (K,): measured ones, or tensors where they are inferred.
+
+    `uncertain` are the inferred ones, see `SingleCalibration.uncertain`.
+    """
+    out: dict[str, Any] = dict(zip(model.condition_names, model.cells.conditions.T, strict=True))
+    for key, (k, column) in uncertain.items():
+        name = model.condition_names[column]
         if key not in values:  # a model of the user's own has something else in the place of the condition
             continue
         out[name] = pt.set_subtensor(pt.as_tensor(out[name], dtype="float64")[k], values[key])
@@ -802,7 +805,7 @@ class PyTensorFunctions:
 
 
 def likelihood(
-    problem: "SingleCalibration",
+    model: DataModel,
     u: Any,
     values: Mapping[str, Any],
     name: str = "observations",
@@ -818,18 +821,18 @@ def likelihood(
     Where errors are not all normal, a standard normal variable is added too: the surrogate's error and the discrepancy,
     given which the observations are independent. `latents` is its name, or an expression that stands in its place.
     """
-    cells = problem.cells
-    phi = hyperparameters(problem, values)
-    if not problem.closed_form:
-        return _latent_likelihood(problem, u, phi, name, latents)
-    of_data = joint_density(problem) if density is None else density
+    cells = model.cells
+    phi = hyperparameters(model, values)
+    if not model.closed_form:
+        return _latent_likelihood(model, u, phi, name, latents)
+    of_data = joint_density(model) if density is None else density
 
     def logp(value: Any, u: Any, phi: Any, rows: Any) -> Any:
         z, jacobian = _linked(cells, value)
         return of_data(u, phi, z) + jacobian
 
     def random(u: Any, phi: Any, rows: Any, rng: np.random.Generator, size: Any = None) -> Any:
-        return _replicate(problem, u, phi, None, rng) if replicate is None else replicate(u, phi, rng)
+        return _replicate(model, u, phi, None, rng) if replicate is None else replicate(u, phi, rng)
 
     return pm.CustomDist(
         name,
@@ -844,12 +847,12 @@ def likelihood(
     )
 
 
-def joint_density(problem: "SingleCalibration") -> Callable[[Any, Any, Any], Any]:
+def joint_density(model: DataModel) -> Callable[[Any, Any, Any], Any]:
     """Return log p(z | u, phi) as a function of expressions."""
-    block = shared_block(problem)
+    block = shared_block(model)
     if block is not None:
         return lambda u, phi, z: PROCESS_GAUSSIAN(block, u, phi, z)[0]
-    surrogate, likelihood, cells = problem.surrogate, problem.gaussian, problem.cells
+    surrogate, likelihood, cells = model.surrogate, model.gaussian, model.cells
     data = pytensor.shared(likelihood.data, name="data")
     log_weights = np.asarray(surrogate.scores(np.full((1, surrogate.domain.d), 0.5)).log_weights, dtype=np.float64)
     if is_exact(surrogate) and not likelihood.slopes:
@@ -859,7 +862,7 @@ def joint_density(problem: "SingleCalibration") -> Callable[[Any, Any, Any], Any
             return pt.concatenate([cell_means(cells, exact_scores(surrogate, u)), fixed])[None]
 
     else:
-        parts = PythonOp(JointErrorParts(problem))
+        parts = PythonOp(JointErrorParts(model))
     return lambda u, phi, z: GAUSSIAN(data, parts(u), log_weights, phi, z)[0]
 
 
@@ -872,53 +875,53 @@ def _linked(cells: Cells, value: Any) -> tuple[Any, Any]:
     return pt.set_subtensor(value[at], logs), -pt.sum(logs)
 
 
-def hyperparameters(problem: "SingleCalibration", values: Mapping[str, Any]) -> Any:
+def hyperparameters(model: DataModel, values: Mapping[str, Any]) -> Any:
     """Return phi: given entries where there is a prior, known numbers for the others."""
-    noise = problem.noise
+    noise = model.noise
     columns = [
         values[key] if isinstance(one, Prior) else one for key, one in zip(noise.keys, noise.settings, strict=True)
     ]
     return pt.stack([pt.as_tensor(column, dtype="float64") for column in columns])
 
 
-def shared_block(problem: "SingleCalibration") -> Any:
+def shared_block(model: DataModel) -> Any:
     """Return surrogate and data as one shared array for `PROCESS_GAUSSIAN`; None where that does not serve."""
-    if problem.compiled_error is None:
+    if model.compiled_error is None:
         return None
-    return pytensor.shared(block_of(problem), name="surrogate_and_data")
+    return pytensor.shared(model.block(), name="surrogate_and_data")
 
 
-def _block(problem: "SingleCalibration", data: Array) -> Any:
+def _block(model: DataModel, data: Array) -> Any:
     """Return surrogate and data as one shared array for `OUTPUTS`; None where that does not serve."""
-    if problem.process is None:
+    if model.process is None:
         return None
-    flat = np.concatenate([problem.process.select(problem.cells.used).flat(), data])
+    flat = np.concatenate([model.process.select(model.cells.used).flat(), data])
     return pytensor.shared(flat, name="surrogate_and_data")
 
 
-def latent_variable(problem: "SingleCalibration", name: str) -> Any:
+def latent_variable(model: DataModel, name: str) -> Any:
     """Add the standard normal latents of a problem to the PyMC model in context."""
-    return pm.Normal(name, 0.0, 1.0, shape=len(problem.free)) if len(problem.free) else pt.zeros(0)
+    return pm.Normal(name, 0.0, 1.0, shape=len(model.free)) if len(model.free) else pt.zeros(0)
 
 
-def latent_outputs(problem: "SingleCalibration") -> tuple[Callable[[Any, Any, Any], Any], Array]:
+def latent_outputs(model: DataModel) -> tuple[Callable[[Any, Any, Any], Any], Array]:
     """Return a function from inputs (K, d), phi and latents to the latent outputs (H, N), and log weights (H,)."""
-    free, block = problem.free, _block(problem, problem.structure)
-    size = problem.latent_count
-    operation = PythonOp(PluggedOutputs(problem)) if block is None else OUTPUTS
+    free, block = model.free, _block(model, model.structure)
+    size = model.latent_count
+    operation = PythonOp(PluggedOutputs(model)) if block is None else OUTPUTS
 
     def outputs(u: Any, phi: Any, eta: Any) -> Any:
         whole = eta if len(free) == size else pt.set_subtensor(pt.zeros(size)[free], eta)
         return operation(u, phi, whole) if block is None else operation(block, u, phi, whole)
 
-    log_weights = np.asarray(problem.surrogate.scores(np.full((1, problem.surrogate.domain.d), 0.5)).log_weights)
+    log_weights = np.asarray(model.surrogate.scores(np.full((1, model.surrogate.domain.d), 0.5)).log_weights)
     return outputs, log_weights
 
 
-def _latent_likelihood(problem: "SingleCalibration", u: Any, phi: Any, name: str, latents: Any) -> Any:
-    cells, noise = problem.cells, problem.noise
-    eta = latent_variable(problem, latents) if isinstance(latents, str) else latents
-    outputs, log_weights = latent_outputs(problem)
+def _latent_likelihood(model: DataModel, u: Any, phi: Any, name: str, latents: Any) -> Any:
+    cells, noise = model.cells, model.noise
+    eta = latent_variable(model, latents) if isinstance(latents, str) else latents
+    outputs, log_weights = latent_outputs(model)
 
     def logp(value: Any, u: Any, phi: Any, eta: Any, rows: Any) -> Any:
         y = outputs(u, phi, eta)
@@ -927,7 +930,7 @@ def _latent_likelihood(problem: "SingleCalibration", u: Any, phi: Any, name: str
         return pt.logsumexp(total(terms, 2) + log_weights)
 
     def random(u: Any, phi: Any, eta: Any, rows: Any, rng: np.random.Generator, size: Any = None) -> Any:
-        return _replicate(problem, u, phi, eta, rng)
+        return _replicate(model, u, phi, eta, rng)
 
     return pm.CustomDist(
         name,
@@ -943,14 +946,12 @@ def _latent_likelihood(problem: "SingleCalibration", u: Any, phi: Any, name: str
     )
 
 
-def _replicate(
-    problem: "SingleCalibration", u: Array, phi: Array, eta: Array | None, rng: np.random.Generator
-) -> Array:
+def _replicate(model: DataModel, u: Array, phi: Array, eta: Array | None, rng: np.random.Generator) -> Array:
     """Draw new observations (..., R) for inputs (..., K, d): `problem.simulate`, with PyMC's axes."""
     u = np.asarray(u)
     lead = u.shape[:-2]
     flat_u = u.reshape(-1, *u.shape[-2:])
     known = np.broadcast_to(phi, (*lead, np.shape(phi)[-1])).reshape(len(flat_u), -1)
     given = None if eta is None else np.broadcast_to(eta, (*lead, np.shape(eta)[-1])).reshape(len(flat_u), -1)
-    out = simulate(problem, flat_u, np.ascontiguousarray(known), rng, given)
+    out = simulate(model, flat_u, np.ascontiguousarray(known), rng, given)
     return np.asarray(out.reshape(*lead, -1))

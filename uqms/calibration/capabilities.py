@@ -8,12 +8,11 @@ would be missed after the sampling; `problem.limitations` has all rows that appl
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
-from uqms._typing import Array, Ints
 from uqms.calibration.direct import has_derivative, is_exact
+from uqms.calibration.joint_error import compiled_process
 from uqms.errors import PACKAGE, CapabilityWarning, ConformanceError, InputError
-from uqms.surrogates.process import ScoreProcess
 from uqms.surrogates.protocol import Surrogate
 
 if TYPE_CHECKING:
@@ -22,12 +21,10 @@ if TYPE_CHECKING:
 __all__ = [
     "LIMITS",
     "SETTINGS",
-    "CompiledError",
     "Features",
     "Kind",
     "Limit",
     "check_settings",
-    "compiled_process",
     "has_process",
     "limit_of",
     "limitations",
@@ -78,24 +75,6 @@ SETTINGS: Mapping[str, tuple[frozenset[Kind], str]] = {
 }
 
 
-class CompiledError(Protocol):
-    """Mean and joint error of scores as numbers that the compiled likelihood reads."""
-
-    def select(self, scores: Ints) -> "CompiledError":
-        """Return that of some of the scores."""
-        ...
-
-    def flat(self) -> Array:
-        """Return the numbers."""
-        ...
-
-
-def compiled_process(surrogate: Surrogate) -> ScoreProcess | None:
-    """Return the Gaussian process of the inputs alone that a surrogate is, whose arrays compiled code reads."""
-    found: ScoreProcess | None = getattr(surrogate, "compiled_process", None)
-    return found
-
-
 def has_process(surrogate: Surrogate) -> bool:
     """Return whether compiled code can read a surrogate."""
     return compiled_process(surrogate) is not None
@@ -139,7 +118,7 @@ class Features:
     def of(cls, problem: "Problem") -> "Features":
         """Return those of a problem; of several surrogates the one that can do least counts."""
         each = [piece.problem for piece in problem.pieces(dict.fromkeys(problem.priors))]
-        forms = {one.form for one in each}
+        forms = {one.data_model.form for one in each}
         exact = [is_exact(one.surrogate) for one in each]
         rough = [not has_derivative(one.surrogate) for one in each]
         box = any(bad and known for bad, known in zip(rough, exact, strict=True))

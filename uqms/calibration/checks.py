@@ -1,19 +1,17 @@
 """Checks with a status, the number behind it and a remedy; the verdict that they form; and the draws that they use."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NoReturn, final
+from typing import Literal, NamedTuple, NoReturn, final
 
 import numpy as np
 
 from uqms._typing import Array, Ints
 from uqms.errors import InputError, UnknownKeyError
 
-if TYPE_CHECKING:
-    from uqms.calibration.rescaling import Rescaled
-
-__all__ = ["PAGES", "Check", "Sampled", "Status", "Verdict", "page_of"]
+__all__ = ["PAGES", "Check", "Rescaled", "Sampled", "Status", "Verdict", "page_of"]
 
 Status = Literal["pass", "note", "warn", "fail"]
 ORDER: tuple[Status, ...] = ("fail", "warn", "note", "pass")
@@ -192,6 +190,44 @@ class Verdict:
         return "\n".join([head, *(str(check) for check in sorted(self.checks, key=_rank)), *pages])
 
 
+class Rescaled(NamedTuple):
+    """The posterior with another scale of the discrepancy, known by weights or by draws of its own.
+
+    Attributes
+    ----------
+    factor
+        Times the scale.
+    shift
+        By quantity: mean less mean, in posterior sds.
+    width
+        By quantity: width of the central 95 % interval over what it was.
+    k_hat
+        Of the weights; NaN where the other posterior was sampled.
+    trusted
+        Whether the figures may be used: of weights, k-hat is below 0.7 or they are nearly equal; of draws, the chains
+        agree.
+    sampler
+        Class and size of the sampler of the other posterior, "" where draws were reweighted.
+    r_hat
+        Largest of the quantities where the other posterior was sampled, else NaN.
+    """
+
+    factor: float
+    shift: Mapping[str, float]
+    width: Mapping[str, float]
+    k_hat: float
+    trusted: bool
+    sampler: str = ""
+    r_hat: float = math.nan
+
+    @property
+    def way(self) -> str:
+        """How the figures were found, for tables and messages."""
+        if self.sampler:
+            return f"refitted, {self.sampler}, R-hat {self.r_hat:.2f}"
+        return f"reweighted, k-hat {self.k_hat:.2f}"
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Sampled:
@@ -251,4 +287,4 @@ class Sampled:
     derived: Mapping[str, Array] = field(default_factory=dict)
     of_sampler: tuple[Check, ...] = ()
     approximate: bool = False
-    rescaled: Mapping[str, "tuple[Rescaled, ...] | str"] = field(default_factory=dict)
+    rescaled: Mapping[str, tuple[Rescaled, ...] | str] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, final
 import numpy as np
 
 from uqms._typing import Array, Ints
-from uqms.calibration.gaussian import block_of, reduced
+from uqms.calibration.gaussian import reduced
 from uqms.parameters import Prior
 from uqms.parameters.scale import SCALES, Interval
 
@@ -355,16 +355,17 @@ def target(whole: "Problem") -> Target | None:
         return None
     problem = pieces[0].problem
     names = tuple(problem.priors)
-    if problem.compiled_error is None or not problem.closed_form:
+    model = problem.data_model
+    if model.compiled_error is None or not model.closed_form:
         return None
     if problem.fixed or problem.uncertain or not problem.conditioned_prior.plain:
         return None
     priors = [_prior(prior, *problem.limits(name)) for name, prior in problem.priors.items()]
     if any(row is None for row in priors):
         return None
-    cells, noise = problem.cells, problem.noise
+    cells, noise = model.cells, model.noise
     # Numbers that no parameter changes are summed up where that is possible; the Jacobian of the data's scale is one.
-    likelihood = reduced(cells, noise, problem.condition_names, problem.correlated_scores) or problem.gaussian
+    likelihood = reduced(cells, noise, model.condition_names, model.correlated_scores) or model.gaussian
     found = Target(
         names=names,
         priors=np.array(priors),
@@ -375,7 +376,7 @@ def target(whole: "Problem") -> Target | None:
                 for name, setting in zip(noise.keys, noise.settings, strict=True)
             ]
         ),
-        likelihood=block_of(problem, likelihood, together=True),
+        likelihood=model.block(likelihood, together=True),
         constant=float(np.sum(cells.jacobian)),
         sizes=(cells.experiments, problem.surrogate.domain.d, len(noise.keys)),
         map=Map.identity(len(names)),

@@ -102,7 +102,7 @@ def observe(
     if not isinstance(problem, SingleCalibration):
         raise InputError(f"observe: problem is a {type(problem).__name__}; give uq.Calibration(...), one a call.")
     values = _completed(problem, values, set(problem.priors), own_priors, "observe")
-    return bridge.likelihood(problem, _inputs(problem, values, "observe"), values, name, _latents_of(name))
+    return bridge.likelihood(problem.data_model, _inputs(problem, values, "observe"), values, name, _latents_of(name))
 
 
 def _observe_population(
@@ -262,14 +262,15 @@ def latent_output(
     if not isinstance(problem, SingleCalibration):
         raise InputError(f"latent_output: problem is a {type(problem).__name__}; give uq.Calibration(...).")
     noise, cells = problem.noise, problem.cells
-    needed = {key for term in problem.inside.terms for key in (term.amplitude, *term.lengths)}
+    needed = {key for term in problem.data_model.inside.terms for key in (term.amplitude, *term.lengths)}
     needed |= {noise.keys[place] for place in noise.factors.values()}
     wanted = {key for key in problem.priors if key in problem.parameters or key in needed}
     values = _completed(problem, values, wanted, own_priors, "latent_output")
     u = _inputs(problem, values, "latent_output")
     idle = {key: 1.0 for key in noise.unknown if key not in needed}  # sds of independent noise, which y does not have
-    outputs, log_weights = bridge.latent_outputs(problem)
-    y = outputs(u, bridge.hyperparameters(problem, {**values, **idle}), bridge.latent_variable(problem, name))
+    outputs, log_weights = bridge.latent_outputs(problem.data_model)
+    phi = bridge.hyperparameters(problem.data_model, {**values, **idle})
+    y = outputs(u, phi, bridge.latent_variable(problem.data_model, name))
     rows = y[:, cells.row_cell]
     for g, output in enumerate(noise.outputs):
         at, transform = np.flatnonzero(cells.row_group == g), problem.surrogate.layouts[output].transform
@@ -341,7 +342,7 @@ def _inputs(problem: SingleCalibration, values: Mapping[str, Any], asked: str) -
     theta = {key: values.get(key, recorded.get(key)) for key in names} | problem.fixed
     inferred = {problem.condition_names[column] for _, column in problem.uncertain.values()} - set(values)
     if inferred:
-        found = bridge.conditions(problem, values)
+        found = bridge.conditions(problem.data_model, problem.uncertain, values)
         theta |= {key: found[key] for key in inferred}
     return bridge.unit_inputs(problem.surrogate.domain, theta, count)
 

@@ -5,7 +5,7 @@ Written once for arrays and for PyTensor expressions: `xp` has the functions of 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from uqms._compiled import compiled
 from uqms._typing import Array, Bools, Ints
 from uqms.calibration import _latent_outputs
 from uqms.calibration._terms import BASIS, fields, terms
+from uqms.calibration.data_model import DataModel
 from uqms.calibration.discrepancy import NOISE, Term, term_covariance
 from uqms.calibration.joint_error import OutputLaw, outputs_of_scores
 from uqms.calibration.likelihood import Cells, NoiseGroups, times_basis
@@ -21,17 +22,12 @@ from uqms.parameters import Prior
 from uqms.parameters.functions import NumPyFunctions
 from uqms.parameters.priors import typical_sd
 
-if TYPE_CHECKING:
-    from uqms.calibration.single import SingleCalibration
-
 __all__ = [
     "correlated_noise",
     "draw_rows",
     "expected_outputs",
     "latent_draws",
-    "maps_of",
     "noise_covariance",
-    "outputs_of",
     "possible",
     "row_terms",
     "simulate",
@@ -40,77 +36,6 @@ __all__ = [
 ]
 
 TRIES = 100  # of errors for which the means of counts are possible
-
-
-@compiled
-def outputs_of(
-    data: Array,
-    means: Array,
-    covariances: Array,
-    phi: Array,
-    J: Array,
-    W: Array,
-    offset: Array,
-    basis: Array,
-    truncation: Array,
-    eta: Array,
-) -> Array:
-    """Return latent outputs (H, S, N).
-
-    Of scores (H, S, K, q), their covariances (H, S, ...) as in `_latent_outputs`, phi, J (H, S, N, o), W, rows (H or 1,
-    S or 1, N, ...) and eta (S, L).
-    """
-    draws, count = means.shape[:2]
-    y = np.empty((draws, count, int(data[2])))
-    for h in range(draws):
-        for s in range(count):
-            i, j = h % offset.shape[0], s % offset.shape[1]
-            y[h, s] = _latent_outputs.outputs(
-                data,
-                means[h, s],
-                covariances[h, s],
-                phi[s],
-                J[h, s],
-                W[s],
-                offset[i, j],
-                basis[i, j],
-                truncation[i, j],
-                eta[s],
-            )
-    return y
-
-
-@compiled
-def maps_of(
-    data: Array,
-    means: Array,
-    covariances: Array,
-    phi: Array,
-    J: Array,
-    W: Array,
-    offset: Array,
-    basis: Array,
-    truncation: Array,
-) -> tuple[Array, Array]:
-    """Return y0 (H, S, N) and B (H, S, N, L) of latent outputs y0 + B eta; arguments as those of `outputs_of`."""
-    draws, count = means.shape[:2]
-    y = np.empty((draws, count, int(data[2])))
-    B = np.empty((draws, count, int(data[2]), _latent_outputs.latent_count(data)))
-    for h in range(draws):
-        for s in range(count):
-            i, j = h % offset.shape[0], s % offset.shape[1]
-            y[h, s], B[h, s] = _latent_outputs.linear_outputs(
-                data,
-                means[h, s],
-                covariances[h, s],
-                phi[s],
-                J[h, s],
-                W[s],
-                offset[i, j],
-                basis[i, j],
-                truncation[i, j],
-            )
-    return y, B
 
 
 def row_terms(cells: Cells, noise: NoiseGroups, y: Any, phi: Any, z: Any, xp: Any) -> list[tuple[Ints, Any]]:
@@ -160,52 +85,49 @@ def draw_rows(
     return out
 
 
-def simulate(
-    problem: "SingleCalibration", u: Array, phi: Array, rng: np.random.Generator, latents: Array | None = None
-) -> Array:
-    """Draw new observations (S, R) at inputs u (S, K, d) and hyperparameters (S, P), as `simulate` of a problem."""
-    y = latent_draws(problem, u, phi, rng, latents)
+def simulate(model: DataModel, u: Array, phi: Array, rng: np.random.Generator, latents: Array | None = None) -> Array:
+    """Draw new observations (S, R) at inputs u (S, K, d) and hyperparameters (S, P), as `simulate` of a model."""
+    y = latent_draws(model, u, phi, rng, latents)
     if latents is None:  # counts have no negative mean: the law is the one given that there is none
         for _ in range(TRIES):
-            again = np.flatnonzero(~possible(problem.cells, problem.noise, y).all(axis=1))
+            again = np.flatnonzero(~possible(model.cells, model.noise, y).all(axis=1))
             if not len(again):
                 break
-            y[again] = latent_draws(problem, u[again], phi[again], rng)
-    outside = [term for term in problem.noise.terms if term not in problem.inside.terms]
-    return draw_rows(problem.cells, problem.noise, y, phi, rng, correlated_noise(problem, phi, rng, outside))
+            y[again] = latent_draws(model, u[again], phi[again], rng)
+    outside = [term for term in model.noise.terms if term not in model.inside.terms]
+    return draw_rows(model.cells, model.noise, y, phi, rng, correlated_noise(model, phi, rng, outside))
 
 
 def correlated_noise(
-    problem: "SingleCalibration", phi: Array, rng: np.random.Generator, terms: Sequence[Term] | None = None
+    model: DataModel, phi: Array, rng: np.random.Generator, terms: Sequence[Term] | None = None
 ) -> Array | None:
     """Return draws (S, N) of noise that is correlated between cells, None without: of `terms`, or of all there are."""
-    terms = [term for term in problem.noise.terms if term.role == NOISE] if terms is None else terms
+    terms = [term for term in model.noise.terms if term.role == NOISE] if terms is None else terms
     if not terms:
         return None
-    return noise_of(problem, terms).at(phi).process(rng.standard_normal((len(phi), len(problem.cells.offset))))
+    return noise_of(model, terms).at(phi).process(rng.standard_normal((len(phi), len(model.cells.offset))))
 
 
 def latent_draws(
-    problem: "SingleCalibration", u: Array, phi: Array, rng: np.random.Generator, latents: Array | None = None
+    model: DataModel, u: Array, phi: Array, rng: np.random.Generator, latents: Array | None = None
 ) -> Array:
     """Return latent outputs (S, N) at inputs u (S, K, d) and hyperparameters (S, P), errors drawn or given.
 
     They hold all but the models' noise, and but the process of an output whose surrogate models a transform of it.
     """
-    eta = rng.standard_normal((len(u), len(problem.free))) if latents is None else latents
-    if only_noise(problem):  # products of matrices: nothing to compile before the first calibration ends
-        found = problem.joint_error(u)
+    eta = rng.standard_normal((len(u), len(model.free))) if latents is None else latents
+    if only_noise(model):  # products of matrices: nothing to compile before the first calibration ends
+        found = model.joint_error(u)
         h = _hyperparameter_draws(found.scores.log_weights, len(u), rng)
-        return _normal_outputs(problem, found.given(h), phi, eta)
-    several, log_weights = problem.latent_outputs(u, phi, eta)
+        return _normal_outputs(model, found.given(h), phi, eta)
+    several, log_weights = model.latent_outputs(u, phi, eta)
     h = _hyperparameter_draws(log_weights, len(u), rng)
     return np.asarray(several[h, np.arange(len(u))])
 
 
-def expected_outputs(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints) -> Array:
-    """Return the latent output (S, N) of draws and their hyperparameter draws (S,), where all errors are zero."""
-    mean = problem.joint_error(problem.unit_inputs(theta)).mean_given(h)
-    return mean * problem.noise.scales(problem.cells.group, problem.noise.phi(theta, (len(h),)))
+def expected_outputs(model: DataModel, u: Array, phi: Array, h: Ints) -> Array:
+    """Return the latent output (S, N) at inputs u (S, K, d) with hyperparameter draws h (S,), where errors are zero."""
+    return model.joint_error(u).mean_given(h) * model.noise.scales(model.cells.group, phi)
 
 
 def possible(cells: Cells, noise: NoiseGroups, y: Array) -> Bools:
@@ -223,12 +145,12 @@ def _hyperparameter_draws(log_weights: Array, count: int, rng: np.random.Generat
     return rng.choice(len(log_weights), size=count, p=np.exp(log_weights - np.logaddexp.reduce(log_weights)))
 
 
-def _normal_outputs(problem: "SingleCalibration", law: OutputLaw, phi: Array, eta: Array) -> Array:
+def _normal_outputs(model: DataModel, law: OutputLaw, phi: Array, eta: Array) -> Array:
     """Return latent outputs (S, N) as `outputs_of`, of a law with S draws, autocorrelated noise in."""
-    cells, used = problem.cells, problem.used
+    cells, used = model.cells, model.used
     count, k, q = len(phi), cells.experiments, len(cells.used)
-    whole = np.zeros((count, problem.latent_count))
-    whole[:, problem.free] = eta
+    whole = np.zeros((count, model.latent_count))
+    whole[:, model.free] = eta
     scores = law.score_mean
     if len(used):
         scores = scores.copy()
@@ -240,8 +162,8 @@ def _normal_outputs(problem: "SingleCalibration", law: OutputLaw, phi: Array, et
         y += times_basis(cells.compressed, cells.experiment, omega)
     else:
         y += np.einsum("snt,snt->sn", law.rows.truncation, omega[:, cells.experiment])
-    inside = problem.inside.terms
-    return y + noise_of(problem, inside).at(phi).process(whole[:, k * (q + t) :]) if inside else y
+    inside = model.inside.terms
+    return y + noise_of(model, inside).at(phi).process(whole[:, k * (q + t) :]) if inside else y
 
 
 def _score_errors(law: OutputLaw, used: Ints, eta: Array) -> Array:
@@ -259,44 +181,42 @@ def _score_errors(law: OutputLaw, used: Ints, eta: Array) -> Array:
     return np.asarray(np.einsum("sqkm,smq->skq", roots, eta.reshape(count, k, q)))
 
 
-def term_variance(problem: "SingleCalibration", term: Term, theta: Mapping[str, Array]) -> Array:
+def term_variance(model: DataModel, term: Term, theta: Mapping[str, Array]) -> Array:
     """Return the variance (S, N) that a term adds to the cells, without their covariance, which may fill the memory."""
-    at, sites = problem.cells.sites(term.group, problem.condition_names)
+    at, sites = model.cells.sites(term.group, model.condition_names)
     place = term.place(sites)
-    phi = problem.noise.named(problem.noise.phi(theta, (len(next(iter(theta.values()))),)))
+    phi = model.noise.named(model.noise.phi(theta, (len(next(iter(theta.values()))),)))
     own = np.sum(place.basis**2, axis=1) if term.family == BASIS else np.ones(len(at))
-    out = np.zeros((len(phi[term.amplitude]), len(problem.cells.offset)))
+    out = np.zeros((len(phi[term.amplitude]), len(model.cells.offset)))
     out[:, at] = phi[term.amplitude][:, None] ** 2 * (own * (place.ids >= 0))
     return out
 
 
-def noise_covariance(
-    problem: "SingleCalibration", phi: Mapping[str, Array], count: int, terms: Sequence[Term]
-) -> Array:
+def noise_covariance(model: DataModel, phi: Mapping[str, Array], count: int, terms: Sequence[Term]) -> Array:
     """Return the covariance (count, N, N) of noise that is correlated between cells, of those of the terms that are."""
-    n = len(problem.cells.offset)
+    n = len(model.cells.offset)
     total = np.zeros((count, n, n))
     for term in terms:
         if term.role == NOISE:
-            at, sites = problem.cells.sites(term.group, problem.condition_names)
+            at, sites = model.cells.sites(term.group, model.condition_names)
             place = term.place(sites)
             total[:, at[:, None], at[None, :]] += term_covariance(term, phi, place, place)
     return total
 
 
-def covariance_of(problem: "SingleCalibration", phi: Array, slopes: Array, gain: Array | None = None) -> Array:
+def covariance_of(model: DataModel, phi: Array, slopes: Array, gain: Array | None = None) -> Array:
     """Return the covariance (S, N, N) that noise terms and discrepancy add to the cells; `slopes` as `mean_slopes`.
 
     `gain` (S, N) are the slopes of the cells by their latent outputs, of which a discrepancy is a part; 1 without it.
     """
-    needed = int(problem.structure[6])
+    needed = int(model.structure[6])
     slopes = np.ascontiguousarray(slopes[..., :needed])
-    inside = np.asarray(_all_terms(problem.structure, np.ascontiguousarray(phi), slopes))
+    inside = np.asarray(_all_terms(model.structure, np.ascontiguousarray(phi), slopes))
     if gain is None:
         return inside
-    outside = [term for term in problem.noise.terms if term not in problem.inside.terms]
+    outside = [term for term in model.noise.terms if term not in model.inside.terms]
     inside *= gain[:, :, None] * gain[:, None, :]
-    return inside + noise_covariance(problem, problem.noise.named(phi), len(phi), outside)
+    return inside + noise_covariance(model, model.noise.named(phi), len(phi), outside)
 
 
 @compiled
@@ -308,21 +228,21 @@ def _all_terms(data: Array, phi: Array, slopes: Array) -> Array:
 
 
 def slope_of_density(
-    problem: "SingleCalibration", y: Array, phi: Array, z: Array | None = None, cells: Cells | None = None
+    model: DataModel, y: Array, phi: Array, z: Array | None = None, cells: Cells | None = None
 ) -> Array:
     """Return d log p(z | y) / d y (S, N) by central differences, for measured values z (S, R) or the data.
 
     `cells` says which rows are beyond a limit, where that is not as in the data.
     """
-    cells = problem.cells if cells is None else cells
+    cells = model.cells if cells is None else cells
     step = 1e-5 * (np.abs(y) + y.std() + 1e-12)
     if z is None:
-        return _slope(cells, problem.noise, y, phi, cells.z, step)
-    if all(model.broadcasts for model in problem.noise.models):
-        return _slope(cells, problem.noise, y, phi, z, step)
+        return _slope(cells, model.noise, y, phi, cells.z, step)
+    if all(one.broadcasts for one in model.noise.models):
+        return _slope(cells, model.noise, y, phi, z, step)
     # A density of one's own takes measured values (R,): one draw at a time.
     rows = [slice(s, s + 1) for s in range(len(y))]
-    return np.concatenate([_slope(cells, problem.noise, y[at], phi[at], z[at][0], step[at]) for at in rows])
+    return np.concatenate([_slope(cells, model.noise, y[at], phi[at], z[at][0], step[at]) for at in rows])
 
 
 def _slope(cells: Cells, noise: NoiseGroups, y: Array, phi: Array, z: Array, step: Array) -> Array:
@@ -345,31 +265,31 @@ def _slope(cells: Cells, noise: NoiseGroups, y: Array, phi: Array, z: Array, ste
     return out
 
 
-def noise_sd(problem: "SingleCalibration", y: Array, phi: Array, limits: bool = True, draws: int = 32) -> Array:
+def noise_sd(model: DataModel, y: Array, phi: Array, limits: bool = True, draws: int = 32) -> Array:
     """Return the sd (S, N) of independent normal noise with as much information on the latent output as the data.
 
     That of the cell means for additive noise, in its own unit; else 1 / sqrt(Fisher information), from draws with a
     fixed seed. A value beyond a detection limit says less than a measured one; without `limits`, what it would say
     without them.
     """
-    cells = problem.cells
-    if problem.closed_form:
-        return problem.noise.sds(cells.group, phi, cells.responded(y)[0]) / np.sqrt(cells.weight)
+    cells = model.cells
+    if model.closed_form:
+        return model.noise.sds(cells.group, phi, cells.responded(y)[0]) / np.sqrt(cells.weight)
     rng = np.random.default_rng(0)
     information = np.zeros_like(y)
     with np.errstate(all="ignore"):
         for _ in range(draws):
-            drawn = draw_rows(cells, problem.noise, y, phi, rng)
-            if limits and any(side.any() for side in problem._limited):
-                several = [problem.cells_of(values) for values in drawn]
+            drawn = draw_rows(cells, model.noise, y, phi, rng)
+            if limits and any(side.any() for side in model.limited):
+                several = [model.cells_of(values) for values in drawn]
                 parts = [
-                    slope_of_density(problem, y[s : s + 1], phi[s : s + 1], one.z[None], one)
+                    slope_of_density(model, y[s : s + 1], phi[s : s + 1], one.z[None], one)
                     for s, one in enumerate(several)
                 ]
                 slope = np.concatenate(parts)
             else:
                 free = replace(cells, side=np.zeros_like(cells.side))
-                slope = slope_of_density(problem, y, phi, cells.linked(drawn), free)
+                slope = slope_of_density(model, y, phi, cells.linked(drawn), free)
             # infinite beside the end of a density's support
             information += np.where(np.isfinite(slope), slope, 0.0) ** 2 / draws
     return np.asarray(1.0 / np.sqrt(np.maximum(information, 1e-300)))

@@ -74,11 +74,11 @@ def log_ratios(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints
 
     The draws of the errors have a fixed seed: the same problem has the same loss.
     """
-    cells, noise, rng = problem.cells, noise_of(problem), np.random.default_rng(0)
+    cells, noise, rng = problem.cells, noise_of(problem.data_model), np.random.default_rng(0)
     for rows, moments in conditional_moments(problem, theta, h, own_cells(cells)):
         now = {name: values[rows] for name, values in theta.items()}
         phi = problem.noise.phi(now, (len(moments.mean),))
-        centre = expected_outputs(problem, now, h[rows])
+        centre = expected_outputs(problem.data_model, problem.unit_inputs(now), phi, h[rows])
         value, slope = cells.responded(centre)
         at_mean = noise.at(phi, value)
         with np.errstate(all="ignore"):  # an expansion that is far off gives what is no number, and is not used
@@ -138,7 +138,7 @@ def pilot_loss(problem: "SingleCalibration") -> Loss:
 
 def check_expansion(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints) -> Check | None:
     """Measure the loss at posterior draws; None where nothing is expanded."""
-    if not problem.closed_form or not problem.expanded:
+    if not problem.data_model.closed_form or not problem.data_model.expanded:
         return None
     picked = evenly(len(h), POINTS)
     loss = measured_loss(problem, {name: values[picked] for name, values in theta.items()}, h[picked])

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import numpy as np
 from scipy import sparse
@@ -31,21 +31,17 @@ from uqms.calibration._gaussian import (
     SPECTRAL,
 )
 from uqms.calibration._terms import EXPONENTIAL
-from uqms.calibration.capabilities import CompiledError
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL
+from uqms.calibration.joint_error import CompiledError
 from uqms.calibration.likelihood import Cells, NoiseGroups, compress, dense
 from uqms.calibration.spectral import spectra
 from uqms.parameters import Prior
 from uqms.surrogates.outputs import Decoder
 
-if TYPE_CHECKING:
-    from uqms.calibration.single import SingleCalibration
-
 __all__ = [
     "Cotangents",
     "GaussianLikelihood",
     "cell_means",
-    "block_of",
     "cell_means_reverse",
     "process_block",
     "reduced",
@@ -450,23 +446,6 @@ def _along(cells: Cells, noise: NoiseGroups, condition_names: tuple[str, ...], s
     fresh = np.diff(series[order], prepend=-1) != 0
     gap = np.where(fresh, 0.0, np.diff(position[order], prepend=0.0))
     return _Along(order, fresh.astype(np.float64), gap, amplitude[order], length[order])
-
-
-def block_of(
-    problem: "SingleCalibration", likelihood: GaussianLikelihood | None = None, *, together: bool = False
-) -> Array:
-    """Return the block that `_process_gaussian` reads; `likelihood` takes the place of the problem's own.
-
-    With `together` derivatives by the inputs are summed over rows by the caller, so that a chain may compute what is
-    the same in several rows once.
-    """
-    likelihood = problem.gaussian if likelihood is None else likelihood
-    domain, process = problem.surrogate.domain, problem.compiled_error
-    assert process is not None
-    summed = getattr(process, "with_rows_together", None) if together else None
-    process = process if summed is None else summed()
-    columns = [domain.names.index(name) for name in problem.parameters] if likelihood.slopes else []
-    return process_block(process.select(problem.cells.used), likelihood, columns=columns)
 
 
 def process_block(

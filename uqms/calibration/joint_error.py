@@ -29,7 +29,35 @@ from uqms.surrogates.outputs import Decoder
 from uqms.surrogates.process import ScoreProcess, Scores, means_at
 from uqms.surrogates.protocol import Surrogate
 
-__all__ = ["JointError", "OutputLaw", "Points", "averaged_marginals", "joint_root", "means_given", "outputs_of_scores"]
+__all__ = [
+    "CompiledError",
+    "JointError",
+    "OutputLaw",
+    "Points",
+    "averaged_marginals",
+    "compiled_process",
+    "joint_root",
+    "means_given",
+    "outputs_of_scores",
+]
+
+
+class CompiledError(Protocol):
+    """Mean and joint error of scores as numbers that the compiled likelihood reads."""
+
+    def select(self, scores: Ints) -> "CompiledError":
+        """Return that of some of the scores."""
+        ...
+
+    def flat(self) -> Array:
+        """Return the numbers."""
+        ...
+
+
+def compiled_process(surrogate: Surrogate) -> ScoreProcess | None:
+    """Return the Gaussian process of the inputs alone that a surrogate is, whose arrays compiled code reads."""
+    found: ScoreProcess | None = getattr(surrogate, "compiled_process", None)
+    return found
 
 
 class Points(Protocol):
@@ -244,7 +272,7 @@ def means_given(surrogate: Surrogate, points: Points, index: Ints, u: Array, h: 
     Errors are not looked at, nor are other hyperparameter draws where the process is known.
     """
     s = np.arange(len(h))
-    process: ScoreProcess | None = getattr(surrogate, "compiled_process", None)
+    process = compiled_process(surrogate)
     if process is None:
         scores = _reshaped(surrogate.scores(u.reshape(-1, 1, u.shape[-1])).mean, u)[h, s]
     else:

@@ -30,6 +30,7 @@ import numpy as np
 from scipy.special import gammaln
 
 from uqms._typing import Array, Bools
+from uqms.calibration.data_model import DataModel
 from uqms.calibration.density import row_terms
 from uqms.parameters.functions import NumPyFunctions
 
@@ -70,7 +71,7 @@ class Conditional:
         The approximations' log-likelihood with the latents integrated out, (s,).
     """
 
-    problem: "SingleCalibration"
+    model: DataModel
     phi: Array
     y0: Array
     B: Array
@@ -97,7 +98,7 @@ class Conditional:
         )
         eta = np.take_along_axis(around, which[None, ..., None], axis=0)[0]
         y = self.y0 + np.einsum("snl,csl->csn", self.B, eta)
-        f_of = _by_cell(self.problem)
+        f_of = _by_cell(self.model)
         f = np.stack([f_of(one, self.phi).sum(axis=1) for one in y])
         constant = gammaln(0.5 * (FREEDOM + L)) - gammaln(0.5 * FREEDOM) - 0.5 * L * np.log(0.5 * FREEDOM)
         terms = []
@@ -117,7 +118,7 @@ def has_conditional(problem: object) -> bool:
         return False
     theta = {name: np.atleast_1d(value) for name, value in problem.conditioned_prior.centre.items()}
     phi = problem.noise.phi(theta, (1,))
-    y, _, log_weights = problem.latent_map(problem.unit_inputs(theta), phi)
+    y, _, log_weights = problem.data_model.latent_map(problem.unit_inputs(theta), phi)
     terms = row_terms(problem.cells, problem.noise, y[0], phi, problem.cells.z, NumPyFunctions)
     return len(log_weights) == 1 and all(np.ndim(value) == 2 for _, value in terms)
 
@@ -130,13 +131,13 @@ def conditional_latents(problem: "SingleCalibration", theta: Mapping[str, Array]
     for start in range(0, count, size):
         now = {name: values[start : start + size] for name, values in theta.items()}
         phi = problem.noise.phi(now, (len(next(iter(now.values()))),))
-        y0, B, _ = problem.latent_map(problem.unit_inputs(now), phi)
-        yield _approximated(problem, phi, y0[0], B[0])
+        y0, B, _ = problem.data_model.latent_map(problem.unit_inputs(now), phi)
+        yield _approximated(problem.data_model, phi, y0[0], B[0])
 
 
-def _approximated(problem: "SingleCalibration", phi: Array, y0: Array, B: Array) -> Conditional:
+def _approximated(model: DataModel, phi: Array, y0: Array, B: Array) -> Conditional:
     """Return moments where the density is log-concave, else the mode from the prior's and that from near the data."""
-    f_of = _by_cell(problem)
+    f_of = _by_cell(model)
     s, _, L = B.shape
     spread = np.maximum(np.sqrt(np.sum(B**2, axis=2)), 1e-150)
     first, root, value, long_tails, sites = _newton(f_of, phi, y0, B, np.zeros((s, L)))
@@ -148,7 +149,7 @@ def _approximated(problem: "SingleCalibration", phi: Array, y0: Array, B: Array)
     at = np.flatnonzero(long_tails)
     modes, roots, values = np.stack([first, first]), np.stack([root, root]), np.stack([value, np.full(s, -np.inf)])
     if not len(at):
-        return Conditional(problem, phi, y0, B, modes[:1], roots[:1], np.zeros((1, s)), value)
+        return Conditional(model, phi, y0, B, modes[:1], roots[:1], np.zeros((1, s)), value)
     # Latents that bring each output to where its own rows are most likely.
     y = y0[at] + spread[at] * np.linspace(-REACH, REACH, GRID)[:, None, None]
     f = np.stack([f_of(one, phi[at]) for one in y])
@@ -160,7 +161,7 @@ def _approximated(problem: "SingleCalibration", phi: Array, y0: Array, B: Array)
     apart = np.sum(np.einsum("slm,sl->sm", root, modes[1] - modes[0]) ** 2, axis=1) > APART**2
     values[1, ~apart] = -np.inf
     total = np.logaddexp(values[0], values[1])
-    return Conditional(problem, phi, y0, B, modes, roots, values - total, total)
+    return Conditional(model, phi, y0, B, modes, roots, values - total, total)
 
 
 def _newton(
@@ -288,9 +289,9 @@ def _slopes(f_of: Density, y: Array, phi: Array, f: Array, delta: Array) -> tupl
     return delta, np.where(good, slope, 0.0), np.where(good, curvature, 0.0)
 
 
-def _by_cell(problem: "SingleCalibration") -> Density:
+def _by_cell(model: DataModel) -> Density:
     """Return what computes log p(data | y), summed over the rows of each cell, (s, N); -inf where it is none."""
-    cells, noise = problem.cells, problem.noise
+    cells, noise = model.cells, model.noise
     members = np.equal.outer(cells.row_cell, np.arange(len(cells.offset))).astype(np.float64)  # (R, N)
 
     def density(y: Array, phi: Array) -> Array:

@@ -43,7 +43,7 @@ WIDER = 1.15
 
 def with_sampled_links(problem: "SingleCalibration") -> "SingleCalibration | None":
     """Return the same problem with the errors of its chain's links sampled; None where they are not, or cannot be."""
-    able = problem.samples_links and problem.closed_form and hasattr(problem.surrogate, "sampled")
+    able = problem.samples_links and problem.data_model.closed_form and hasattr(problem.surrogate, "sampled")
     if not able or problem.observations.conditions_sd or problem.inside_of_a_whole or problem.members:
         return None
     try:
@@ -121,17 +121,17 @@ def _given_data(sampled: "SingleCalibration", theta: Mapping[str, Array]) -> tup
 
     def outputs(eta: Array) -> tuple[Array, Array]:
         u = sampled.unit_inputs({**theta, **{name: eta[:, i] for i, name in enumerate(names)}})
-        law = sampled.joint_error(u).given(h)
+        law = sampled.data_model.joint_error(u).given(h)
         return law.mean, law.factor
 
     for _ in range(STEPS):
         mean, factor = outputs(eta)
-        value, slope = sampled.responded(mean)
+        value, slope = sampled.data_model.responded(mean)
         G = np.empty((*mean.shape, E))
         for i in range(E):
             shift = STEP * np.eye(E)[i]
             G[..., i] = (outputs(eta + shift)[0] - outputs(eta - shift)[0]) / (2.0 * STEP)
-        sd = noise_sd(sampled, mean, phi)
+        sd = noise_sd(sampled.data_model, mean, phi)
         scaled = slope[..., None] * np.concatenate([G, factor], axis=2) / sd[..., None]
         r = (cells.cell_mean - value) / sd + np.einsum("sne,se->sn", scaled[..., :E], eta)
         own = np.eye(mean.shape[1]) + scaled[..., E:] @ np.swapaxes(scaled[..., E:], 1, 2)

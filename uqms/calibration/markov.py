@@ -18,16 +18,14 @@ Kalman (1960), doi:10.1115/1.3662552; de Jong (1989), doi:10.1080/01621459.1989.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import NamedTuple, final
 
 import numpy as np
 
 from uqms._compiled import compiled
 from uqms._typing import Array, Ints
+from uqms.calibration.data_model import DataModel
 from uqms.calibration.discrepancy import NOISE, Term
-
-if TYPE_CHECKING:
-    from uqms.calibration.single import SingleCalibration
 
 __all__ = [
     "Chains",
@@ -194,27 +192,27 @@ def given_data(chains: Chains, G: Array, root: Array, residual: Array) -> GivenD
     return GivenData(left, projected, left_over[..., 0], design, log_det)
 
 
-def noise_of(problem: "SingleCalibration", terms: Sequence[Term] | None = None) -> MarkovNoise:
-    """Return the normal noise of a problem's cells: white, and the processes of autocorrelated models.
+def noise_of(model: DataModel, terms: Sequence[Term] | None = None) -> MarkovNoise:
+    """Return the normal noise of a model's cells: white, and the processes of autocorrelated models.
 
-    They are those of `terms`, of all that the problem has unless it is given.
+    They are those of `terms`, of all that the model has unless it is given.
     """
-    cells, noise = problem.cells, problem.noise
+    cells, noise = model.cells, model.noise
     series = []
     for term in noise.terms if terms is None else terms:
         if term.role == NOISE:
-            at, sites = cells.sites(term.group, problem.condition_names)
+            at, sites = cells.sites(term.group, model.condition_names)
             place, (length,) = term.place(sites), term.lengths
             keys = noise.keys.index(term.amplitude), noise.keys.index(length)
             series.append(Series(at, place.ids, place.points[:, 0], *keys))
     return MarkovNoise(cells.group, cells.weight, tuple(series), noise.sds)
 
 
-def only_noise(problem: "SingleCalibration") -> bool:
+def only_noise(model: DataModel) -> bool:
     """Return whether the cells have normal noise and nothing else beside the simulator or surrogate itself."""
-    noise = problem.noise
+    noise = model.noise
     terms = all(term.role == NOISE for term in noise.terms)
-    return problem.closed_form and terms and not noise.factors and problem.realisation is None
+    return model.closed_form and terms and not noise.factors and model.realisation is None
 
 
 @compiled

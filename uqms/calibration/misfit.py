@@ -24,6 +24,7 @@ from scipy.stats import chi2
 from uqms._typing import Array, Ints
 from uqms.calibration.checks import Check
 from uqms.calibration.context import evenly
+from uqms.calibration.data_model import DataModel
 from uqms.calibration.density import draw_rows, expected_outputs, row_terms, total
 from uqms.calibration.reweighting import error_scaled
 from uqms.parameters.functions import NumPyFunctions
@@ -58,7 +59,7 @@ def check_misfit(
     Unknown noise adapts to any misfit unless replicates determine it, so the check is about noise that is known or
     repeated. With replicates their scatter around the cell means is compared with the noise too.
     """
-    if not problem.closed_form:
+    if not problem.data_model.closed_form:
         return _check_density(problem, theta, latents, h)
     cells = problem.cells
     distances, error, scatter = _distances(problem, theta, h)
@@ -155,14 +156,14 @@ def _check_density(problem: "SingleCalibration", theta: Mapping[str, Array], lat
     """
     cells, rng = problem.cells, np.random.default_rng(0)
     phi = problem.noise.phi(theta, (len(h),))
-    y = problem.latent_outputs(problem.unit_inputs(theta), phi, latents)[0][h, np.arange(len(h))]
+    y = problem.data_model.latent_outputs(problem.unit_inputs(theta), phi, latents)[0][h, np.arange(len(h))]
     with np.errstate(all="ignore"):
         own = total(row_terms(cells, problem.noise, y, phi, cells.z, NumPyFunctions), y.ndim)
         below = []
         for i in range(len(h)):
             drawn = draw_rows(cells, problem.noise, np.repeat(y[i : i + 1], REPLICATES, 0), phi[[i] * REPLICATES], rng)
             for values in drawn:
-                other = problem.cells_of(values)
+                other = problem.data_model.cells_of(values)
                 terms = row_terms(other, problem.noise, y[i], phi[i], other.z, NumPyFunctions)
                 below.append(total(terms, 1) <= own[i])
     p = float(np.mean(below))
@@ -192,7 +193,8 @@ def _distances(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints
         rows = slice(start, start + len(sigma))
         start += len(sigma)
         at = np.arange(len(sigma))
-        predicted, _ = cells.responded(expected_outputs(problem, {k: v[rows] for k, v in theta.items()}, h[rows]))
+        u = problem.unit_inputs({name: values[rows] for name, values in theta.items()})
+        predicted, _ = cells.responded(expected_outputs(problem.data_model, u, sigma, h[rows]))
         residual = cells.cell_mean - predicted
         distances.append(residual * alpha[h[rows], at])
         repeated = np.flatnonzero(by_group)
@@ -251,7 +253,7 @@ def check_validation(problem: "SingleCalibration", theta: Mapping[str, Array], s
             "Run more points near the posterior (uq.refine(posterior, n)), or try another kernel: the surrogate "
             "understates its error there. Look at uq.leave_one_out(surrogate)."
         )
-        rough, smoothed = rough_simulator(problem) if matters else ("", "")
+        rough, smoothed = rough_simulator(problem.data_model) if matters else ("", "")
         remedy = f"{smoothed}: the simulator is rough, {rough}." if rough else remedy
         return Check(name, "warn" if matters else "note", ratio, message, remedy)
     remedy = (
@@ -262,10 +264,10 @@ def check_validation(problem: "SingleCalibration", theta: Mapping[str, Array], s
     return Check(name, "warn" if matters else "pass", ratio, message, remedy)
 
 
-def rough_simulator(problem: "SingleCalibration") -> tuple[str, str]:
+def rough_simulator(model: DataModel) -> tuple[str, str]:
     """Return in words how the runs scatter around a smooth function, and what to do; both "" where they do not."""
-    surrogate = problem.surrogate
-    found = roughness(surrogate, problem.used) if isinstance(surrogate, GaussianProcessSurrogate) else None
+    surrogate = model.surrogate
+    found = roughness(surrogate, model.used) if isinstance(surrogate, GaussianProcessSurrogate) else None
     if found is None or found.gain <= ROUGH:
         return "", ""
     words = f"a scatter of {found.scatter:.1%} of the sd of its runs makes them {found.gain:.1f} nats more likely"

@@ -26,6 +26,7 @@ from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
 from uqms.calibration.base import MASS_CUT_LIMIT, DerivedQuantities, Expansion, Piece
 from uqms.calibration.capabilities import Kind
 from uqms.calibration.conditioned import ConditionedPrior
+from uqms.calibration.construction import named_derived, space_of
 from uqms.calibration.direct import design_box
 from uqms.calibration.discrepancy import Discrepancies
 from uqms.calibration.noise import NoiseModel
@@ -33,7 +34,7 @@ from uqms.calibration.observations import Measured
 from uqms.calibration.problem import Calibration
 from uqms.calibration.samplers import Sampler
 from uqms.calibration.sharing import by_surrogate, together
-from uqms.calibration.single import SingleCalibration, named_derived, space_of
+from uqms.calibration.single import SingleCalibration
 from uqms.errors import ExtrapolationError, InputError
 from uqms.parameters import ParameterSpace, Prior
 from uqms.surrogates.protocol import Surrogate
@@ -317,9 +318,9 @@ class JointCalibration(Calibration):
             for piece in self.pieces(values, eta):
                 part, own = piece.problem, piece.theta
                 theta = {key: own[key] for key in part.parameters}
-                theta |= bridge.conditions(part, own)
+                theta |= bridge.conditions(part.data_model, part.uncertain, own)
                 u = bridge.unit_inputs(part.surrogate.domain, theta, part.cells.experiments)
-                bridge.likelihood(part, u, own, f"{'_'.join(piece.parts)}_observations", piece.latents)
+                bridge.likelihood(part.data_model, u, own, f"{'_'.join(piece.parts)}_observations", piece.latents)
         return model
 
     @single_threaded

@@ -498,7 +498,10 @@ class Posterior(metaclass=TaughtClass):
         generator = as_generator(rng)
         means, sds, samples = {}, {}, {}
         for name in names:
-            grid, layout = make_grid(self.single, name, conditions, coords), self.single.surrogate.layouts[name]
+            grid, layout = (
+                make_grid(self.single.data_model, name, conditions, coords),
+                self.single.surrogate.layouts[name],
+            )
             add = self._new_noise(name, grid.targets, theta) if noise else None
             mean, sample = (np.empty((len(h), len(grid.targets.offset))) for _ in range(2))
             variance = np.zeros(len(grid.targets.offset))
@@ -741,7 +744,7 @@ class Posterior(metaclass=TaughtClass):
             raise InputError(
                 f"predict: output {output!r} was not observed, so its noise is not known; pass noise=False."
             )
-        return new_noise(self.single, group, targets)
+        return new_noise(self.single.data_model, group, targets)
 
 
 def thinned(posterior: Posterior, draws: int) -> tuple[dict[str, Array], Ints, Array]:

@@ -104,8 +104,8 @@ def _single(problem: "SingleCalibration") -> dict[str, Any]:
     surrogate = getattr(problem.surrogate, "chain", problem.surrogate)  # as it was given
     given = problem.settings | {"surrogate": surrogate, "observations": problem.observations}
     if problem.link_errors:
-        decided = "outputs" if problem.closed_form else "none"
+        decided = "outputs" if problem.data_model.closed_form else "none"
     else:
         latent = "links" if hasattr(surrogate, "sampled") else "none"
-        decided = "first-order" if problem.closed_form else latent
+        decided = "first-order" if problem.data_model.closed_form else latent
     return given | {"decided": decided, "expansion_loss": problem.expansion_loss, "link_loss": problem.link_loss}

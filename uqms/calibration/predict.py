@@ -25,6 +25,7 @@ from uqms._typing import Array, Bools, Ints
 from uqms.calibration import _latent_outputs, dense_gaussian
 from uqms.calibration._terms import ORTHOGONAL_JITTER
 from uqms.calibration.by_input import RowsByInput, rows_by_input
+from uqms.calibration.data_model import DataModel
 from uqms.calibration.density import covariance_of, noise_covariance, noise_sd
 from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Sites, term_covariance
@@ -227,14 +228,14 @@ class _Joint:
         return points, Sites(known, self.index[points], self.rows[points])
 
 
-def _join(problem: "SingleCalibration", targets: Targets) -> _Joint:
-    cells = problem.cells
+def _join(model: DataModel, targets: Targets) -> _Joint:
+    cells = model.cells
     both = np.vstack([cells.conditions, targets.conditions])
     if both.shape[1]:
-        both = merge_close(problem.surrogate, problem.condition_names, both)
+        both = merge_close(model.surrogate, model.condition_names, both)
     # An experiment whose condition was measured with an error is at an input that nothing else is at.
     unit = np.zeros(len(targets.conditions)) if targets.unit is None else targets.unit
-    labels = [_inferred(problem, targets), np.concatenate([cells.unit, unit])]
+    labels = [_inferred(model, targets), np.concatenate([cells.unit, unit])]
     both, place = np.unique(np.column_stack([both, *labels]), axis=0, return_inverse=True)
     conditions, experiment, units = both[:, :-2], both[:, -2].astype(np.int64), both[:, -1].astype(np.int64)
     place = place.reshape(-1)
@@ -248,13 +249,13 @@ def _join(problem: "SingleCalibration", targets: Targets) -> _Joint:
         name: np.concatenate([cells.coords.get(name, missing[0]), targets.coords.get(name, missing[1])])
         for name in names
     }
-    sites |= {name: conditions[index, i] for i, name in enumerate(problem.condition_names)}
+    sites |= {name: conditions[index, i] for i, name in enumerate(model.condition_names)}
     output = np.concatenate([cells.output, targets.output])
     return _Joint(
         conditions,
         index,
         output,
-        np.concatenate([cells.group, _groups(problem, targets)]),
+        np.concatenate([cells.group, _groups(model, targets)]),
         sites,
         np.concatenate([cells.offset, targets.offset]),
         stacked([cells.basis, targets.basis]),
@@ -263,23 +264,23 @@ def _join(problem: "SingleCalibration", targets: Targets) -> _Joint:
         np.concatenate([cells.run, _runs(cells, index, targets)]),
         experiment,
         units,
-        rows_by_input(problem.surrogate, output, sites, index),
+        rows_by_input(model.surrogate, output, sites, index),
     )
 
 
-def _groups(problem: "SingleCalibration", targets: Targets) -> Ints:
+def _groups(model: DataModel, targets: Targets) -> Ints:
     """Return the noise group of each target (P,), -1 for outputs that were not observed."""
     if targets.group is not None:
         return targets.group
-    known = {name: problem.noise.group_of(str(name)) for name in np.unique(targets.output)}
+    known = {name: model.noise.group_of(str(name)) for name in np.unique(targets.output)}
     return np.array([known[name] for name in targets.output], dtype=np.int64)
 
 
-def _inferred(problem: "SingleCalibration", targets: Targets) -> Ints:
+def _inferred(model: DataModel, targets: Targets) -> Ints:
     """Return of each observed experiment and target input the experiment whose true conditions it has, -1: none."""
     of = np.full(len(targets.conditions), -1) if targets.observed is None else targets.observed
-    of = np.concatenate([np.arange(problem.cells.experiments), of])
-    known = ~np.append((problem.cells.conditions_sd > 0.0).any(axis=1), False)  # the last one is that of -1
+    of = np.concatenate([np.arange(model.cells.experiments), of])
+    known = ~np.append((model.cells.conditions_sd > 0.0).any(axis=1), False)  # the last one is that of -1
     return np.where(known[of], -1, of)
 
 
@@ -310,32 +311,30 @@ class _Run:
         return np.asarray(both * (inner + self.residual @ self.residual.T))
 
 
-def _run_at(problem: "SingleCalibration", joint: _Joint, u: Array, realisation: Realised) -> _Run | None:
+def _run_at(model: DataModel, joint: _Joint, u: Array, realisation: Realised) -> _Run | None:
     """Return the runs at cells and targets for inputs u (S, K, d), None when the simulator is not stochastic."""
-    found = problem.realisation
+    found = model.realisation
     if found is None:
         return None
-    n, run = len(problem.cells.offset), joint.run.copy()
+    n, run = len(model.cells.offset), joint.run.copy()
     if realisation == "new":
         run[n:] = -1
     same = (joint.index[:, None] == joint.index[None, :]) & (run[:, None] == run[None, :])
     wanted = np.ones(len(run), dtype=np.bool_)
     wanted[n:] = realisation != "none"
-    residual = residual_rows(problem.surrogate, joint.output, joint.sites)
+    residual = residual_rows(model.surrogate, joint.output, joint.sites)
     return _Run(joint.basis * found.sd(u)[:, joint.index], found.correlation, residual, same, wanted)
 
 
-def _used(problem: "SingleCalibration", joint: _Joint) -> Ints:
+def _used(model: DataModel, joint: _Joint) -> Ints:
     """Return the scores whose errors matter to cells or targets."""
-    return np.zeros(0, dtype=np.int64) if is_exact(problem.surrogate) else np.flatnonzero(joint.basis.any(axis=0))
+    return np.zeros(0, dtype=np.int64) if is_exact(model.surrogate) else np.flatnonzero(joint.basis.any(axis=0))
 
 
-def _discrepancy_covariance(
-    problem: "SingleCalibration", joint: _Joint, phi: Mapping[str, Array], slopes: Array
-) -> Array:
+def _discrepancy_covariance(model: DataModel, joint: _Joint, phi: Mapping[str, Array], slopes: Array) -> Array:
     """Return the covariance (S, T, T) of the discrepancy; `slopes` (S, N, o) for those that are orthogonal to them."""
     total, n = np.zeros((len(slopes), len(joint.index), len(joint.index))), slopes.shape[1]
-    for term in problem.noise.terms:
+    for term in model.noise.terms:
         if term.role == NOISE:
             continue
         at, sites = joint.at(term.group)
@@ -353,10 +352,10 @@ def _discrepancy_covariance(
     return total
 
 
-def _factors(problem: "SingleCalibration", joint: _Joint, phi: Array, holds: Bools) -> Array:
+def _factors(model: DataModel, joint: _Joint, phi: Array, holds: Bools) -> Array:
     """Return 1 + the scale discrepancy (S, T) at cells and those targets that hold it."""
     out = np.ones((len(phi), len(joint.index)))
-    for group, place in problem.noise.factors.items():
+    for group, place in model.noise.factors.items():
         at = np.flatnonzero((joint.group == group) & holds)
         out[:, at] += phi[:, place, None]
     return out
@@ -400,41 +399,41 @@ def conditional_moments(
     given_data
         Without it the data are left aside: errors and discrepancy are those before any measurement.
     """
-    if normal := given_data and only_noise(problem):
+    if normal := given_data and only_noise(problem.data_model):
         problem = problem.with_few_cells()
-    cells = problem.cells
-    joint = _join(problem, targets)
+    model, cells = problem.data_model, problem.cells
+    joint = _join(model, targets)
     if not errors and joint.by_input is None:
         joint = replace(joint, truncation=np.zeros_like(joint.truncation))
     problem.check_errors_between(joint.conditions, "Prediction at other conditions than the observed one")
     n, total, inputs = len(cells.offset), len(joint.index), len(joint.conditions)
     holds = np.concatenate([np.ones(n, dtype=np.bool_), np.broadcast_to(np.asarray(discrepancy), total - n)])
     any_holds = bool(holds[n:].any())
-    used = _used(problem, joint) if errors else np.zeros(0, dtype=np.int64)
+    used = _used(model, joint) if errors else np.zeros(0, dtype=np.int64)
     if normal and joint.by_input is None:
         errors_of = Errors.of(joint.basis, joint.truncation, joint.index, len(joint.conditions), used)
         if errors_of.size <= total:
             yield from _through_errors(problem, errors_of, joint, theta, h)
             return
     q = cells.basis.shape[1]
-    together = problem.correlated_scores or joint.by_input is not None
+    together = model.correlated_scores or joint.by_input is not None
     size = max(1, CHUNK // max(total * total, q * inputs * (max(total, q * inputs) if together else inputs)))
     for start in range(0, len(h), size):
         rows = slice(start, min(start + size, len(h)))
         part = {name: values[rows] for name, values in theta.items()}
-        phi = problem.noise.phi(part, (len(h[rows]),))
+        phi = model.noise.phi(part, (len(h[rows]),))
         u = problem.unit_inputs(part, joint.conditions, joint.experiment, joint.unit)
-        law = JointError.of(problem.surrogate, joint, joint.index, u, used).given(h[rows])
+        law = JointError.of(model.surrogate, joint, joint.index, u, used).given(h[rows])
         law = law if errors else law.without_errors()
         mean, surrogate = law.mean, law.covariance
-        run = _run_at(problem, joint, u, realisation)
+        run = _run_at(model, joint, u, realisation)
         if run is not None:
             surrogate = surrogate + run.covariance()
-        m = _factors(problem, joint, phi, holds)
+        m = _factors(model, joint, phi, holds)
         extra = np.zeros((len(phi), 0, 0))
-        if any(term.role != NOISE for term in problem.noise.terms):
-            slopes = problem.mean_slopes(problem.unit_inputs(part))[h[rows], np.arange(len(phi))]
-            extra = _discrepancy_covariance(problem, joint, problem.noise.named(phi), slopes)
+        if any(term.role != NOISE for term in model.noise.terms):
+            slopes = model.mean_slopes(problem.unit_inputs(part))[h[rows], np.arange(len(phi))]
+            extra = _discrepancy_covariance(model, joint, model.noise.named(phi), slopes)
             extra *= holds[:, None] & holds[None, :]
         if not given_data:
             both = m[:, :, None] * m[:, None, :] * surrogate
@@ -443,11 +442,11 @@ def conditional_moments(
         if not surrogate.any() and not extra.size:  # used directly: the data say nothing of errors that are not there
             yield rows, FactoredMoments((m * mean)[:, n:], np.zeros((total - n, 0)), np.zeros((len(phi), 0, 0)))
             continue
-        if not problem.closed_form:
+        if not model.closed_form:
             assert latents is not None
-            found = _given_latents(problem, phi, joint, law, mean, surrogate, m, extra, latents[rows], any_holds, run)
+            found = _given_latents(model, phi, joint, law, mean, surrogate, m, extra, latents[rows], any_holds, run)
         else:
-            found = _given_data(problem, phi, mean, surrogate, m, extra, any_holds)
+            found = _given_data(model, phi, mean, surrogate, m, extra, any_holds)
         yield rows, found
 
 
@@ -455,7 +454,7 @@ def _through_errors(
     problem: "SingleCalibration", errors: Errors, joint: _Joint, theta: Mapping[str, Array], h: Ints
 ) -> Iterator[tuple[slice, FactoredMoments]]:
     """Yield the moments at the targets given the data: x has the covariance R (1 + R' G' N^-1 G R)^-1 R'."""
-    cells, noise = problem.cells, noise_of(problem)
+    cells, noise = problem.cells, noise_of(problem.data_model)
     n, total, r = len(cells.offset), len(joint.index), errors.size
     G, wanted = errors.design[:n], errors.design[n:]
     size = max(1, CHUNK // max(total, n * (r + 1), r * r, cells.basis.shape[1] * errors.inputs**2))
@@ -484,35 +483,35 @@ def data_moments(
     Without `errors` the covariance lacks what the surrogate adds: its error and what its basis leaves out. Noise that
     is not normal counts as normal noise of equal information, see `noise_sd`: both are then those of latent outputs.
     """
-    cells, n = problem.cells, len(problem.cells.offset)
+    model, cells, n = problem.data_model, problem.cells, len(problem.cells.offset)
     u = problem.unit_inputs(theta)
-    phi = problem.noise.phi(theta, (len(u),))
-    joint, count = problem.joint_error(u), len(u)
-    slopes, own = problem.mean_slopes(u), problem.run_factor(u)
-    m = problem.noise.scales(cells.group, phi)
+    phi = model.noise.phi(theta, (len(u),))
+    joint, count = model.joint_error(u), len(u)
+    slopes, own = model.mean_slopes(u), model.run_factor(u)
+    m = model.noise.scales(cells.group, phi)
     means, covariances = [], []
     for h in range(len(joint.scores.log_weights)):
         law = joint.given(np.full(count, h))
         mean, C = m * law.mean, law.covariance if errors else np.zeros((count, n, n))
-        value, slope = problem.responded(mean)
+        value, slope = model.responded(mean)
         if own.shape[2]:
-            runs = problem.realisation.by_experiment(own) if problem.realisation is not None else own
+            runs = model.realisation.by_experiment(own) if model.realisation is not None else own
             C += runs @ runs.transpose(0, 2, 1)
         gain = m * slope
         C *= gain[:, :, None] * gain[:, None, :]
-        if problem.noise.terms:
-            C += covariance_of(problem, phi, slopes[h], slope)
-        C[:, np.arange(n), np.arange(n)] += noise_sd(problem, mean, phi) ** 2
+        if model.noise.terms:
+            C += covariance_of(model, phi, slopes[h], slope)
+        C[:, np.arange(n), np.arange(n)] += noise_sd(model, mean, phi) ** 2
         means.append(value)
         covariances.append(C)
     return phi, np.asarray(joint.scores.log_weights), means, covariances
 
 
 def _given_data(
-    problem: "SingleCalibration", phi: Array, mean: Array, surrogate: Array, m: Array, extra: Array, discrepancy: bool
+    model: DataModel, phi: Array, mean: Array, surrogate: Array, m: Array, extra: Array, discrepancy: bool
 ) -> Moments:
     """Condition the joint normal law of latent outputs on the cell means, which are linear in them to first order."""
-    cells = problem.cells
+    cells = model.cells
     n = len(cells.offset)
     mean, joint = m * mean, m[:, :, None] * m[:, None, :] * surrogate
     data, cross, own = joint[:, :n, :n], joint[:, :n, n:], joint[:, n:, n:]
@@ -523,15 +522,15 @@ def _given_data(
     value, slope = cells.responded(mean[:, :n])
     cross = slope[:, :, None] * cross
     data = slope[:, :, None] * slope[:, None, :] * data
-    data += noise_covariance(problem, problem.noise.named(phi), len(phi), problem.noise.terms)
-    data[:, np.arange(n), np.arange(n)] += problem.noise.sds(cells.group, phi, value) ** 2 / cells.weight
+    data += noise_covariance(model, model.noise.named(phi), len(phi), model.noise.terms)
+    data[:, np.arange(n), np.arange(n)] += model.noise.sds(cells.group, phi, value) ** 2 / cells.weight
     found = dense_gaussian.given_data(data, cells.cell_mean - value, cross)
     covariance = own - found.covariance
     return Moments(mean[:, n:] + found.mean, 0.5 * (covariance + covariance.transpose(0, 2, 1)))
 
 
 def _given_latents(
-    problem: "SingleCalibration",
+    model: DataModel,
     phi: Array,
     joint: _Joint,
     law: OutputLaw,
@@ -544,19 +543,19 @@ def _given_latents(
     run: _Run | None,
 ) -> Moments:
     """Condition on the latents, which are standard normal: Cov(y*, eta) eta and the rest of the covariance."""
-    cells = problem.cells
+    cells = model.cells
     n, p = len(cells.offset), len(joint.index) - len(cells.offset)
     k, used = cells.experiments, cells.used
     count = len(latents)
-    size = int(_latent_outputs.latent_count(problem.structure))
+    size = int(_latent_outputs.latent_count(model.structure))
     eta = np.zeros((count, size))
-    eta[:, problem.free] = latents
+    eta[:, model.free] = latents
     gain = np.zeros((count, p, size))
     observed = np.array([joint.index[np.flatnonzero(cells.experiment == e)[0]] for e in range(k)])
     target = joint.index[n:]
     if law.correlated or not law.fixed:
         gain[:, :, : k * len(used)] = _gain_of_scores(law, used, observed, target, n)
-    for place, j in enumerate(problem.used if law.fixed and not law.correlated else ()):
+    for place, j in enumerate(model.used if law.fixed and not law.correlated else ()):
         covariance = law.score_covariance[:, j]
         root = _latent_outputs.roots(np.ascontiguousarray(covariance[:, observed[:, None], observed[None, :]]), False)
         to_eta = covariance[:, target][:, :, observed] @ _inverse(root).transpose(0, 2, 1)
@@ -568,12 +567,12 @@ def _given_latents(
         same = np.flatnonzero(target == observed[e])
         gain[:, same, first + e * width : first + e * width + right.shape[1]] = truncation[..., n + same, :] @ right
     if run is not None:
-        _gain_of_runs(problem, joint, run, observed, gain)
+        _gain_of_runs(model, joint, run, observed, gain)
     gain *= m[:, n:, None]
     own = m[:, n:, None] * m[:, None, n:] * surrogate[:, n:, n:]
     if discrepancy and extra.size:
         # The sampler's root is that of all terms on the cells, noise that is correlated included.
-        whole = extra[:, :n, :n] + noise_covariance(problem, problem.noise.named(phi), count, problem.noise.terms)
+        whole = extra[:, :n, :n] + noise_covariance(model, model.noise.named(phi), count, model.noise.terms)
         whole[:, np.arange(n), np.arange(n)] *= 1.0 + _latent_outputs.JITTER
         start = first + k * width
         gain[:, :, start : start + n] = extra[:, n:, :n] @ _inverse(_latent_outputs.roots(whole, True)).transpose(
@@ -611,12 +610,12 @@ def _gain_of_scores(law: OutputLaw, used: Ints, observed: Ints, target: Ints, n:
     return np.asarray(np.einsum("spj,spjl->spl", rows, to_eta))
 
 
-def _gain_of_runs(problem: "SingleCalibration", joint: _Joint, run: _Run, observed: Ints, gain: Array) -> None:
+def _gain_of_runs(model: DataModel, joint: _Joint, run: _Run, observed: Ints, gain: Array) -> None:
     """Fill the columns of gain (S, P, L) that belong to the observed runs, which stand last among the latents."""
-    found, n = problem.realisation, len(problem.cells.offset)
+    found, n = model.realisation, len(model.cells.offset)
     assert found is not None
-    used, width = problem.cells.used, found.width
-    start = gain.shape[2] - problem.cells.experiments * found.columns
+    used, width = model.cells.used, found.width
+    start = gain.shape[2] - model.cells.experiments * found.columns
     # Noise of all scores given that of the used ones, L xi: C L^-T.
     to_scores = run.correlation[:, used] @ np.linalg.inv(found.root).T
     both = np.concatenate(
@@ -624,7 +623,7 @@ def _gain_of_runs(problem: "SingleCalibration", joint: _Joint, run: _Run, observ
     )
     for e, place in enumerate(observed):
         for r in range(found.runs):
-            cell = np.flatnonzero((problem.cells.experiment == e) & (problem.cells.run == r))
+            cell = np.flatnonzero((model.cells.experiment == e) & (model.cells.run == r))
             if len(cell):
                 of = np.flatnonzero(run.same[n:, cell[0]] & run.wanted[n:] & (joint.index[n:] == place))
                 at = start + e * found.columns + r * width
@@ -661,7 +660,7 @@ class NewNoise(NamedTuple):
     possible: Callable[[Array], Bools] = lambda latent: np.ones(np.shape(latent), dtype=np.bool_)
 
 
-def new_noise(problem: "SingleCalibration", g: int, targets: Targets) -> NewNoise:
+def new_noise(model: DataModel, g: int, targets: Targets) -> NewNoise:
     """Return the noise of a new series of measurements of an output.
 
     Raises
@@ -669,8 +668,8 @@ def new_noise(problem: "SingleCalibration", g: int, targets: Targets) -> NewNois
     InputError
         When it was given row by row, so that it is not known at other places.
     """
-    groups, cells = problem.noise, problem.cells
-    output, model = groups.outputs[g], groups.models[g]
+    groups, cells = model.noise, model.cells
+    output, noise = groups.outputs[g], groups.models[g]
     own = cells.rows(g)
     for what, column in (("noise", own.sd), ("number of trials", own.trials)):
         if not np.allclose(column, column[0], atol=0.0):
@@ -686,23 +685,23 @@ def new_noise(problem: "SingleCalibration", g: int, targets: Targets) -> NewNois
     def draw(latent: Array, phi: Array, rng: np.random.Generator) -> Array:
         values = response.inverse(latent)
         if process is not None:
-            points = targets.coords[along_of(model, problem, output)]
+            points = targets.coords[along_of(noise, model, output)]
             keys = groups.keys.index(process.amplitude), groups.keys.index(process.lengths[0])
             series = Series(np.arange(size), targets.experiment, points, *keys)
             chains = MarkovNoise(np.full(size, g), np.ones(size), (series,)).at(phi)
             values = values + chains.process(rng.standard_normal(np.shape(latent)))
         parameters = {role: phi[:, at, None] for role, at in groups.roles[g].items()}
-        return np.asarray(link.inverse(model.draw(values, rows, parameters, rng)))
+        return np.asarray(link.inverse(noise.draw(values, rows, parameters, rng)))
 
     def variance(phi: Array) -> Array:
         total = phi[:, g] ** 2 * own.sd[0] ** 2  # of noise that does not grow
         return np.asarray(total if process is None else total + groups.named(phi)[process.amplitude] ** 2)
 
     def possible(latent: Array) -> Bools:
-        of = getattr(model, "possible", None)
+        of = getattr(noise, "possible", None)
         return np.ones(np.shape(latent), dtype=np.bool_) if of is None else np.asarray(of(response.inverse(latent)))
 
-    normal = model.gaussian and model.growth is None and isinstance(response, Identity)
+    normal = noise.gaussian and noise.growth is None and isinstance(response, Identity)
     return NewNoise(
         draw,
         variance if normal else None,
@@ -752,9 +751,9 @@ def _moments_of(moments: AnyMoments, transform: Transform, more: Array) -> tuple
     return mean, np.asarray(variance.mean(axis=0))
 
 
-def along_of(model: object, problem: "SingleCalibration", output: str) -> str:
+def along_of(noise: object, model: DataModel, output: str) -> str:
     """Return the coordinate along which an output's noise is correlated."""
-    return str(getattr(model, "along", None) or problem.surrogate.layouts[output].dims[0])
+    return str(getattr(noise, "along", None) or model.surrogate.layouts[output].dims[0])
 
 
 @taught
@@ -871,7 +870,7 @@ class Grid:
 
 
 def make_grid(
-    problem: "SingleCalibration",
+    model: DataModel,
     output: str,
     conditions: Mapping[str, object] | None,
     coords: Mapping[str, object] | None,
@@ -885,14 +884,14 @@ def make_grid(
     ExtrapolationError
         Outside of what was simulated.
     """
-    layout = problem.surrogate.layouts[output]
-    names = problem.condition_names
-    columns, scalar = _conditions(problem, conditions)
-    own = _own_experiments(problem)
+    layout = model.surrogate.layouts[output]
+    names = model.condition_names
+    columns, scalar = _conditions(model, conditions)
+    own = _own_experiments(model)
     axes = {dim: np.atleast_1d(np.asarray((coords or layout.coords)[dim], dtype=np.float64)) for dim in layout.dims}
     mesh = np.meshgrid(*axes.values(), indexing="ij")
     points = {dim: grid.ravel() for dim, grid in zip(axes, mesh, strict=True)}
-    offset, basis, truncation = decoded_at(problem.surrogate, output, points if layout.dims else None)
+    offset, basis, truncation = decoded_at(model.surrogate, output, points if layout.dims else None)
     count, p = len(columns), len(offset)
     targets = Targets(
         conditions=columns,
@@ -907,17 +906,17 @@ def make_grid(
     return Grid(output, targets, dict(zip(names, columns.T, strict=True)), scalar, axes)
 
 
-def _own_experiments(problem: "SingleCalibration") -> Ints:
+def _own_experiments(model: DataModel) -> Ints:
     """Return the experiments that the problem itself observed, without those of other parts with its surrogate."""
-    cells = problem.cells
-    return np.unique(cells.experiment[problem.noise.own[cells.group]])
+    cells = model.cells
+    return np.unique(cells.experiment[model.noise.own[cells.group]])
 
 
-def _conditions(problem: "SingleCalibration", given: Mapping[str, object] | None) -> tuple[Array, bool]:
-    names = problem.condition_names
+def _conditions(model: DataModel, given: Mapping[str, object] | None) -> tuple[Array, bool]:
+    names = model.condition_names
     if given is None:
-        own = _own_experiments(problem)
-        return problem.cells.conditions[own], len(own) == 1
+        own = _own_experiments(model)
+        return model.cells.conditions[own], len(own) == 1
     if set(given) != set(names):
         raise InputError(
             f"predict: got conditions {sorted(given)}, the surrogate has {list(names)}. Give each of them."
@@ -931,5 +930,5 @@ def _conditions(problem: "SingleCalibration", given: Mapping[str, object] | None
     columns = (
         np.column_stack([np.broadcast_to(array.ravel(), count) for array in arrays]) if names else np.zeros((1, 0))
     )
-    check_conditions(problem.surrogate, names, columns)
+    check_conditions(model.surrogate, names, columns)
     return columns, all(array.ndim == 0 for array in arrays)

@@ -525,7 +525,7 @@ def _rough(posterior: Posterior) -> list[str]:
     """Return what to do where runs scatter: more of them do not help a surrogate that takes them as exact."""
     words = []
     for part, problem in posterior.problem.named_parts.items():
-        found, remedy = rough_simulator(problem)
+        found, remedy = rough_simulator(problem.data_model)
         if found:
             words.append(f"the simulator{f' of part {part!r}' if part else ''} is rough: {found}. {remedy}")
     return words

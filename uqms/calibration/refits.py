@@ -15,8 +15,8 @@ import xarray as xr
 from uqms._typing import Array
 from uqms.calibration import assembly
 from uqms.calibration.base import Piece, Problem
-from uqms.calibration.checks import Sampled
-from uqms.calibration.rescaling import FACTORS, Rescaled, rescaled, with_scaled_discrepancy
+from uqms.calibration.checks import Rescaled, Sampled
+from uqms.calibration.rescaling import FACTORS, rescaled, with_scaled_discrepancy
 from uqms.calibration.reweighting import width_of
 from uqms.calibration.samplers import Sampler
 from uqms.errors import PACKAGE, InputError, NumericalWarning

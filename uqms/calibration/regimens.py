@@ -73,12 +73,11 @@ def with_regimens_of(posterior: "Posterior", observations: object) -> "Posterior
 
 def _with_surrogate(posterior: "Posterior", surrogate: Surrogate) -> "Posterior":
     """Return the same posterior with another surrogate of the same scores; what was computed of these is kept."""
-    problem: Any = copy.copy(posterior.problem)
+    problem: Any = posterior.problem
     if problem.kind == "one":
-        problem.surrogate = surrogate
-        return replace(posterior, problem=problem)
-    problem.data = copy.copy(problem.data)
-    problem.data.surrogate = surrogate
+        return replace(posterior, problem=problem.with_data_model(surrogate=surrogate))
+    problem = copy.copy(problem)
+    problem.data = problem.data.with_data_model(surrogate=surrogate)
     other = replace(posterior, problem=problem)
     some = posterior.hierarchy.some  # computed once, for all copies
     other.hierarchy.__dict__["some"] = replace(some, problem=problem)

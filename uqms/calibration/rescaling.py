@@ -5,14 +5,13 @@ divided (Brynjarsdottir & O'Hagan 2014, doi:10.1088/0266-5611/30/11/114007). The
 with Pareto smoothing. Where the weights cannot be trusted, the other posterior is sampled, see `refits`.
 """
 
-import copy
-import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from uqms._typing import Array
+from uqms.calibration.checks import Rescaled
 from uqms.calibration.likelihood import add_discrepancy
 from uqms.calibration.reweighting import reweighted
 from uqms.calibration.sharing import together
@@ -21,47 +20,9 @@ from uqms.parameters import Prior
 if TYPE_CHECKING:
     from uqms.calibration.single import SingleCalibration
 
-__all__ = ["FACTORS", "Rescaled", "rescaled", "with_scaled_discrepancy"]
+__all__ = ["FACTORS", "rescaled", "with_scaled_discrepancy"]
 
 FACTORS = (0.25, 4.0)
-
-
-class Rescaled(NamedTuple):
-    """The posterior with another scale of the discrepancy, known by weights or by draws of its own.
-
-    Attributes
-    ----------
-    factor
-        Times the scale.
-    shift
-        By quantity: mean less mean, in posterior sds.
-    width
-        By quantity: width of the central 95 % interval over what it was.
-    k_hat
-        Of the weights; NaN where the other posterior was sampled.
-    trusted
-        Whether the figures may be used: of weights, k-hat is below 0.7 or they are nearly equal; of draws, the chains
-        agree.
-    sampler
-        Class and size of the sampler of the other posterior, "" where draws were reweighted.
-    r_hat
-        Largest of the quantities where the other posterior was sampled, else NaN.
-    """
-
-    factor: float
-    shift: Mapping[str, float]
-    width: Mapping[str, float]
-    k_hat: float
-    trusted: bool
-    sampler: str = ""
-    r_hat: float = math.nan
-
-    @property
-    def way(self) -> str:
-        """How the figures were found, for tables and messages."""
-        if self.sampler:
-            return f"refitted, {self.sampler}, R-hat {self.r_hat:.2f}"
-        return f"reweighted, k-hat {self.k_hat:.2f}"
 
 
 def with_scaled_discrepancy(problem: "SingleCalibration", factor: float) -> "SingleCalibration":
@@ -81,13 +42,12 @@ def with_scaled_discrepancy(problem: "SingleCalibration", factor: float) -> "Sin
         return one.scaled(factor, problem.discrepancy_scale[output])
 
     by_output = dict(given) if isinstance(given, Mapping) else dict.fromkeys(problem.noise.outputs, given)
-    other = copy.copy(problem)
-    for cached in ("structure", "conditioned_prior"):
-        other.__dict__.pop(cached, None)
-    other.discrepancy = {output: scaled(one, output) for output, one in by_output.items()}
-    other.noise = add_discrepancy(
-        problem.cells, problem.noise_alone, other.discrepancy, problem.condition_names, problem.discrepancy_scale
+    discrepancy = {output: scaled(one, output) for output, one in by_output.items()}
+    noise = add_discrepancy(
+        problem.cells, problem.noise_alone, discrepancy, problem.condition_names, problem.discrepancy_scale
     )
+    other = problem.with_data_model(noise=noise)
+    other.discrepancy = discrepancy
     return other
 
 

@@ -191,7 +191,7 @@ def error_weight(
         return np.zeros(len(next(iter(theta.values()))))
     if (
         not isinstance(surrogate, GaussianProcessSurrogate)
-        or not problem.closed_form
+        or not problem.data_model.closed_form
         or problem.individual
         or problem.realisation is not None
         or surrogate.process.noise.any()

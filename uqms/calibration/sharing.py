@@ -100,21 +100,24 @@ def together(parts: Mapping[str, "SingleCalibration"], own: str = "") -> "Single
 
     first = next(iter(parts.values()))
     whole = copy.copy(first)
-    for cached in ("structure", "conditioned_prior", "_made"):
-        whole.__dict__.pop(cached, None)
+    whole.__dict__.pop("conditioned_prior", None)
     whole.members, whole.seen_from = dict(parts), own
     whole.observations = Observations.concat(
         replace(part.observations, experiment=np.array([f"{name} {label}" for label in part.observations.experiment]))
         for name, part in parts.items()
     )
-    whole.cells, places = _cells(parts)
-    whole.noise = whole.noise_alone = _noise(parts, own, named)
+    cells, places = _cells(parts)
+    noise = whole.noise_alone = _noise(parts, own, named)
     mode = None if first.realisation is None else first.realisation.mode
-    whole.realisation = None if mode is None else Realisation(first.surrogate, whole.cells, mode)
+    realisation = None if mode is None else Realisation(first.surrogate, cells, mode)
+    limited = cells.side == 1, cells.side == -1
+    model = first.data_model.replaced(cells=cells, noise=noise, realisation=realisation, limited=limited)
+    # What is latent in a part is latent in the whole: the same errors are sampled once.
+    sampled = any(part.data_model.sampled for part in parts.values())
+    whole.data_model = model.as_expanded("none" if sampled else "measured")
     discrepancies = {name: part.discrepancy for name, part in parts.items() if part.discrepancy is not None}
     whole.discrepancy = discrepancies or None  # type: ignore[assignment]  # by part: whether there is one
     whole.derived = {}
-    whole._limited = whole.cells.side == 1, whole.cells.side == -1
     whole.uncertain = {
         named(name, key): (int(places[name][k]), column)
         for name, part in parts.items()
@@ -123,9 +126,6 @@ def together(parts: Mapping[str, "SingleCalibration"], own: str = "") -> "Single
     whole.true_conditions = {
         named(name, key): prior for name, part in parts.items() for key, prior in part.true_conditions.items()
     }
-    # What is latent in a part is latent in the whole: the same errors are sampled once.
-    sampled = any(not part.closed_form for part in parts.values())
-    whole.form = whole._form("none" if sampled else "measured")
     whole.expansion_loss = float(np.fmax.reduce([part.expansion_loss for part in parts.values()]))  # NaN: not measured
     whole.check_errors_between(whole.cells.conditions, "Calibration of several experiments")
     return whole

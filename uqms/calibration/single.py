@@ -1,63 +1,52 @@
 """The calibration of one subject: a surrogate, observations, noise, and the priors conditioned on the design box."""
 
 import copy
-import json
 import logging
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr
 
 from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, ArrayLike, Ints, RandomState, as_generator
-from uqms.calibration import _mean_slopes
-from uqms.calibration.base import MASS_CUT_LIMIT, Derived, DerivedQuantities, Expansion, Piece
-from uqms.calibration.capabilities import CompiledError, Kind, compiled_process
+from uqms.calibration.base import DerivedQuantities, Expansion, Piece
+from uqms.calibration.capabilities import Kind
 from uqms.calibration.conditioned import ConditionedPrior
 from uqms.calibration.constraints import read_constraints
-from uqms.calibration.density import (
-    latent_draws,
-    maps_of,
-    outputs_of,
-    possible,
-    row_terms,
-    simulate,
-    term_variance,
-    total,
+from uqms.calibration.construction import (
+    OF_DATA,
+    OF_PRIOR,
+    OF_SETTINGS,
+    check_parameters,
+    discrepancy_scale,
+    held,
+    mass_outside,
+    named_derived,
+    space_of,
+    warn_of_conflict,
+    with_link_errors,
 )
+from uqms.calibration.data_model import DataModel
+from uqms.calibration.density import row_terms, simulate, total
 from uqms.calibration.direct import design_box, is_exact
-from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, PREDICTIVE_SHARE, Discrepancies
-from uqms.calibration.gaussian import GaussianLikelihood, cell_means, cell_means_reverse, reduced
-from uqms.calibration.joint_error import JointError, averaged_marginals
+from uqms.calibration.discrepancy import NOISE, Discrepancies
+from uqms.calibration.joint_error import averaged_marginals
 from uqms.calibration.likelihood import Cells, NoiseGroups, add_discrepancy, arrange, check_errors_between
 from uqms.calibration.noise import NoiseModel
 from uqms.calibration.observations import Measured, Observations, observations_of
 from uqms.calibration.problem import Calibration
 from uqms.calibration.realisation import Realisation, Runs, runs_of, warn_if_correlation_changes, warn_if_not_normal
 from uqms.calibration.samplers import Sampler
-from uqms.calibration.scales import check_links, warn_of_uninformed, with_all_conditions
+from uqms.calibration.scales import warn_of_uninformed, with_all_conditions
 from uqms.calibration.sharing import together
 from uqms.calibration.success import read_success
-from uqms.calibration.tails import WARN, power_of_ten, two_sided
-from uqms.calibration.truncation import check_known_noise
-from uqms.errors import (
-    PACKAGE,
-    DataWarning,
-    ExtrapolationError,
-    InputError,
-    OutputError,
-    PriorConflictWarning,
-)
+from uqms.errors import InputError, OutputError
 from uqms.parameters import Normal, ParameterSpace, Prior, TruncatedNormal
 from uqms.parameters.functions import NumPyFunctions
-from uqms.surrogates.outputs import Decoder
-from uqms.surrogates.process import ScoreProcess, Scores
 from uqms.surrogates.protocol import Surrogate
 from uqms.surrogates.superposition import Superposition
 from uqms.surrogates.transforms import Identity
@@ -70,16 +59,9 @@ if TYPE_CHECKING:
     from uqms.calibration.posterior import Posterior
     from uqms.surrogates import FittedProbability
 
-__all__ = ["SingleCalibration", "named_derived", "space_of"]
+__all__ = ["SingleCalibration"]
 
 _logger = logging.getLogger(__name__)
-SIMULATED, REPEATS, LEAST_DRAWS = (
-    1000,
-    4,
-    100,
-)  # measurements; draws of noise for each of the output; fewer tell nothing
-IMPOSSIBLE = 0.05  # of the means of a count
-SCORE_CHUNK = 2_000_000  # numbers in one cross-covariance block
 
 
 @taught
@@ -113,28 +95,6 @@ class SingleCalibration(Calibration):
         population: None = None,
         subjects: None = None,
     ) -> None:
-        if failures not in ("report", "impossible"):
-            raise InputError(f"failures is {failures!r}; give 'report' or 'impossible'.")
-        if failures == "impossible" and success is None:
-            raise InputError(
-                "failures='impossible': what fails? Give success=uq.SuccessProbability().fit(ensemble) too. (Of a "
-                "simulator that is used directly, use DirectSimulator(..., failures='impossible').)"
-            )
-        if expansion not in ("measured", "first-order", "links", "outputs", "none"):
-            raise InputError(
-                f"expansion is {expansion!r}; give 'measured', 'first-order' or 'none', or for a chain of surrogates "
-                "'links' or 'outputs'."
-            )
-        if outside not in ("error", "extrapolate", "refined"):
-            raise InputError(f"outside is {outside!r}; give 'error', 'extrapolate' or 'refined'.")
-        if outside == "refined" and not _is_refined(surrogate):
-            raise InputError(
-                "outside='refined' is for a surrogate whose newest runs were proposed by uq.refine(posterior, n), or "
-                "by waves of history matching: only then it is known that nothing is lost outside of the box. Leave it "
-                "out, or refine."
-            )
-        if noise is None:
-            raise InputError("Calibration: noise is missing; give e.g. noise=GaussianNoise(sd=HalfNormal(...)).")
         self.settings: dict[str, Any] = {
             "noise": noise,
             "discrepancy": discrepancy,
@@ -148,63 +108,92 @@ class SingleCalibration(Calibration):
             "failures": failures,
             "expansion": expansion,
         }
-        self.surrogate: Surrogate = surrogate
+        for of_settings in OF_SETTINGS:
+            of_settings(surrogate, self.settings)
+        assert noise is not None  # refused by one of these
         self._within: dict[str, tuple[float, float]] = {}
         self.members: Mapping[str, SingleCalibration] = {}  # of several parts with one surrogate, by name
         self.seen_from = ""  # one of them
         space = space if space is not None else space_of(surrogate)
         self.outside = "extrapolate" if design_box(surrogate) is None else outside
-        self.fixed = _fixed(fixed, space, surrogate, inside=self.outside != "extrapolate")
+        self.fixed = held(fixed, space, surrogate, inside=self.outside != "extrapolate")
         self.space = space.given({name: value for name, value in self.fixed.items() if name in space.names})
         known = {*self.space.names, *self.fixed}
-        self.condition_names = tuple(name for name in surrogate.domain.names if name not in known)
-        observations = observations_of(observations, surrogate.layouts, self.condition_names, missing)
-        observations = with_all_conditions(surrogate, observations, self.condition_names)
-        self.surrogate = self._with_links(expansion, observations)
-        self.link_errors: tuple[str, ...] = getattr(self.surrogate, "errors", ())
-        surrogate = self.surrogate
+        names = tuple(name for name in surrogate.domain.names if name not in known)
+        observations = observations_of(observations, surrogate.layouts, names, missing)
+        observations = with_all_conditions(surrogate, observations, names)
+        if self.samples_links:
+            surrogate = with_link_errors(surrogate, expansion, observations, names)
+        self.link_errors: tuple[str, ...] = getattr(surrogate, "errors", ())
         self.observations: Observations = observations
-        self._check_parameters()
+        check_parameters(surrogate, self.space, self.outside)
         warn_of_uninformed(surrogate, observations, self.parameters)
         runs = runs_of(observations, realisation, surrogate)
         units = self._units(observations)
-        self.cells, self.noise = arrange(surrogate, observations, noise, self.condition_names, runs, units)
-        self.realisation = None if runs is None else Realisation(surrogate, self.cells, realisation)
-        if self.realisation is not None:
+        cells, groups = arrange(surrogate, observations, noise, names, runs, units)
+        own = None if runs is None else Realisation(surrogate, cells, realisation)
+        self.data_model = DataModel(
+            surrogate=surrogate,
+            cells=cells,
+            noise=groups,
+            realisation=own,
+            parameters=self.parameters,
+            condition_names=names,
+            limited=(cells.side == 1, cells.side == -1),
+        )
+        if own is not None:
             warn_if_not_normal(surrogate)
             warn_if_correlation_changes(surrogate)
         self.constraints = read_constraints(constraints, (*self.priors, *self.fixed))
         self.failures = failures
-        self.success = read_success(
-            success, surrogate, self.parameters, self.fixed, self.condition_names, self.cells.conditions
-        )
+        self.success = read_success(success, surrogate, self.parameters, self.fixed, names, cells.conditions)
         self.discrepancy: Discrepancies | None = discrepancy
-        self.noise_alone = self.noise
+        self.noise_alone = groups
         if discrepancy is not None:
-            self.discrepancy_scale = self._discrepancy_scale()
-            self.noise = add_discrepancy(
-                self.cells, self.noise, discrepancy, self.condition_names, self.discrepancy_scale
-            )
+            self.discrepancy_scale = discrepancy_scale(self)
+            groups = add_discrepancy(cells, groups, discrepancy, names, self.discrepancy_scale)
+            self.data_model = self.data_model.replaced(noise=groups)
             self.__dict__.pop("conditioned_prior", None)  # it has the discrepancy's hyperparameters from here on
-            _logger.info("priors of the discrepancy: %s", {k: v for k, v in self.noise.unknown.items()})
-        self._check_condition_errors()
-        self.form = self._form(expansion)
+            _logger.info("priors of the discrepancy: %s", {k: v for k, v in groups.unknown.items()})
+        self.data_model = self.data_model.as_expanded(expansion)
         self.expansion_loss = float("nan")
-        self._limited = self.cells.side == 1, self.cells.side == -1
-        self._check_names()
+        for of_data in OF_DATA:
+            of_data(self)
         self.derived = named_derived(derived or {}, (*self.parameters, *self.fixed, *self.noise.unknown))
         self.mass_cut = self._mass_cut()
-        check_links(self)
-        _ = self.conditioned_prior.allowed  # constraints that allow next to nothing are refused now
-        self.check_errors_between(self.cells.conditions, "Calibration of several experiments")
-        self._check_possible()
-        check_known_noise(self)
-        if expansion == "measured" and self.expanded and self.closed_form:
+        for of_prior in OF_PRIOR:
+            of_prior(self)
+        if expansion == "measured" and self.data_model.expanded and self.data_model.closed_form:
             self._measure_expansion()
         self.link_loss = float("nan")
-        self._warn_of_conflict()
+        warn_of_conflict(self)
         if expansion == "measured" and not self.link_errors:
             self._measure_links()
+
+    @property
+    def surrogate(self) -> Surrogate:
+        """The surrogate."""
+        return self.data_model.surrogate
+
+    @property
+    def cells(self) -> Cells:
+        """Where outputs were measured, and what was measured there."""
+        return self.data_model.cells
+
+    @property
+    def noise(self) -> NoiseGroups:
+        """Noise and discrepancy by output."""
+        return self.data_model.noise
+
+    @property
+    def realisation(self) -> Realisation | None:
+        """Runs of a stochastic simulator that were observed; None for a mean."""
+        return self.data_model.realisation
+
+    @property
+    def condition_names(self) -> tuple[str, ...]:
+        """Names of the inputs that are known with each experiment."""
+        return self.data_model.condition_names
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -288,59 +277,7 @@ class SingleCalibration(Calibration):
     @property
     def latents(self) -> int:
         """Number of standard normal latents that are sampled beside the parameters: none when all errors are normal."""
-        return 0 if self.closed_form else len(self.free)
-
-    @property
-    def closed_form(self) -> bool:
-        """Whether errors are integrated out in closed form; otherwise rows are independent given sampled latents."""
-        return self.form != "latent"
-
-    @property
-    def expanded(self) -> bool:
-        """Whether the closed form expands rows to first order in the surrogate's error.
-
-        Their noise is on another scale than the surrogate's, or grows with the output.
-        """
-        return self.cells.transformed or (bool(self.noise.growth) and not is_exact(self.surrogate))
-
-    def responded(self, y: Array) -> tuple[Array, Array]:
-        """Return latent outputs (..., N) in the unit that normal noise is added in, and the slope of one by the other.
-
-        Without a closed form noise is added to the latent outputs as they are.
-        """
-        return self.cells.responded(y) if self.closed_form else (y, np.ones_like(y))
-
-    @property
-    def free(self) -> Ints:
-        """Which of the latents of `_latent_outputs` are drawn: a simulator that is exact has no error."""
-        without = len(self.cells.used) - len(self.used)
-        return np.arange(self.cells.experiments * without, self.latent_count)
-
-    @property
-    def latent_count(self) -> int:
-        """Number of all latents of `_latent_outputs`, those of an error that an exact simulator has not included."""
-        k, own = self.cells.experiments, 0 if self.realisation is None else self.realisation.columns
-        discrepancy = len(self.cells.offset) if self.inside.terms else 0
-        return int(k * (len(self.cells.used) + self.cells.compressed.shape[1] + own) + discrepancy)
-
-    @property
-    def inside(self) -> NoiseGroups:
-        """The noise with those terms that are part of the latent output.
-
-        The process of autocorrelated noise is not where the surrogate models a transform of the output: noise is in the
-        output's own unit, and a discrepancy on the scale of the surrogate.
-        """
-        noise, cells = self.noise, self.cells
-        identity = {o for o, one in zip(noise.outputs, cells.responses, strict=True) if isinstance(one, Identity)}
-        return replace(noise, terms=tuple(t for t in noise.terms if t.role != NOISE or t.output in identity))
-
-    @cached_property
-    def structure(self) -> Array:
-        """The block of numbers that `_latent_outputs` reads."""
-        box = self.surrogate.domain
-        columns = np.array([box.names.index(name) for name in self.parameters], dtype=np.int64)
-        own = 0 if self.realisation is None else self.realisation.columns
-        return self.cells.structure(self.inside, self.condition_names, columns, own)
+        return 0 if self.data_model.closed_form else len(self.data_model.free)
 
     def limits(self, name: str) -> tuple[float, float]:
         """Interval that the prior of a parameter is conditioned on."""
@@ -401,8 +338,8 @@ class SingleCalibration(Calibration):
         if np.isfinite(self.link_loss):
             how = f"{len(self.link_errors)} errors of links sampled" if self.link_errors else "used"
             more.append(f"first-order expansion of links: {how} (loss {self.link_loss:.2g} nats)")
-        if self.expanded and np.isfinite(self.expansion_loss):
-            used = "used" if self.closed_form else "error sampled"
+        if self.data_model.expanded and np.isfinite(self.expansion_loss):
+            used = "used" if self.data_model.closed_form else "error sampled"
             more.append(f"first-order expansion: {used} (loss {self.expansion_loss:.2g} nats)")
         return (
             f"<Calibration of {', '.join(self.parameters)} (noise: {noise}) from {self.observations!r}; "
@@ -465,10 +402,10 @@ class SingleCalibration(Calibration):
         with pm.Model() as model:
             values = bridge.prior_variables(self.conditioned_prior)
             theta: dict[str, Any] = {name: values[name] for name in self.parameters} | self.fixed
-            theta |= bridge.conditions(self, values)
+            theta |= bridge.conditions(self.data_model, self.uncertain, values)
             theta |= {name: values[name] for name in self.link_errors}
             u = bridge.unit_inputs(self.surrogate.domain, theta, self.cells.experiments)
-            bridge.likelihood(self, u, values)
+            bridge.likelihood(self.data_model, u, values)
         return model
 
     @single_threaded
@@ -500,7 +437,7 @@ class SingleCalibration(Calibration):
         arrays = np.broadcast_arrays(*(np.asarray(theta[name], dtype=np.float64) for name in self.priors))
         flat = {name: np.ascontiguousarray(array.ravel()) for name, array in zip(self.priors, arrays, strict=True)}
         shape = arrays[0].shape
-        if not self.closed_form:
+        if not self.data_model.closed_form:
             eta = np.zeros((*shape, 0)) if latents is None else np.asarray(latents, dtype=np.float64)
             if self.latents and eta.shape != (*shape, self.latents):
                 raise InputError(
@@ -520,256 +457,31 @@ class SingleCalibration(Calibration):
         Hyperparameters (s, P); log w_h + log p(z | theta, h), shape (H, s); C^-1 (cell means - prediction) and the
         diagonal of C^-1, shape (H, s, N), with C the covariance of the cell means; on the scale of `cells.z`.
         """
-        likelihood = self.gaussian
-        for now in self._blocks(theta):
+        likelihood = self.data_model.gaussian
+        for now in self.data_model.blocks(theta):
             u, phi = self.unit_inputs(now), self.noise.phi(now, (len(next(iter(now.values()))),))
-            parts, log_weights = self.parts(u)
+            parts, log_weights = self.data_model.parts(u)
             values, alpha, precision = likelihood.evaluate(parts, phi)
             yield phi, log_weights[:, None] + values, alpha, precision
 
     def log_likelihood_values(self, theta: Mapping[str, Array]) -> Iterator[Array]:
         """Yield log w_h + log p(z | theta, h), shape (H, s), a block of the S values of `theta` at a time."""
-        likelihood = self.fewest
-        for now in self._blocks(theta):
+        likelihood = self.data_model.fewest
+        for now in self.data_model.blocks(theta):
             u, phi = self.unit_inputs(now), self.noise.phi(now, (len(next(iter(now.values()))),))
-            parts, log_weights = self.parts(u)
+            parts, log_weights = self.data_model.parts(u)
             yield log_weights[:, None] + likelihood.evaluate(parts, phi, precisions=False)[0]
-
-    @property
-    def gaussian(self) -> GaussianLikelihood:
-        """The likelihood where all errors are normal, of the parts that `parts` returns."""
-        return self._of_data(
-            "gaussian",
-            lambda: GaussianLikelihood.of(
-                self.cells,
-                self.noise,
-                self.condition_names,
-                columns=len(self.parameters),
-                runs=0 if self.realisation is None else self.realisation.columns,
-                exact=is_exact(self.surrogate),
-                varying=self.cells.by_input is not None,
-                correlated=self.correlated_scores,
-            ),
-        )
-
-    @property
-    def fewest(self) -> GaussianLikelihood:
-        """The likelihood with as few rows as it depends on, for values alone; `gaussian` where that is not possible."""
-        whole = self.gaussian
-        return (
-            whole
-            if whole.varying
-            else self._of_data(
-                "fewest",
-                lambda: reduced(self.cells, self.noise, self.condition_names, self.correlated_scores) or whole,
-            )
-        )
-
-    def _of_data(self, name: str, made: Callable[[], GaussianLikelihood]) -> GaussianLikelihood:
-        """Return what was made for these cells and this noise; copies with other data make it anew."""
-        known: dict[str, Any] = self.__dict__.setdefault("_made", {})
-        found = known.get(name)
-        if found is None or found[0] is not self.cells or found[1] is not self.noise:
-            self.__dict__["_made"] = known | {name: (self.cells, self.noise, made())}
-        return self.__dict__["_made"][name][2]  # type: ignore[no-any-return]
-
-    @cached_property
-    def correlated_scores(self) -> bool:
-        """Whether the errors of the surrogate's scores are correlated with each other."""
-        return not is_exact(self.surrogate) and self._middle.correlated
-
-    @cached_property
-    def _hyperparameter_draws(self) -> int:
-        return 1 if is_exact(self.surrogate) else len(self._middle.log_weights)
-
-    @property
-    def _middle(self) -> Scores:
-        """The scores at the middle of the box: their shapes are the same everywhere."""
-        return self.surrogate.scores(np.full((1, self.surrogate.domain.d), 0.5))
-
-    @property
-    def process(self) -> ScoreProcess | None:
-        """The Gaussian process of the scores where compiled code knows it and the rows of the cells; None otherwise.
-
-        It knows nothing of a stochastic simulator's runs, nor of rows that depend on the input.
-        """
-        known = self.realisation is None and self.cells.by_input is None
-        return compiled_process(self.surrogate) if known else None
-
-    @property
-    def compiled_error(self) -> CompiledError | None:
-        """What compiled code reads of the mean and joint error of the scores: of a process, or of a chain of them."""
-        orthogonal = any(term.role == ORTHOGONAL for term in self.noise.terms)  # asks for slopes of one process
-        known = self.realisation is None and self.cells.by_input is None and not orthogonal
-        return self.process or (getattr(self.surrogate, "compiled_error", None) if known else None)
-
-    @property
-    def used(self) -> Ints:
-        """Scores with errors that the data depend on: a simulator that is exact has none."""
-        return self.cells.used[:0] if is_exact(self.surrogate) else self.cells.used
-
-    def joint_error(self, u: Array) -> JointError:
-        """Return what the surrogate says of the outputs at the cells for inputs u (S, K, d), its joint error."""
-        return JointError.of(self.surrogate, self.cells, self.cells.experiment, u, self.used)
-
-    def joint_error_reverse(self, u: Array, bars: Scores, rows: Decoder | None = None) -> Array:
-        """Return the derivative (K, d) of sum(scores * bars) + sum(rows of the cells * rows) at inputs u (K, d).
-
-        `rows` (H, N, ...) are needed where rows depend on the input.
-        """
-        out = np.asarray(self.surrogate.scores_reverse(u, bars.mean, bars.covariance))
-        if self.cells.by_input is None:
-            return out
-        assert rows is not None
-        return out + self.cells.by_input.reverse(u, rows)
-
-    def all_scores(self, scores: Scores, mean_bar: Array, covariance_bar: Array) -> Scores:
-        """Return derivatives by all scores (H, K, q) from those by the used ones, covariances as in `latent_parts`."""
-        used, (H, K, _) = self.cells.used, scores.mean.shape
-        mean, covariance = np.zeros_like(scores.mean), np.zeros_like(scores.covariance)
-        mean[..., used] = mean_bar
-        if scores.correlated:
-            at = np.ix_(np.arange(H), np.arange(K), used, np.arange(K), used)
-            covariance[at] = covariance_bar.reshape(H, K, len(used), K, len(used))
-        else:
-            covariance[:, used] = covariance_bar
-        return Scores(mean, covariance, scores.log_weights)
-
-    def parts(self, u: Array) -> tuple[Array, Array]:
-        """Return the parts (H, S, size) of the surrogate's joint error at inputs u (S, K, d), and log weights (H,)."""
-        found, likelihood, cells = self.joint_error(u), self.gaussian, self.cells
-        scores, used, slopes = found.scores, found.used, self.mean_slopes(u)
-        rows: list[Any] = [None] * len(scores.mean)
-        if likelihood.varying:
-            runs = self.run_factor(u) if self.realisation is not None else None
-            for h in range(len(rows)):
-                own = Decoder(*(one[h % len(one)] for one in found.rows)) if cells.by_input is not None else None
-                rows[h] = likelihood.rows_of(cells, len(u), own, runs)
-            if is_exact(self.surrogate):
-                rows = [(cell_means(cells, mean), *one[1:]) for mean, one in zip(scores.mean, rows, strict=True)]
-        covariance = _of_used(scores, used)
-        parts = [
-            likelihood.parts(mean[..., used], *rest)
-            for mean, *rest in zip(scores.mean, covariance, rows, slopes, strict=True)
-        ]
-        return np.stack(parts), np.asarray(scores.log_weights)
-
-    def parts_reverse(self, u: Array, bar: Array) -> Array:
-        """Return the derivative (K, d) of `parts` : bar (H, size) at inputs (K, d)."""
-        likelihood, cells, scores = self.gaussian, self.cells, self.surrogate.scores(u)
-        out, rows = np.zeros_like(u), None
-        found = [likelihood.cotangents(one) for one in bar]
-        if is_exact(self.surrogate):
-            bars = Scores(
-                np.stack([cell_means_reverse(cells, one.rows[0]) for one in found if one.rows is not None]),
-                np.zeros_like(scores.covariance),
-                scores.log_weights,
-            )
-        else:
-            covariances = [one.covariance if scores.correlated else one.by_score() for one in found]
-            bars = self.all_scores(scores, np.stack([one.mean for one in found]), np.stack(covariances))
-        if likelihood.slopes:
-            out += self.slopes_reverse(u, np.stack([one.slopes for one in found]), scores)
-        if self.realisation is not None:
-            runs = sum(likelihood.runs_of(cells, one.rows[2]) for one in found if one.rows is not None)
-            out += self.realisation.reverse(u, np.asarray(runs))
-        if cells.by_input is not None:
-            each = [likelihood.own_rows(cells, one.rows) for one in found if one.rows is not None]
-            rows = Decoder(*(np.stack(several) for several in zip(*each, strict=True)))
-        return out + self.joint_error_reverse(u, bars, rows)
 
     def latent_terms(self, theta: Mapping[str, Array], eta: Array) -> Iterator[tuple[Array, Array]]:
         """Yield, a block at a time, outputs y (H, s, N) and log w_h + log p(z | theta, eta, h), shape (H, s)."""
         start = 0
-        for now in self._blocks(theta):
+        for now in self.data_model.blocks(theta):
             u, phi = self.unit_inputs(now), self.noise.phi(now, (len(next(iter(now.values()))),))
-            y, log_weights = self.latent_outputs(u, phi, eta[start : start + len(phi)])
+            y, log_weights = self.data_model.latent_outputs(u, phi, eta[start : start + len(phi)])
             start += len(phi)
             with np.errstate(all="ignore"):  # values without a density give -inf or NaN, which the callers look for
                 values = total(row_terms(self.cells, self.noise, y, phi, self.cells.z, NumPyFunctions), y.ndim)
             yield y, log_weights[:, None] + values
-
-    def latent_outputs(self, u: Array, phi: Array, eta: Array) -> tuple[Array, Array]:
-        """Return the latent output y (H, S, N) at inputs u (S, K, d) given eta (S, free), and the log weights (H,)."""
-        whole = np.zeros((len(phi), self.latent_count))
-        whole[:, self.free] = eta
-        found = self.joint_error(u)
-        y = outputs_of(self.structure, *self.latent_parts(found, u, phi), whole)
-        return y, np.asarray(found.scores.log_weights)
-
-    def latent_map(self, u: Array, phi: Array) -> tuple[Array, Array, Array]:
-        """Return y0 (H, S, N) and B (H, S, N, free), with the latent output y0 + B eta, and the log weights (H,)."""
-        found = self.joint_error(u)
-        y0, B = maps_of(self.structure, *self.latent_parts(found, u, phi))
-        return y0, B[..., self.free], np.asarray(found.scores.log_weights)
-
-    def latent_parts(self, found: JointError, u: Array, phi: Array) -> tuple[Array, ...]:
-        """Return what `outputs_of` takes between the structure and the latents."""
-        cells, scores = self.cells, found.scores
-        covariance = _of_used(scores, cells.used)
-        covariance = covariance[:, :, None] if scores.correlated else covariance
-        rows: Iterable[Array] = found.rows
-        if found.fixed:
-            rows = (one[None, None] for one in (cells.offset, cells.used_basis, cells.compressed))
-        parts = scores.mean[..., cells.used], covariance, phi, self.mean_slopes(u), self.run_factor(u), *rows
-        return tuple(np.ascontiguousarray(one) for one in parts)
-
-    def run_factor(self, u: Array) -> Array:
-        """Return the factor (S, N, r) of a stochastic simulator's run at inputs (S, K, d): r = 0 without its noise."""
-        if self.realisation is None:
-            return np.zeros((len(u), len(self.cells.offset), 0))
-        return self.realisation.factor(u)
-
-    def mean_slopes(self, u: Array) -> Array:
-        """Return J (H, S, N, o) at inputs (S, K, d): derivatives of the mean by the unit-cube parameters, if needed."""
-        cells = self.cells
-        if not any(term.role == ORTHOGONAL for term in self.noise.terms):
-            return np.zeros((self._hyperparameter_draws, len(u), len(cells.offset), 0))
-        columns = [self.surrogate.domain.names.index(name) for name in self.parameters]
-        step, slopes = _mean_slopes.STEP, []
-        for column in columns:
-            shift = np.zeros(u.shape[-1])
-            shift[column] = step
-            upper, lower = (self.joint_error(u + sign * shift).mean for sign in (1.0, -1.0))
-            slopes.append((upper - lower) / (2.0 * step))
-        return np.ascontiguousarray(np.stack(slopes, axis=-1))
-
-    def slopes_reverse(self, u: Array, slopes_bar: Array, scores: Scores) -> Array:
-        """Return the derivative (K, d) of `mean_slopes` : slopes_bar (H, N, o), that of its central differences."""
-        u_bar, cells, experiment = np.zeros_like(u), self.cells, self.cells.experiment
-        if slopes_bar.shape[-1] == 0:
-            return u_bar
-        step, nothing = _mean_slopes.STEP, np.zeros_like(scores.covariance)
-        for i, name in enumerate(self.parameters):
-            for sign in (1.0, -1.0):
-                bar, shifted, rows = sign * slopes_bar[..., i] / (2.0 * step), u.copy(), None
-                shifted[:, self.surrogate.domain.names.index(name)] += sign * step
-                if cells.by_input is None:
-                    mean_bar = np.stack([cell_means_reverse(cells, one) for one in bar])
-                else:
-                    basis = cells.by_input.at(shifted[None]).basis[:, 0]
-                    mean_bar, weighted = np.zeros_like(scores.mean), bar[..., None] * basis
-                    for own, one in zip(mean_bar, weighted, strict=True):
-                        np.add.at(own, experiment, one)
-                    basis_bar = bar[..., None] * self.surrogate.scores(shifted).mean[:, experiment]
-                    rows = Decoder(bar, basis_bar, np.zeros((*bar.shape, cells.by_input.latents)))
-                bars = Scores(mean_bar, nothing, scores.log_weights)
-                u_bar += self.joint_error_reverse(shifted, bars, rows)
-        return u_bar
-
-    def _blocks(self, theta: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
-        """Yield parts of `theta` whose arrays fit into memory."""
-        count = len(next(iter(theta.values())))
-        runs = int(getattr(self.surrogate, "runs", 100))
-        K = self.cells.experiments
-        largest = max(K * max(runs, K), len(self.cells.z), (K * len(self.used)) ** 2 if self.correlated_scores else 0)
-        if self.cells.by_input is not None:
-            largest = max(largest, self.cells.by_input.points * (self.cells.by_input.scores + self.latent_count))
-        if self.realisation is not None:
-            largest = max(largest, len(self.cells.offset) * self.realisation.columns)
-        size = max(1, SCORE_CHUNK // largest)
-        for start in range(0, count, size):
-            yield {name: values[start : start + size] for name, values in theta.items()}
 
     @single_threaded
     def simulate(self, theta: Mapping[str, ArrayLike], rng: RandomState, latents: ArrayLike | None = None) -> Array:
@@ -805,14 +517,14 @@ class SingleCalibration(Calibration):
             raise InputError(f"simulate: got {sorted(theta)}, expected {sorted(self.priors)}.")
         given = [np.atleast_1d(np.asarray(theta[name], dtype=np.float64)) for name in self.priors]
         arrays = dict(zip(self.priors, np.broadcast_arrays(*given), strict=True))
-        wanted = (len(next(iter(arrays.values()))), len(self.free))
+        wanted = (len(next(iter(arrays.values()))), len(self.data_model.free))
         if latents is not None and np.shape(np.asarray(latents)) != wanted:
             raise InputError(f"simulate: latents has the shape {np.shape(np.asarray(latents))}, expected {wanted}.")
         parts, start = [], 0
-        for now in self._blocks(arrays):
+        for now in self.data_model.blocks(arrays):
             phi = self.noise.phi(now, (len(next(iter(now.values()))),))
             eta = None if latents is None else np.asarray(latents)[start : start + len(phi)]
-            parts.append(simulate(self, self.unit_inputs(now), phi, generator, eta))
+            parts.append(simulate(self.data_model, self.unit_inputs(now), phi, generator, eta))
             start += len(phi)
         return np.concatenate(parts)
 
@@ -834,12 +546,19 @@ class SingleCalibration(Calibration):
             ends = np.cumsum([len(part.observations) for part in self.members.values()])[:-1]
             each = zip(self.members.items(), np.split(np.asarray(values), ends), strict=True)
             return cast(Self, together({name: part.with_values(own) for (name, part), own in each}, self.seen_from))
-        other = copy.copy(self)
-        other.cells = self.cells_of(values)
+        other = self.with_data_model(cells=self.data_model.cells_of(values))
         side = other.cells.side
         values = np.where(side != 0, self.cells.limit, np.asarray(values, dtype=np.float64))
         censored = None if self.observations.censored is None else np.array(["right", "", "left"])[side + 1]
         other.observations = replace(self.observations, value=values, censored=censored)
+        return other
+
+    def with_data_model(self, **changes: Any) -> Self:
+        """Return the same problem with other fields of its `DataModel`, such as cells or noise; nothing is checked."""
+        other = copy.copy(self)
+        other.data_model = self.data_model.replaced(**changes)
+        if other.noise is not self.noise:  # it has the priors of the hyperparameters
+            other.__dict__.pop("conditioned_prior", None)
         return other
 
     def with_surrogate(self, surrogate: Surrogate) -> "SingleCalibration":
@@ -859,35 +578,22 @@ class SingleCalibration(Calibration):
 
         What the bases leave out has `truncation` times its sd. Nothing is checked again, so a copy costs nothing.
         """
-        other = copy.copy(self)
-        other.surrogate = surrogate
-        other.cells = replace(self.cells, truncation=truncation * self.cells.truncation)
-        return other
+        cells = replace(self.cells, truncation=truncation * self.cells.truncation)
+        return self.with_data_model(surrogate=surrogate, cells=cells)
 
     def with_few_cells(self) -> "SingleCalibration":
         """Return a problem of fewer cells with the same information on parameters and errors; itself if there is none.
 
         Under independent noise many cells of one experiment say what a few sums of them say, see `Cells.projected`.
         """
-        summed = self.form == "independent" and not self.noise.growth
+        summed = self.data_model.form == "independent" and not self.noise.growth
         if not summed or is_exact(self.surrogate) or self.cells.by_input is not None:
             return self
-        other = copy.copy(self)
-        other.cells = self.cells.projected
-        return other
+        return self.with_data_model(cells=self.cells.projected)
 
     def with_wider_noise(self, factor: float) -> "SingleCalibration":
         """Return the problem with noise sds that are `factor` times as large, of any model, known or inferred."""
-        other = copy.copy(self)
-        other.cells = replace(self.cells, row_variance=factor**2 * self.cells.row_variance)
-        return other
-
-    def cells_of(self, values: Array) -> Cells:
-        """Return the cells with other measured values (R,), in the data's own units."""
-        cells, (left, right) = self.cells, self._limited
-        values = np.array(values, dtype=np.float64)
-        side = np.where(left & (values <= cells.limit), 1, np.where(right & (values >= cells.limit), -1, 0))
-        return replace(cells, z=cells.linked(np.where(side != 0, cells.limit, values)), side=side.astype(np.int64))
+        return self.with_data_model(cells=replace(self.cells, row_variance=factor**2 * self.cells.row_variance))
 
     @single_threaded
     def sample(
@@ -926,50 +632,6 @@ class SingleCalibration(Calibration):
 
         return sample(self, sampler, rng, refit_discrepancy)
 
-    def _form(self, expansion: Expansion) -> Literal["independent", "correlated", "latent"]:
-        """Return how the likelihood is computed: closed form with independent or correlated errors, or latents.
-
-        Rows that are expanded to first order in the errors are among the correlated ones.
-
-        Raises
-        ------
-        InputError
-            When an expansion is asked for of noise that is not Gaussian, or latents with autocorrelated noise.
-        """
-        noise, cells = self.noise, self.cells
-        normal = all(model.gaussian for model in noise.models) and not cells.side.any()
-        if self.expanded and not normal and expansion == "first-order":
-            raise InputError(
-                "expansion='first-order' is for Gaussian noise without detection limits: with others the surrogate's "
-                "error has no closed form. Leave it out, which samples the error."
-            )
-        if not normal or (self.expanded and expansion in ("none", "links")):
-            self._check_sampled("")
-            return "latent"
-        more = noise.terms or noise.factors or cells.transformed or self.realisation is not None
-        return "correlated" if more else "independent"
-
-    def _with_links(self, expansion: Expansion, observations: Observations) -> Surrogate:
-        """Return the surrogate; of a chain whose links' errors are to be sampled, the one that has them as inputs.
-
-        Raises
-        ------
-        InputError
-            When conditions were measured with an error: where the errors are is not known then.
-        """
-        sampled = getattr(self.surrogate, "sampled", None)
-        if sampled is None or expansion not in ("none", "outputs") or not self.samples_links:
-            return self.surrogate
-        if observations.conditions_sd:
-            raise InputError(
-                f"expansion={expansion!r}: conditions were measured with an error, so that it is unknown where errors "
-                "of the chain's links are to be sampled. Leave it out: they are taken to first order."
-            )
-        known = {
-            name: observations.conditions[name] for name in self.condition_names if name in observations.conditions
-        }
-        return cast(Surrogate, sampled(known))
-
     def _measure_links(self) -> None:
         """Sample the errors of a chain's links where their first-order expansion is not good enough."""
         from uqms.calibration.expansion import LOSS_LIMIT
@@ -994,261 +656,28 @@ class SingleCalibration(Calibration):
         loss = pilot_loss(self)
         self.expansion_loss = loss.nats
         if not loss.small:
-            self._check_sampled(
+            self.data_model = self.data_model.with_sampled_errors(
                 f" The closed form needs a smaller error: its first-order expansion changes the log-likelihood by "
                 f"{loss.nats:.2g} nats, limit {LOSS_LIMIT:g}."
             )
-            self.form = "latent"
-        _logger.info("first-order expansion of transformed outputs: loss %.2g nats, form %s", loss.nats, self.form)
+        form = self.data_model.form
+        _logger.info("first-order expansion of transformed outputs: loss %.2g nats, form %s", loss.nats, form)
 
-    def _check_sampled(self, why: str) -> None:
-        """Refuse to sample the error of a transformed output whose noise is autocorrelated, in its own unit."""
-        lost = [one.output for one in self.noise.terms if one not in self.inside.terms]
-        if lost:
-            raise InputError(
-                f"Autocorrelated noise of {lost[0]!r} is in the output's own unit, while the surrogate models its "
-                f"{self.surrogate.layouts[lost[0]].transform.name}: the surrogate's error cannot be sampled beside "
-                f"it.{why} Run more points where the data are, fit {lost[0]!r} without a transform, or use "
-                "GaussianNoise. expansion='first-order' takes the closed form as it is."
-            )
+    def _mass_cut(self) -> float:
+        """Return the prior's mass outside of the design box; that of a population is another."""
+        return mass_outside(self.surrogate, self.space, self.outside)
 
-    def _prior_predicted(self) -> tuple[dict[str, Array], Array, Array]:
+    def prior_predicted(self) -> tuple[dict[str, Array], Array, Array]:
         """Return prior draws (fixed seed: for checks, defaults), and mean and variance (S, N) of the latent output.
 
         The variance is that of the surrogate's error, and of a stochastic simulator's runs.
         """
         theta, cells = self.prior_draws(256, 0), self.cells
         u = self.unit_inputs(theta)
-        predicted, surrogate = averaged_marginals(self.surrogate, cells, cells.experiment, u, self.used)
+        predicted, surrogate = averaged_marginals(self.surrogate, cells, cells.experiment, u, self.data_model.used)
         known = np.isfinite(predicted).all(axis=1)  # not where a simulator fails whose failures are allowed
         if not known.any():
             raise OutputError("The simulator fails at all of 256 draws of the prior. Check its units and the prior's.")
         if self.realisation is not None:
-            surrogate += np.sum(self.run_factor(u) ** 2, axis=2)
+            surrogate += np.sum(self.data_model.run_factor(u) ** 2, axis=2)
         return {name: values[known] for name, values in theta.items()}, predicted[known], surrogate[known]
-
-    def _discrepancy_scale(self) -> dict[str, float]:
-        """Return the default scale of each observed output's discrepancy, on the surrogate's scale.
-
-        It is the standard deviation of the measured values, so that the data decide how large the discrepancy is. What
-        was measured at one place only, or hardly varies, has none to speak of: there it is a share of the
-        prior-predictive standard deviation (a mean over the output's cells).
-        """
-        _, predicted, surrogate = self._prior_predicted()
-        variance = predicted.var(axis=0) + surrogate.mean(axis=0)
-        scale = {}
-        for g, (output, model) in enumerate(zip(self.noise.outputs, self.noise.models, strict=True)):
-            predictive = float(np.sqrt(variance[self.cells.output == output].mean()))
-            scale[output] = max(self.cells.spread(g, model), PREDICTIVE_SHARE * predictive)
-        return scale
-
-    def _check_names(self) -> None:
-        own = {"observations", "latents"}
-        taken = {*self.space.names, *self.fixed, *self.condition_names, *self.uncertain, *own}
-        clash = sorted(taken & set(self.noise.unknown)) + sorted(own & {*self.space.names, *self.fixed})
-        if clash:
-            raise InputError(
-                f"{clash} are names of the calibration's own noise or data as well as of an input. Rename the "
-                "parameter in the space and in the simulator."
-            )
-
-    def _check_condition_errors(self) -> None:
-        """Refuse a discrepancy that is a function of a condition whose true value is unknown; tell of cut errors."""
-        for column in sorted({column for _, column in self.uncertain.values()}):
-            name = self.condition_names[column]
-            for term in self.noise.terms:
-                _, sites = self.cells.sites(term.group, self.condition_names)
-                if name not in sites.columns:
-                    continue
-                other = sites._replace(columns={**sites.columns, name: 1.01 * sites.columns[name] + 0.1})
-                before, after = term.place(sites), term.place(other)
-                if not (np.array_equal(before.points, after.points) and np.array_equal(before.basis, after.basis)):
-                    raise InputError(
-                        f"discrepancy of {term.output!r} is a function of {name!r}, which was measured with an error, "
-                        "so that where it is to be taken is unknown. Leave the condition out of it: "
-                        "GPDiscrepancy(over=[...]), or a function of its own for each experiment, shared=False."
-                    )
-        for key, prior in self.true_conditions.items():
-            assert isinstance(prior, TruncatedNormal)
-            cut = 1.0 - float(np.diff(ndtr((np.array(prior.support) - prior.mean) / prior.sd))[0])
-            if cut > MASS_CUT_LIMIT:
-                warnings.warn(
-                    f"{key}, measured as {prior.mean:g} with an sd of {prior.sd:g}: {cut:.0%} of what it may be lies "
-                    f"outside of the simulated range [{prior.low:g}, {prior.high:g}] and is taken to be impossible. If "
-                    "it is not, simulate a wider range, Condition(low, high).",
-                    DataWarning,
-                    skip_file_prefixes=PACKAGE,
-                )
-
-    def _check_parameters(self) -> None:
-        box = self.surrogate.domain
-        lost = [name for name in self.parameters if name not in box.names]
-        if lost:
-            raise InputError(
-                f"Parameters {lost} are no inputs of the surrogate, which has {list(box.names)}. Leave them out of the "
-                "space, or vary them in the runs."
-            )
-
-        for name in self.parameters if self.outside == "extrapolate" else ():
-            one = box.maps[box.names.index(name)]
-            low, high = self.space.priors[name].support
-            if not one.takes(low, high):
-                raise InputError(
-                    f"outside='extrapolate': the prior of {name!r} admits [{low:g}, {high:g}], but the surrogate "
-                    f"takes its {one.scale.name}. Use a prior within that, or a design whose prior is on that scale."
-                )
-
-    def _mass_cut(self) -> float:
-        box = design_box(self.surrogate)
-        if box is None:
-            return 0.0
-        inside = float(self.space.mass_inside(box.select(self.parameters)))
-        cut = max(0.0, 1.0 - inside)
-        if cut > MASS_CUT_LIMIT and self.outside == "error":
-            worst = min(self.parameters, key=lambda name: float(self.space.mass_inside(box.select((name,)))))
-            index = box.names.index(worst)
-            raise ExtrapolationError(
-                f"{cut:.1%} of the prior's mass lies outside of the design box, most of it along {worst!r} (box "
-                f"[{box.lower[index]:g}, {box.upper[index]:g}], prior {self.space.priors[worst]!r}). Run a design over "
-                "the prior, uq.sobol(space, n), or narrow the prior. If you made the runs over this prior, say so when "
-                "you make their table: uq.ensemble.build(..., space=space, box=space.box()). Or pass "
-                "outside='extrapolate', or outside='refined' where uq.refine made the box."
-            )
-        return cut
-
-    def _check_possible(self) -> None:
-        """Refuse counts whose mean is impossible at too large a part of the prior (fixed seed)."""
-        if not any(np.isfinite(model.limits).any() for model in self.noise.models):
-            return
-        theta, rng = self.prior_draws(256, 0), np.random.default_rng(0)
-        phi = self.noise.phi(theta, (256,))
-        y = latent_draws(self, self.unit_inputs(theta), phi, rng)
-        finite = np.isfinite(y)
-        allowed = possible(self.cells, self.noise, y)
-        for g, model in enumerate(self.noise.models):
-            at = self.cells.group == g
-            off = (~allowed & finite)[:, at].sum(axis=0) / np.maximum(finite[:, at].sum(axis=0), 1)
-            if float(off.max()) > IMPOSSIBLE:
-                output, (low, high) = self.noise.outputs[g], model.limits
-                way = "Logit" if np.isfinite(high) else "Log"
-                what = "negative" if (low, high) == (0.0, np.inf) else f"outside of {low:g} to {high:g}"
-                raise InputError(
-                    f"{type(model).__name__} of {output!r}: somewhere the mean is {what} at {off.max():.0%} of the "
-                    f"prior's draws (limit {IMPOSSIBLE:.0%}), the surrogate's error included, which no count has. Fit "
-                    f"the {'logit' if way == 'Logit' else 'logarithm'}, GaussianProcess(outputs={{{output!r}: "
-                    f"uq.Curve(transform=uq.{way}())}}) (uq.Scalar for a number), or run more points."
-                )
-
-    def _warn_of_conflict(self) -> None:
-        """Compare each observation with draws of what the prior predicts (fixed seed: a check, no result)."""
-        cells, rng = self.cells, np.random.default_rng(0)
-        if not self.closed_form or self.expanded or self.noise.growth:
-            draws, values = cells.linked(self.simulate(self.prior_draws(SIMULATED, 0), 0)), cells.z
-            draws = draws[np.isfinite(draws).all(axis=1)]
-            at, side = cells.row_cell, np.asarray(cells.side, dtype=np.float64)
-        else:
-            _, predicted, surrogate = self._prior_predicted()
-            theta = self.prior_draws(REPEATS * len(predicted), 1)  # noise has draws of its own: its tail matters most
-            sigma = self.noise.values(theta, (len(theta[next(iter(theta))]),))[:, cells.group]
-            extra = sum((term_variance(self, term, theta) for term in self.noise.terms), np.zeros(1))
-            size = np.sqrt(np.tile(surrogate, (REPEATS, 1)) + extra + sigma**2 / cells.weight)
-            draws = np.tile(predicted, (REPEATS, 1)) + size * rng.standard_normal(size.shape)
-            values, at, side = cells.cell_mean, np.arange(len(cells.offset)), np.zeros(len(cells.offset))
-        if len(draws) < LEAST_DRAWS:
-            return
-        level, middle = two_sided(draws, values), np.median(draws, axis=0)
-        # A value below a limit that is far above of what is expected is no conflict.
-        level = np.where(side * (values - middle) > 0.0, 1.0, level)
-        worst = int(np.argmin(level))
-        p = min(1.0, len(level) * float(level[worst]))
-        if p < WARN:
-            cell = int(at[worst])
-            place = {dim: column[cell] for dim, column in cells.coords.items() if not np.isnan(column[cell])}
-            place |= zip(self.condition_names, cells.conditions[cells.experiment[cell]], strict=True)
-            where = f" at ({', '.join(f'{name} = {value:g}' for name, value in place.items())})" if place else ""
-            name, end = str(cells.output[cell]), "upper" if values[worst] > middle[worst] else "lower"
-            own = np.flatnonzero((cells.output[at] == cells.output[cell]) & (side == 0.0))
-            factor = power_of_ten(draws[:, own], values[own]) if len(own) and not cells.transformed else 0
-            unit = (
-                f" Measurements of {name!r} are about {10.0**factor:g} times the prediction: a likely error of units."
-            )
-            warnings.warn(
-                f"The observation of {name!r}{where} lies in the {end} tail of what the prior predicts, p = {p:.2g} "
-                f"(limit {WARN:g}).{unit if factor else ''} Check units and scale, or widen the prior.",
-                PriorConflictWarning,
-                skip_file_prefixes=PACKAGE,
-            )
-
-
-def _of_used(scores: Scores, used: Ints) -> Array:
-    """Return the covariances (H, S, q', K, K) of some scores, (H, S, K q', K q') of correlated ones."""
-    if not scores.correlated:
-        return np.asarray(scores.covariance[:, :, used])
-    H, S, K, _ = scores.mean.shape
-    return np.asarray(scores.covariance[..., used, :, :][..., used].reshape(H, S, K * len(used), K * len(used)))
-
-
-def _fixed(
-    given: Mapping[str, float] | None, space: ParameterSpace, surrogate: Surrogate, *, inside: bool
-) -> dict[str, float]:
-    """Return the parameters that are held at a number, in the order of the surrogate's inputs."""
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise InputError(f"fixed is {given!r}; give a mapping such as {{'gamma': 0.5}}.")
-    box = surrogate.domain
-    unknown = [name for name in given if name not in box.names]
-    if unknown:
-        raise InputError(f"fixed: {unknown} are no inputs of the surrogate, which has {list(box.names)}.")
-    for name, value in given.items():
-        if name in space.conditions:
-            raise InputError(f"fixed: {name!r} is a known condition: give it with the observations, by experiment.")
-        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        if not number or not np.isfinite(value):
-            raise InputError(f"fixed: {name!r} is {value!r}; give a finite number.")
-        if name in space.names and not np.isfinite(space.priors[name].log_density(value)):
-            raise InputError(
-                f"fixed: {name!r} is held at {float(value):g}, which its prior {space.priors[name]!r} rules out. Give "
-                "the calibration another space, or check the unit."
-            )
-        index = box.names.index(name)
-        low, high, one = box.lower[index], box.upper[index], box.maps[index]
-        if inside and not low <= value <= high:
-            raise ExtrapolationError(
-                f"fixed: {name!r} is held at {float(value):g}, but was simulated between {low:g} and {high:g}. Run a "
-                "design that reaches it."
-            )
-        if not np.isfinite(one.forward(float(value))):
-            raise InputError(f"fixed: {name!r} is {float(value):g}, of which the surrogate takes the {one.scale.name}.")
-    if set(space.names) <= set(given):
-        raise InputError(f"fixed: all parameters, {', '.join(space.names)}, are held; leave one to be inferred.")
-    return {name: float(given[name]) for name in box.names if name in given}
-
-
-def space_of(surrogate: Surrogate) -> ParameterSpace:
-    """Return the space that a surrogate was trained on."""
-    text = getattr(surrogate, "attrs", {}).get("space")
-    if text is None:
-        raise InputError("The surrogate does not know its priors; give Calibration(..., space=ParameterSpace(...)).")
-    return ParameterSpace.from_json(text)
-
-
-def _is_refined(surrogate: Surrogate) -> bool:
-    """Tell whether the surrogate's box was put around an earlier posterior, or around what waves did not rule out."""
-    text = getattr(surrogate, "attrs", {}).get("design")
-    design = None if text is None else json.loads(text)
-    if isinstance(design, dict) and design.get("method") == "verification":
-        design = design.get("of")  # runs that verified a refined posterior lie in its box
-    return isinstance(design, dict) and design.get("method") in ("refine", "waves")
-
-
-def named_derived(given: DerivedQuantities, taken: tuple[str, ...]) -> dict[str, Derived]:
-    """Return derived quantities, functions as `Derived` ones, after a check of their names."""
-    out = {}
-    for name, value in given.items():
-        if name in taken:
-            raise InputError(f"derived: {name!r} is the name of a parameter. Choose another.")
-        if not isinstance(value, Derived) and not callable(value):
-            raise InputError(f"derived: {name!r} is {value!r}; give a function of the parameters or Derived(...).")
-        out[name] = value if isinstance(value, Derived) else Derived(value)
-    return out

@@ -29,7 +29,7 @@ from uqms.surrogates import Chain
 from uqms.surrogates.protocol import Surrogate
 
 if TYPE_CHECKING:
-    from uqms.calibration.single import SingleCalibration
+    pass
 
 __all__ = ["OfMembers", "Success", "check_failures", "read_success"]
 
@@ -205,11 +205,20 @@ def _failed(surrogate: Surrogate) -> tuple[int, int, str]:
     return counts[most], counts[most] + int(getattr(each[most], "runs", 0)), most
 
 
-def check_failures(problem: "SingleCalibration", theta: Mapping[str, Array], kind: str = "one") -> Check | None:
-    """Return how much of the posterior lies where runs fail; a note when nothing says where that is."""
+def check_failures(
+    success: Success | None,
+    surrogate: Surrogate,
+    theta: Mapping[str, Array],
+    kind: str = "one",
+    allowed: float | None = None,
+) -> Check | None:
+    """Return how much of the posterior lies where runs fail; a note when nothing says where that is.
+
+    `allowed` is the prior probability of success where the prior is conditioned on it, None where it is not.
+    """
     name = "failed runs"
-    if problem.success is None:
-        failed, total, member = _failed(problem.simulated)
+    if success is None:
+        failed, total, member = _failed(surrogate)
         if not failed:
             return None
         fitted = "uq.SuccessProbability().fit(ensemble)"
@@ -226,15 +235,14 @@ def check_failures(problem: "SingleCalibration", theta: Mapping[str, Array], kin
             )
             + " shows whether the posterior lies where runs fail.",
         )
-    p = np.exp(problem.success.log(theta))
+    p = np.exp(success.log(theta))
     failing, unlikely = float(np.mean(1.0 - p)), float(np.mean(p < 0.5))
     message = (
         f"{unlikely:.1%} of the posterior lies where success is unlikely; a run at a posterior draw fails with "
         f"probability {failing:.1%}"
     )
-    if problem.failures == "impossible":
-        share = problem.conditioned_prior.allowed.share
-        message += f"; the prior is conditioned on success, which has prior probability {share:.1%}"
+    if allowed is not None:
+        message += f"; the prior is conditioned on success, which has prior probability {allowed:.1%}"
         status: Status = "note" if failing > FAILING else "pass"
         remedy = (
             "Run more points there: the posterior lies at the edge of the region where the simulator works, so it "

@@ -12,13 +12,11 @@ The variance of what is left out is one number for the whole box. Where the post
 the surrogate's error is overstated, and a noise sd that is inferred comes out too small.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from uqms._typing import Array, Ints
+from uqms._typing import Array, Bools, Ints
 from uqms.calibration.checks import Check
+from uqms.calibration.data_model import DataModel
 from uqms.calibration.density import noise_sd
 from uqms.calibration.direct import is_exact
 from uqms.calibration.joint_error import OutputLaw
@@ -26,26 +24,22 @@ from uqms.calibration.likelihood import dense
 from uqms.errors import InputError
 from uqms.parameters import Prior
 
-if TYPE_CHECKING:
-    from uqms.calibration.single import SingleCalibration
-
-__all__ = ["check_known_noise", "check_truncation"]
+__all__ = ["DRAWS", "check_known_noise", "check_truncation", "limits_known_noise"]
 
 REPORTED, SHARE = 0.1, 0.5  # share of the surrogate's variance that is reported, and that is a warning
 OF_NOISE = 0.1  # variance over that of the noise
 DRAWS = 64
 
 
-def check_truncation(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints) -> Check | None:
+def check_truncation(model: DataModel, u: Array, phi: Array, h: Ints) -> Check | None:
     """Judge what the basis leaves out at draws of the posterior; None where that is little of the surrogate's error."""
-    if is_exact(problem.surrogate) or not problem.latent_count:
+    if is_exact(model.surrogate) or not model.latent_count:
         return None
-    left, stated, slope, mean = _variances(problem, theta, h)
+    left, stated, slope, mean = _variances(model, u, h)
     share = float(left.mean() / max(stated.mean(), 1e-300))
     if share <= REPORTED:
         return None
-    phi = problem.noise.phi(theta, (len(h),))
-    noise = noise_sd(problem, mean, phi, limits=False) ** 2
+    noise = noise_sd(model, mean, phi, limits=False) ** 2
     ratio = float(np.mean(slope**2 * left / noise))
     wrong = share > SHARE and ratio > OF_NOISE
     remedy = (
@@ -53,7 +47,7 @@ def check_truncation(problem: "SingleCalibration", theta: Mapping[str, Array], h
         "(uq.Curve(tolerance=1e-10, max_scores=40)). The variance of the truncation is one value for the whole design "
         "box. It is too large here if curves change their shape in a part of the box."
     )
-    if limited := sorted(map(str, _limited(problem))):
+    if limited := sorted(map(str, _limited(model))):
         remedy = (
             f"Keep more scores of {limited[0]!r}, uq.Curve(max_scores=40), fit and calibrate again. The settings of "
             "the basis leave this out, however many runs there are."
@@ -68,31 +62,40 @@ def check_truncation(problem: "SingleCalibration", theta: Mapping[str, Array], h
     )
 
 
-def _limited(problem: "SingleCalibration") -> set[str]:
+def _limited(model: DataModel) -> set[str]:
     """Return the measured outputs whose basis has fewer scores than its tolerance asks for, because of its settings."""
-    return set(getattr(problem.surrogate, "attrs", {}).get("cut_off", "").split("\n")) & set(problem.cells.output)
+    return set(getattr(model.surrogate, "attrs", {}).get("cut_off", "").split("\n")) & set(model.cells.output)
 
 
-def check_known_noise(problem: "SingleCalibration") -> None:
+def limits_known_noise(model: DataModel) -> bool:
+    """Return whether settings limit the scores of an output whose noise is known, with errors in closed form."""
+    closed = model.closed_form and not model.cells.transformed
+    return bool(_limited(model) and _known(model).any() and closed and model.latent_count)
+
+
+def _known(model: DataModel) -> Bools:
+    """Return which cells have noise with a known and constant sd (N,)."""
+    noise = model.noise
+    sds = noise.settings[: len(noise.outputs)]
+    constant = [g for g, sd in enumerate(sds) if not isinstance(sd, Prior) and g not in noise.growth]
+    return np.isin(model.cells.group, constant)
+
+
+def check_known_noise(model: DataModel, u: Array, phi: Array) -> None:
     """Refuse curves of which the basis leaves more than a tenth of a known noise variance because of its settings.
+
+    Inputs u (S, K, d) and hyperparameters phi (S, P) are those of draws of the prior.
 
     Raises
     ------
     InputError
         It names the settings with which to fit again.
     """
-    limited = _limited(problem)
-    sds = problem.noise.settings[: len(problem.noise.outputs)]
-    constant = [g for g, sd in enumerate(sds) if not isinstance(sd, Prior) and g not in problem.noise.growth]
-    known = np.isin(problem.cells.group, constant)
-    closed = not problem.individual and problem.form != "latent" and not problem.cells.transformed
-    if not (limited and known.any() and closed and problem.latent_count):
-        return
-    theta = problem.prior_draws(DRAWS, 0)
-    left, stated, _, _ = _variances(problem, theta, np.zeros(DRAWS, dtype=np.int64))
-    sd = problem.noise.phi(theta, (DRAWS,))[:, problem.cells.group]
-    for output in sorted(map(str, limited)):
-        rows = (problem.cells.output == output) & known
+    cells, known = model.cells, _known(model)
+    left, stated, _, _ = _variances(model, u, np.zeros(len(u), dtype=np.int64))
+    sd = phi[:, cells.group]
+    for output in sorted(map(str, _limited(model))):
+        rows = (cells.output == output) & known
         if not rows.any():
             continue
         noise, of_basis = float(np.mean(sd[:, rows] ** 2)), float(left[:, rows].mean())
@@ -106,12 +109,12 @@ def check_known_noise(problem: "SingleCalibration") -> None:
             )
 
 
-def _variances(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints) -> tuple[Array, Array, Array, Array]:
+def _variances(model: DataModel, u: Array, h: Ints) -> tuple[Array, Array, Array, Array]:
     """Return left, stated, the slope of the noise's unit by the latent output, and the mean, each (S, N)."""
-    law = problem.joint_error(problem.unit_inputs(theta)).given(h)
+    law = model.joint_error(u).given(h)
     left = np.sum(law.rows.truncation**2, axis=-1)
     stated = _of_scores(law) + left
-    return np.broadcast_to(left, stated.shape), stated, problem.cells.responded(law.mean)[1], law.mean
+    return np.broadcast_to(left, stated.shape), stated, model.cells.responded(law.mean)[1], law.mean
 
 
 def _of_scores(law: OutputLaw) -> Array:

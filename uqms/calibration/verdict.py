@@ -15,6 +15,7 @@ from uqms.calibration.base import Piece, Problem
 from uqms.calibration.checks import ORDER, Check, Sampled, Status, Verdict
 from uqms.calibration.computation import check_modes, check_places
 from uqms.calibration.context import Context, Linearised, evenly
+from uqms.calibration.data_model import DataModel
 from uqms.calibration.density import covariance_of, expected_outputs, noise_sd, prior_scale, slope_of_density
 from uqms.calibration.direct import design_box, is_exact
 from uqms.calibration.discrepancy import NOISE
@@ -125,7 +126,8 @@ def truncation(context: Context, i: int) -> Check | None:
     if linear.reason or not linear.left:  # through features it costs more than the sampling
         return None
     few = linear.few[i]
-    return check_truncation(few.problem, few.theta, few.h)
+    model, u = few.problem.data_model, few.problem.unit_inputs(few.theta)
+    return check_truncation(model, u, model.noise.phi(few.theta, (len(few.h),)), few.h)
 
 
 def edge(context: Context, i: int) -> Check | None:
@@ -162,7 +164,10 @@ def prior_mass(context: Context, i: int) -> Check:
 
 def failed_runs(context: Context, i: int) -> Check | None:
     """Judge how much of the posterior lies where runs fail."""
-    return check_failures(context.pieces[i].problem, context.pieces[i].theta, context.problem.kind)
+    piece = context.pieces[i]
+    problem = piece.problem
+    allowed = problem.conditioned_prior.allowed.share if problem.failures == "impossible" else None
+    return check_failures(problem.success, problem.simulated, piece.theta, context.problem.kind, allowed)
 
 
 def other_modes(context: Context) -> list[Check]:
@@ -217,7 +222,7 @@ def _informations(problem: "SingleCalibration", theta: Mapping[str, Array], h: I
     """Return the information (s, d, d) with the surrogate's error, and without it; true conditions come last."""
     found, without = [], []
     problem = problem.with_few_cells()
-    for rows in _blocks(problem, len(h)):
+    for rows in _blocks(problem.data_model, len(h)):
         linear = linearise(problem, {name: values[rows] for name, values in theta.items()}, h[rows])
         scaled = linear.jacobian * linear.prior_sd
         whole = np.concatenate([linear.factor, linear.extra], axis=2)
@@ -275,19 +280,19 @@ class Linear:
         return self.noise_sd[..., None] * self.chains.whiten_transposed(residual)
 
 
-def _blocks(problem: "SingleCalibration", count: int) -> list[slice]:
+def _blocks(model: DataModel, count: int) -> list[slice]:
     """Return slices of `count` draws whose arrays fit into memory."""
-    cells = problem.cells
-    n, k, q = len(cells.offset), cells.experiments, len(problem.used)
-    runs = int(getattr(problem.surrogate, "runs", 100))
+    cells = model.cells
+    n, k, q = len(cells.offset), cells.experiments, len(model.used)
+    runs = int(getattr(model.surrogate, "runs", 100))
     latents = (
         k * cells.compressed.shape[1] if cells.by_input is not None else sum(one.shape[1] for one in cells.factors)
     )
-    each = n * (q * k + latents + len(problem.parameters)) + q * k * max(
-        runs, q * k if problem.correlated_scores or cells.by_input is not None else k
+    each = n * (q * k + latents + len(model.parameters)) + q * k * max(
+        runs, q * k if model.correlated_scores or cells.by_input is not None else k
     )
     each += k * cells.basis.shape[1]
-    if not only_noise(problem):
+    if not only_noise(model):
         each += n * n  # covariance of discrepancy
     size = max(1, BLOCK // each)
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
@@ -295,44 +300,44 @@ def _blocks(problem: "SingleCalibration", count: int) -> list[slice]:
 
 def linearise(problem: "SingleCalibration", theta: Mapping[str, Array], h: Ints, limits: bool = True) -> Linear:
     """Return the problem linearised at s values of its parameters, each with a hyperparameter draw."""
-    cells, box = problem.cells, problem.surrogate.domain
+    model, cells, box = problem.data_model, problem.cells, problem.surrogate.domain
     e, u = cells.experiment, problem.unit_inputs(theta)
     every = slice(None)
     columns: list[tuple[slice | int, int]] = [(every, box.names.index(name)) for name in problem.parameters]
     columns += [(k, box.names.index(problem.condition_names[place])) for k, place in problem.uncertain.values()]
-    phi = problem.noise.phi(theta, (len(h),))
+    phi = model.noise.phi(theta, (len(h),))
     step = 1e-4
     jacobian = np.empty((len(h), len(e), len(columns)))
     for i, column in enumerate(columns):
         shift = np.zeros(u.shape[1:])
         shift[column] = step
-        upper, lower = (problem.joint_error(u + sign * shift).mean_given(h) for sign in (1.0, -1.0))
+        upper, lower = (model.joint_error(u + sign * shift).mean_given(h) for sign in (1.0, -1.0))
         jacobian[:, :, i] = (upper - lower) / (2.0 * step)
-    law = problem.joint_error(u).given(h)
+    law = model.joint_error(u).given(h)
     mean, factor = law.mean, law.factor
     if problem.link_errors:  # sampled errors of the surrogate, standard normal: its errors all the same
         linked = np.empty((*mean.shape, len(problem.link_errors)))
         for i, name in enumerate(problem.link_errors):
             ends = ({**theta, name: np.asarray(theta[name]) + sign * LINK_STEP} for sign in (1.0, -1.0))
-            upper, lower = (problem.joint_error(problem.unit_inputs(end)).mean_given(h) for end in ends)
+            upper, lower = (model.joint_error(problem.unit_inputs(end)).mean_given(h) for end in ends)
             linked[:, :, i] = (upper - lower) / (2.0 * LINK_STEP)
         factor = np.concatenate([factor, linked], axis=2)
-    extra, m, chains = np.zeros((*mean.shape, 0)), problem.noise.scales(cells.group, phi), None
-    slope = problem.responded(m * mean)[1]
+    extra, m, chains = np.zeros((*mean.shape, 0)), model.noise.scales(cells.group, phi), None
+    slope = model.responded(m * mean)[1]
     gain = m * slope
-    if problem.noise.terms and only_noise(problem):
-        chains = noise_of(problem).at(phi, problem.responded(m * mean)[0])
-    elif problem.noise.terms:
-        whole = covariance_of(problem, phi, jacobian[:, :, : len(problem.parameters)], slope)
+    if model.noise.terms and only_noise(model):
+        chains = noise_of(model).at(phi, model.responded(m * mean)[0])
+    elif model.noise.terms:
+        whole = covariance_of(model, phi, jacobian[:, :, : len(problem.parameters)], slope)
         whole[:, np.arange(len(e)), np.arange(len(e))] *= 1.0 + _latent_outputs.JITTER
         extra = _latent_outputs.roots(whole, True)
-    for group, place in problem.noise.factors.items():
-        of_scale = np.where(cells.group == group, slope * mean, 0.0) * prior_scale(problem.noise.settings[place])
+    for group, place in model.noise.factors.items():
+        of_scale = np.where(cells.group == group, slope * mean, 0.0) * prior_scale(model.noise.settings[place])
         extra = np.concatenate([extra, of_scale[:, :, None]], axis=2)
-    if problem.realisation is not None:  # what a run of a stochastic simulator does is no error of the surrogate
-        own = problem.realisation.by_experiment(problem.run_factor(u))
+    if model.realisation is not None:  # what a run of a stochastic simulator does is no error of the surrogate
+        own = model.realisation.by_experiment(model.run_factor(u))
         extra = np.concatenate([extra, own * gain[:, :, None]], axis=2)
-    sd = noise_sd(problem, mean * m, phi, limits)
+    sd = noise_sd(model, mean * m, phi, limits)
     prior = problem.unit_inputs(problem.prior_draws(4000, 0))
     spread = np.array([prior[:, 0 if k is every else k, column].std() for k, column in columns])
     if chains is not None:
@@ -404,7 +409,7 @@ def surrogate_error(context: Context) -> list[Check]:
         )
     status: Status = "pass" if share[worst] <= SHARE_LIMIT else "warn"
     for part in _parts(problem) if status == "warn" else ():
-        rough, smoothed = rough_simulator(part)
+        rough, smoothed = rough_simulator(part.data_model)
         remedy = f"{smoothed}: the simulator is rough, {rough}." if rough else remedy
     return [Check("surrogate error", status, float(share[worst]), message, remedy)]
 
@@ -452,14 +457,14 @@ def size_of_error(context: Context) -> list[Check]:
     return [Check(name, status, abs(shift), message, remedy)]
 
 
-def _series(problem: "SingleCalibration") -> list[Ints]:
+def _series(model: DataModel) -> list[Ints]:
     """Return runs of cells that follow each other along the one numeric coordinate of their output."""
-    cells = problem.cells
+    cells = model.cells
     series = []
     for k in range(cells.experiments):
         for group in dict.fromkeys(cells.group.tolist()):
             rows = np.flatnonzero((cells.experiment == k) & (cells.group == group))
-            dims = problem.surrogate.layouts[problem.noise.outputs[group]].dims
+            dims = model.surrogate.layouts[model.noise.outputs[group]].dims
             if len(dims) == 1 and len(rows) >= 4:
                 series.append(rows[np.argsort(cells.coords[dims[0]][rows])])
     return series
@@ -489,14 +494,14 @@ class _Smooth:
     features: list[Array]  # (n, m) by output; products approximate the covariance (Nyström)
 
     @classmethod
-    def of(cls, problem: "SingleCalibration") -> "_Smooth":
+    def of(cls, model: DataModel) -> "_Smooth":
         names: dict[str, None] = {}
         found: list[Ints] = []
         features: list[Array] = []
-        if any(term.role == NOISE for term in problem.noise.terms):  # its residuals are judged along its series
+        if any(term.role == NOISE for term in model.noise.terms):  # its residuals are judged along its series
             return cls((), found, features)
-        for g in range(len(problem.noise.outputs)):
-            rows, sites = problem.cells.sites(g, problem.condition_names)
+        for g in range(len(model.noise.outputs)):
+            rows, sites = model.cells.sites(g, model.condition_names)
             varying = {
                 name: (column - column.min()) / np.ptp(column)
                 for name, column in sites.columns.items()
@@ -543,8 +548,8 @@ def check_residuals(
     E[noise | data]: what the surrogate's error and the parameters can explain, which is correlated along a curve, is
     taken out of the data and of the null's draws alike.
     """
-    series, smooth = _series(problem), _Smooth.of(problem)
-    tailed = problem.closed_form and len(problem.cells.offset) >= FEWEST_TAILED
+    series, smooth = _series(problem.data_model), _Smooth.of(problem.data_model)
+    tailed = problem.data_model.closed_form and len(problem.cells.offset) >= FEWEST_TAILED
     if not series and not smooth.rows:
         few = f"no curve with at least 4 observed coordinates, fewer than {FEWEST_SMOOTH} coordinates and conditions"
         checks = [Check(STRUCTURE, "pass", float("nan"), f"not judged: {few}")]
@@ -570,7 +575,7 @@ def check_residuals(
         of_structure = _structure(bool(series), smooth.names, found[structured], null[:, structured])
         checks = [_check_structure(of_structure, float(levels[structured].min()), len(levels) - tailed)]
     if tailed:
-        checks.append(_check_tails(problem, without, float(levels[-1])))
+        checks.append(_check_tails(problem.data_model, without, float(levels[-1])))
     return checks
 
 
@@ -611,9 +616,9 @@ def _tails(residual: Array) -> Array:
     return np.asarray(best + n * (0.5 + TAILED_CONSTANT))
 
 
-def _check_tails(problem: "SingleCalibration", residual: Array, level: float) -> Check:
+def _check_tails(model: DataModel, residual: Array, level: float) -> Check:
     """Judge whether a few measurements lie much farther from the model than the others do."""
-    cells, row = problem.cells, int(np.argmax(np.abs(residual)))
+    cells, row = model.cells, int(np.argmax(np.abs(residual)))
     others = np.delete(residual, row)
     away = float(abs(residual[row]) / max(1.4826 * np.median(np.abs(others)), 1e-300))
     level = max(level, 1.0 / NULL_DRAWS)
@@ -622,7 +627,7 @@ def _check_tails(problem: "SingleCalibration", residual: Array, level: float) ->
         return Check("outliers", "pass", away, message)
     place = [f"{name} = {column[row]:g}" for name, column in cells.coords.items() if np.isfinite(column[row])]
     conditions = cells.conditions[cells.experiment[row]]
-    place += [f"{name} = {value:g}" for name, value in zip(problem.condition_names, conditions, strict=True)]
+    place += [f"{name} = {value:g}" for name, value in zip(model.condition_names, conditions, strict=True)]
     where = f" at ({', '.join(place)})" if place else ""
     message = (
         f"the measurement of {str(cells.output[row])!r}{where} is {away:.1f} robust sds of the others from the model, "
@@ -644,19 +649,21 @@ def _estimated_noise(
     Where noise is not normal, data are replaced by the response of a scoring step at the posterior mean of the output.
     """
     cells = problem.cells
-    if problem.closed_form:
+    if problem.data_model.closed_form:
         phi, values, alpha, _ = next(problem.log_likelihood_terms(centre))
         weights = np.exp(values[:, 0] - np.logaddexp.reduce(values[:, 0]))
         h = int(np.argmax(weights))
-        outputs = expected_outputs(problem, centre, np.array([h])) * problem.noise.scales(cells.group, phi)
-        return noise_sd(problem, outputs, phi)[0] * (weights @ alpha[:, 0]), h
+        outputs = expected_outputs(problem.data_model, problem.unit_inputs(centre), phi, np.array([h]))
+        outputs *= problem.noise.scales(cells.group, phi)
+        return noise_sd(problem.data_model, outputs, phi)[0] * (weights @ alpha[:, 0]), h
     assert latents is not None
     y, values = next(problem.latent_terms(centre, latents.mean(axis=0, keepdims=True)))
     h = int(np.argmax(values[:, 0]))
     linear = linearise(problem, centre, np.array([h]), limits=False)
     phi = problem.noise.phi(centre, (1,))
-    flat, _ = problem.latent_outputs(problem.unit_inputs(centre), phi, np.zeros((1, problem.latents)))
-    step = slope_of_density(problem, y[h], phi)[0] * linear.noise_sd[0]  # working residual, in units of the noise
+    flat, _ = problem.data_model.latent_outputs(problem.unit_inputs(centre), phi, np.zeros((1, problem.latents)))
+    slope = slope_of_density(problem.data_model, y[h], phi)[0]
+    step = slope * linear.noise_sd[0]  # working residual, in units of the noise
     working = (y[h, 0] - flat[h, 0]) / linear.noise_sd[0] + step
     factor = np.concatenate([linear.factor[0], linear.extra[0]], axis=1)
     return _solve(factor, working[:, None])[:, 0], h

@@ -331,7 +331,7 @@ def verify(posterior: Posterior, ensemble: xr.Dataset, *, rng: int = 0) -> Verif
     theta = {name: values[whole] for name, values in verified.theta.items()}
     exact = getattr(problem.surrogate, "attrs", {}).get("noise", "none") == "none"
     # Where errors are sampled as latents, the likelihood with the surrogate is not in closed form.
-    known = exact and problem.closed_form and not problem.link_errors
+    known = exact and problem.data_model.closed_form and not problem.link_errors
     ratio = np.full(len(whole), np.nan)
     if len(whole) and known:
         ratio = with_simulator(problem, verified.some(whole), runs, place) - verified.log_likelihood(whole)
@@ -419,8 +419,8 @@ def with_simulator(problem: SingleCalibration, theta: Mapping[str, Array], runs:
     sd = problem.noise.sds(cells.group, phi, y)
     n = len(cells.offset)
     if problem.noise.terms:
-        slopes = problem.mean_slopes(problem.unit_inputs(theta)).mean(axis=0)
-        covariance = covariance_of(problem, phi, slopes, gain)
+        slopes = problem.data_model.mean_slopes(problem.unit_inputs(theta)).mean(axis=0)
+        covariance = covariance_of(problem.data_model, phi, slopes, gain)
         covariance[:, np.arange(n), np.arange(n)] += sd**2 / cells.weight
         between = given_data(covariance, cells.cell_mean - y).log_density
     else:

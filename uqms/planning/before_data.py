@@ -10,10 +10,10 @@ import xarray as xr
 
 from uqms._teaching import taught
 from uqms._typing import Ints, RandomState, as_generator
+from uqms.calibration.construction import space_of
 from uqms.calibration.likelihood import decoded_at, dense
 from uqms.calibration.noise import GaussianNoise, NoiseModel
 from uqms.calibration.problem import Calibration
-from uqms.calibration.single import space_of
 from uqms.errors import InputError, UqmsWarning
 from uqms.planning.forecasts import OfParts, OneSubject
 

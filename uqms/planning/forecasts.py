@@ -325,7 +325,7 @@ def _noise_of(problem: "SingleCalibration", output: str, group: int, model: Nois
             )
         transform = Identity()
     growth, process = model.growth, model.process
-    along = None if process is None else along_of(model, problem, output)
+    along = None if process is None else along_of(model, problem.data_model, output)
     return _Noise(
         transform,
         known.get("sigma", np.ones(S)) * own,
@@ -492,7 +492,7 @@ class OneSubject:
         middle = problem.surrogate.scores(np.full((1, problem.surrogate.domain.d), 0.5)).log_weights
         if len(middle) == 1 or not self.given_data:
             return np.repeat(np.exp(middle)[:, None], S, axis=1)
-        if problem.closed_form:
+        if problem.data_model.closed_form:
             logs = np.concatenate(list(problem.log_likelihood_values(self.theta)), axis=1)
         else:
             logs = np.concatenate([one for _, one in problem.latent_terms(self.theta, self.latents)], axis=1)

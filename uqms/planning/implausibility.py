@@ -89,20 +89,20 @@ class Implausibility:
     draws: int = field(init=False)
 
     def __post_init__(self) -> None:
-        problem, cells = self.problem, self.problem.cells
+        problem, model, cells = self.problem, self.problem.data_model, self.problem.cells
         _check(problem)
         z, gain = _measured(problem)
-        phi = problem.noise.phi({}, (1,))
+        phi = model.noise.phi({}, (1,))
         u = problem.unit_inputs({name: np.zeros(1) + _middle(problem, name) for name in problem.parameters})
-        found = problem.joint_error(u)
-        own = (problem.noise.sds(cells.group, phi, z[None])[0] * gain) ** 2 / cells.weight
+        found = model.joint_error(u)
+        own = (model.noise.sds(cells.group, phi, z[None])[0] * gain) ** 2 / cells.weight
         covariance = np.diag(own)
-        if problem.noise.terms:
-            inside = covariance_of(problem, phi, problem.mean_slopes(u)[0])[0]
-            outside = [term for term in problem.noise.terms if term not in problem.inside.terms]
-            process = noise_covariance(problem, problem.noise.named(phi), 1, outside)[0]
+        if model.noise.terms:
+            inside = covariance_of(model, phi, model.mean_slopes(u)[0])[0]
+            outside = [term for term in model.noise.terms if term not in model.inside.terms]
+            process = noise_covariance(model, model.noise.named(phi), 1, outside)[0]
             covariance = covariance + inside + process * np.outer(gain, gain)
-        fixed = found.fixed and len(found.used) > 0 and problem.realisation is None
+        fixed = found.fixed and len(found.used) > 0 and model.realisation is None
         if fixed:
             same = cells.experiment[:, None] == cells.experiment
             covariance = covariance + same * (cells.truncation @ cells.truncation.T)
@@ -129,7 +129,7 @@ class Implausibility:
         """Return I2 at parameters, each (S,), and the chance that the simulator itself would be beyond a cutoff."""
         count = len(next(iter(theta.values())))
         r = self.m if self.frame is None else self.frame.shape[1]
-        K, q = self.problem.cells.experiments, max(1, len(self.problem.used))
+        K, q = self.problem.cells.experiments, max(1, len(self.problem.data_model.used))
         largest = self.draws * max(r * r, (K * q) ** 2 if K > 1 else q, K * getattr(self.problem.surrogate, "runs", 1))
         size = max(1, NUMBERS // largest)
         parts = [
@@ -163,7 +163,7 @@ class Implausibility:
     def _moments(self, theta: Mapping[str, Array]) -> tuple[Array, Array, Array]:
         """Return mean (S, m) and covariance (S, m, m) of the residuals, of the mixture, and that of the noise alone."""
         u = self.problem.unit_inputs(theta)
-        found = self.problem.joint_error(u)
+        found = self.problem.data_model.joint_error(u)
         weights = np.exp(found.scores.log_weights)
         residual = self.z - found.mean
         mean = np.tensordot(weights, residual, 1)
@@ -172,7 +172,7 @@ class Implausibility:
             E = found.rows.truncation
             noise = noise - (found.index[:, None] == found.index) * (E @ E.T)
         if self.problem.realisation is not None:
-            runs = self.problem.run_factor(u)
+            runs = self.problem.data_model.run_factor(u)
             noise = noise + runs @ runs.transpose(0, 2, 1)
         covariance = np.zeros((*mean.shape, self.m))
         count = np.zeros(len(mean), dtype=np.int64)
@@ -183,7 +183,7 @@ class Implausibility:
 
     def _some(self, theta: Mapping[str, Array], cutoff: float) -> Judged:
         u = self.problem.unit_inputs(theta)
-        found = self.problem.joint_error(u)
+        found = self.problem.data_model.joint_error(u)
         law = self._in_frame(found) if self.frame is not None else self._whole(found, u)
         m, free = self.m, self.m - law.residual.shape[2]
         r = np.tensordot(law.weights, law.residual, 1)
@@ -229,7 +229,7 @@ class Implausibility:
         """Return the law of all whitened cells; what runs of a stochastic simulator differ by is part of the noise."""
         root = self.root[None]
         if self.problem.realisation is not None:
-            runs = self.problem.run_factor(u)
+            runs = self.problem.data_model.run_factor(u)
             root = np.linalg.cholesky(root @ root.transpose(0, 2, 1) + runs @ runs.transpose(0, 2, 1))
         inverse = np.linalg.inv(root)  # (S or 1, m, m)
         residual = np.einsum(

@@ -56,14 +56,14 @@ def noise_sds_of(problem: "SingleCalibration") -> list[str]:
 
 def log_slopes(problem: "SingleCalibration", theta: "Mapping[str, Array]", h: Ints, name: str) -> Array:
     """Return D of the cells (S, N) for the sd of this name."""
-    mean = problem.joint_error(problem.unit_inputs(theta)).mean_given(h)
+    mean = problem.data_model.joint_error(problem.unit_inputs(theta)).mean_given(h)
     mean = mean * problem.noise.scales(problem.cells.group, problem.noise.phi(theta, (len(h),)))
     if name not in problem.noise.unknown:
         return np.zeros_like(mean)
     ends = []
     for sign in (1.0, -1.0):
         moved = {**theta, name: np.asarray(theta[name]) * (1.0 + sign * STEP)}
-        ends.append(2.0 * np.log(noise_sd(problem, mean, problem.noise.phi(moved, (len(h),)))))
+        ends.append(2.0 * np.log(noise_sd(problem.data_model, mean, problem.noise.phi(moved, (len(h),)))))
     return np.asarray((ends[0] - ends[1]) / (2.0 * STEP))
 
 

@@ -227,7 +227,7 @@ class _Linearised:
         u = [problem.unit_inputs(theta)]
         u += [problem.unit_inputs(theta, one.conditions, one.observed) for one in predicted]
         parts, kinds = ([], []) if is_exact(problem.surrogate) else error_parts(problem.surrogate, np.hstack(u), h)
-        spread = problem.joint_error(u[0]).given(h).spread
+        spread = problem.data_model.joint_error(u[0]).given(h).spread
         spread = np.broadcast_to(spread, (S, *spread.shape[1:]))
         cells = [_of_errors(linear.whitened(spread), part.rows[:, : u[0].shape[1]]) for part in parts]
         slopes, truncated = [np.zeros((S, 0, total))], [np.zeros((S, 0))]

@@ -288,7 +288,7 @@ def _draws(problem: Problem, candidates: int, n: int) -> int:
     """
     width = 0
     for part in problem.named_parts.values():
-        width += len(part.used)
+        width += len(part.data_model.used)
     each = (
         candidates * width * max(1, width) * (n + max(part.cells.experiments for part in problem.named_parts.values()))
     )
@@ -408,7 +408,7 @@ def _slopes(problem: Problem, theta: dict[str, Array], targets: _Targets) -> tup
                 "next_runs: predictions of a surrogate whose rows depend on the input cannot be targets; name "
                 "parameters or derived quantities."
             )
-        grid = make_grid(single, one["output"], one.get("conditions"), one.get("coords"))
+        grid = make_grid(single.data_model, one["output"], one.get("conditions"), one.get("coords"))
         predicted.append(Predicted(i, grid.targets))
     return out, predicted
 

@@ -109,7 +109,7 @@ def bands_at(
 ) -> tuple[Bands, Array]:
     """Return the bands of an output, (5, K * points), and the conditions (K, c) that they are for."""
     problem = posterior.single
-    grid = make_grid(problem, output, conditions, coords)
+    grid = make_grid(problem.data_model, output, conditions, coords)
     mean, sd = _moments(posterior, grid.targets)
     theta, _, _ = thinned(posterior, DRAWS)
     transform = problem.surrogate.layouts[output].transform
@@ -117,7 +117,7 @@ def bands_at(
     measurement = None
     if (group := problem.noise.group_of(output)) >= 0:
         try:
-            noise = new_noise(problem, group, grid.targets)
+            noise = new_noise(problem.data_model, group, grid.targets)
         except InputError:  # known row by row, so that that of a new measurement is not known
             noise = None
         if noise is not None:
@@ -146,11 +146,13 @@ def bands_of_cells(posterior: Posterior) -> Bands:
             found = mixture_quantiles(mean[:, at], np.sqrt(sd[:, at] ** 2 + variance), LEVELS)
             measurement[:, at] = transform.inverse(found)
     gaussian = all(one.gaussian and one.growth is None for one in problem.noise.models)
-    if not gaussian or not problem.closed_form or cells.transformed:
+    if not gaussian or not problem.data_model.closed_form or cells.transformed:
         drawn = []
         for _ in range(REPEATS):
             latent = mean + sd * rng.standard_normal(mean.shape)
-            drawn.append(draw_rows(cells, problem.noise, latent, phi, rng, correlated_noise(problem, phi, rng)))
+            drawn.append(
+                draw_rows(cells, problem.noise, latent, phi, rng, correlated_noise(problem.data_model, phi, rng))
+            )
         first = np.unique(cells.row_cell, return_index=True)[1]
         measurement = np.quantile(np.concatenate(drawn)[:, first], LEVELS, axis=0)
     return Bands(output, measurement)

@@ -200,7 +200,7 @@ def _fits(
     flat, sd = mean.reshape(len(mean), -1), np.sqrt(variance.reshape(len(mean), -1))
     curves = layout.transform.inverse(mixture_quantiles(flat, sd, LEVELS))
     try:
-        noise = new_noise(data, data.noise.outputs.index(output), targets)
+        noise = new_noise(data.data_model, data.noise.outputs.index(output), targets)
         new = _measured(noise, some.own, flat, sd, layout.transform)
     except InputError:  # known row by row, so that that of a new measurement is not known
         new = None

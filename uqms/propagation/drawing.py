@@ -238,7 +238,7 @@ def drawn_from_posterior(
     theta, _, latents = thinned(posterior, draws)
     layouts = problem.surrogate.layouts
     axes = {name: _coordinates(layouts[name], coords) for name in names}
-    grids = [make_grid(problem, name, conditions, axes[name] or None) for name in names]
+    grids = [make_grid(problem.data_model, name, conditions, axes[name] or None) for name in names]
     targets, cuts = _together(grids)
     modelled = discrepancy and problem.noise.modelled
     f = functions if modelled else number_of_functions(problem.surrogate, functions)
@@ -339,7 +339,7 @@ def _hyperparameters(
 
     They are drawn anew: with those of the posterior, what is the surrogate's would seem to be the parameters'.
     """
-    if not problem.closed_form:
+    if not problem.data_model.closed_form:
         parts = [values for _, values in problem.latent_terms(theta, latents)]
     else:
         parts = list(problem.log_likelihood_values(theta))
@@ -351,7 +351,7 @@ def _hyperparameters(
 def _noise_of(problem: SingleCalibration, grid: Grid) -> NewNoise:
     if (group := problem.noise.group_of(grid.output)) < 0:
         raise InputError(f"propagate: output {grid.output!r} was not observed, so its noise is not known: noise=False.")
-    return new_noise(problem, group, grid.targets)
+    return new_noise(problem.data_model, group, grid.targets)
 
 
 def _drawn(moments: AnyMoments, d: int, p: int, modelled: bool, rng: np.random.Generator) -> Array:

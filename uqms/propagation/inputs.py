@@ -20,8 +20,8 @@ from scipy.stats import qmc
 
 from uqms._typing import Array
 from uqms.calibration.conditioned import ConditionedPrior
+from uqms.calibration.construction import space_of
 from uqms.calibration.direct import design_box
-from uqms.calibration.single import space_of
 from uqms.errors import PACKAGE, DataError, ExtrapolationError, ExtrapolationWarning, InputError
 from uqms.parameters import ParameterSpace
 from uqms.propagation.variance_parts import REPEATS, Sampling

@@ -10,7 +10,7 @@ from uqms import _checks as check
 from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import RandomState
-from uqms.calibration.single import space_of
+from uqms.calibration.construction import space_of
 from uqms.errors import InputError
 from uqms.parameters import ParameterSpace
 from uqms.propagation.result import propagate

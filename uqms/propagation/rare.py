@@ -31,9 +31,9 @@ from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.calibration.conditioned import ConditionedPrior
+from uqms.calibration.construction import space_of
 from uqms.calibration.direct import design_box, is_exact, number_of_functions
 from uqms.calibration.mixture import fit_mixture
-from uqms.calibration.single import space_of
 from uqms.errors import InputError, SamplingError
 from uqms.parameters import Box, ParameterSpace
 from uqms.propagation.inputs import condition_table

@@ -1,6 +1,5 @@
 """Planted bugs of the likelihood: mistakes that are easily made, which simulation-based calibration has to find."""
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -69,23 +68,15 @@ def _other_errors(
     """Return the likelihood with other variances (..., k, k) of the surrogate's errors, truncation included."""
 
     def wrong(right: LogLikelihood, problem: SingleCalibration, theta: Mapping[str, ArrayLike]) -> Array:
-        if problem.cells.by_input is not None or problem.correlated_scores:
+        if problem.cells.by_input is not None or problem.data_model.correlated_scores:
             raise InputError("This bug is planted in scores that are independent and rows that are fixed over the box.")
-        other = _copy(problem)
-        other.surrogate = with_covariance(problem.surrogate, change)
         rows = np.sum(problem.cells.truncation**2, axis=1)
         factor = change(rows[:, None, None])[:, 0, 0] / np.maximum(rows, 1e-300)
-        other.cells = replace(problem.cells, truncation=problem.cells.truncation * np.sqrt(factor)[:, None])
-        return right(other, theta)
+        cells = replace(problem.cells, truncation=problem.cells.truncation * np.sqrt(factor)[:, None])
+        surrogate = with_covariance(problem.surrogate, change)
+        return right(problem.with_data_model(surrogate=surrogate, cells=cells), theta)
 
     return wrong
-
-
-def _copy(problem: SingleCalibration) -> SingleCalibration:
-    """Return a copy that forgets what was computed from its cells."""
-    other = copy.copy(problem)
-    other.__dict__.pop("structure", None)
-    return other
 
 
 def _sd_for_variance(covariance: Array) -> Array:
@@ -104,9 +95,8 @@ def _no_data(right: LogLikelihood, problem: SingleCalibration, theta: Mapping[st
 def _first_output(right: LogLikelihood, problem: SingleCalibration, theta: Mapping[str, ArrayLike]) -> Array:
     cells = problem.cells
     first = cells.output[cells.row_cell] == cells.output[0]
-    other = _copy(problem)
-    other.cells = replace(cells, row_variance=np.where(first, cells.row_variance, IGNORED * cells.row_variance))
-    return right(other, theta)
+    cells = replace(cells, row_variance=np.where(first, cells.row_variance, IGNORED * cells.row_variance))
+    return right(problem.with_data_model(cells=cells), theta)
 
 
 def _no_determinant(right: LogLikelihood, problem: SingleCalibration, theta: Mapping[str, ArrayLike]) -> Array:
@@ -128,7 +118,9 @@ def _no_determinant(right: LogLikelihood, problem: SingleCalibration, theta: Map
     for sigma, log_values, alpha, _ in problem.log_likelihood_terms(flat):
         rows = slice(start, start + len(sigma))
         start += len(sigma)
-        joint = problem.joint_error(problem.unit_inputs({name: values[rows] for name, values in flat.items()}))
+        joint = problem.data_model.joint_error(
+            problem.unit_inputs({name: values[rows] for name, values in flat.items()})
+        )
         scores, mean = joint.scores, joint.mean
         for group, place in problem.noise.factors.items():
             mean[:, :, cells.group == group] *= 1.0 + sigma[:, place, None]

@@ -45,13 +45,13 @@ def through_features(one: uq.PopulationCalibration, theta: dict[str, np.ndarray]
     own = one.individuals(theta, z)
     u, phi = one.data.unit_inputs(own), one.data.noise.phi(own, (len(z),))
     error = exact_error(one, u[0])
-    return featured(one.data, error, np.arange(error.q), subjects_of(one.data)), u, phi
+    return featured(one.data.data_model, error, np.arange(error.q), subjects_of(one.data)), u, phi
 
 
 @pytest.mark.slow
 def test_the_likelihood_is_that_of_the_definition() -> None:
     one = problem()
-    assert one.data.closed_form
+    assert one.data.data_model.closed_form
     theta, z = drawn(one, 4)
     found = one.log_likelihood(theta, z)
     for i in range(4):
@@ -114,7 +114,9 @@ def fixed() -> tuple[uq.PopulationCalibration, Shared, np.ndarray]:
     extra = one.data.unit_inputs(single, np.array([[0.9]]), units=np.array([1]))
     error = exact_error(one, np.concatenate([u[0], extra[0]]))
     phi = one.data.noise.phi(single, (1,))
-    found = featured(one.data, error, np.arange(error.q), one.data.cells.unit).condition(u, phi, one.data.cells.z)
+    found = featured(one.data.data_model, error, np.arange(error.q), one.data.cells.unit).condition(
+        u, phi, one.data.cells.z
+    )
     step = np.linalg.solve(found.factor[0, 0].T, rng.standard_normal((found.mean.shape[2], S))).T
     shared = Shared(one, theta, own, z, np.zeros(S, dtype=int), found.mean[0, 0] + step, error)
     return one, shared, np.repeat(extra, S, axis=0)

@@ -98,7 +98,7 @@ def test_noise_that_is_not_normal(two_outputs: object, kind: str) -> None:
         one = uq.Calibration(fitted, data, noise, population=population, outside="extrapolate")
     else:
         one = of_noise(two_outputs, {"y": uq.StudentTNoise(scale=0.1, df=4.0), "e": uq.GaussianNoise(sd=0.05)})
-        assert one.data.form == "latent"
+        assert one.data.data_model.form == "latent"
     model = one.model()
     theta, z = one.prior_draws(2, 1), 0.5 * np.random.default_rng(2).standard_normal((2, one.latents))
     x, _ = one.layout.standardised(z[:, : one.layout.size])

@@ -54,8 +54,8 @@ def inputs(one: Any, S: int, seed: int = 3) -> np.ndarray:
 
 
 def through(one: Any, points: np.ndarray) -> LowRank:
-    error = SharedError.through(covariances_of(one.data, one.data.cells.used), points)
-    return featured(one.data, error, one.data.cells.used, subjects_of(one.data))
+    error = SharedError.through(covariances_of(one.data.data_model, one.data.cells.used), points)
+    return featured(one.data.data_model, error, one.data.cells.used, subjects_of(one.data))
 
 
 def dense(one: Any, u: np.ndarray, joint: np.ndarray, sd: float) -> tuple[np.ndarray, np.ndarray]:
@@ -270,8 +270,8 @@ def test_predictions_have_the_exact_conditional_law(where: str, correlated: bool
         at = np.array([[0.9]])
         asked, which = one.data.unit_inputs(own1, at, units=np.array([2])), np.array([-1])
     points = np.concatenate([u[0], asked[0]])
-    error = SharedError.through(covariances_of(one.data), points)
-    lowrank = featured(one.data, error, np.arange(2), cells.unit)
+    error = SharedError.through(covariances_of(one.data.data_model), points)
+    lowrank = featured(one.data.data_model, error, np.arange(2), cells.unit)
     h, w = _draws(lowrank.condition(u, np.array([[SD]]), cells.z), S, rng)
     shared = Shared(one, theta, one.individuals(theta, z), z, h, w, error)
     whole = np.repeat(asked, S, axis=0)

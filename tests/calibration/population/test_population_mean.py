@@ -94,7 +94,7 @@ def test_errors_that_are_independent_between_subjects_are_too_sure() -> None:
     with pytest.raises(ConformanceError, match="independent"):
         problem(values[0], mutant)
     wrong = problem(values[0])
-    wrong.data.surrogate = mutant  # past the check
+    wrong.data = wrong.data.with_data_model(surrogate=mutant)  # past the check
     mean, sd = by_the_likelihood(wrong, values)
     assert sd < 0.6 * closed_form(values)[1]
     assert coverage(mean, sd, truth) < 0.75

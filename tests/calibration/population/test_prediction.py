@@ -59,7 +59,9 @@ def fixed() -> tuple[uq.PopulationCalibration, Shared, np.ndarray]:
     extra = one.data.unit_inputs(single, np.array([[0.9]]), units=np.array([1]))
     error = exact_error(one, np.concatenate([u[0], extra[0]]))
     sigma = one.data.noise.phi(single, (1,))[:, :1]
-    law = featured(one.data, error, np.arange(error.q), one.data.cells.unit).condition(u, sigma, one.data.cells.z)
+    law = featured(one.data.data_model, error, np.arange(error.q), one.data.cells.unit).condition(
+        u, sigma, one.data.cells.z
+    )
     step = np.linalg.solve(law.factor[0, 0].T, rng.standard_normal((law.mean.shape[2], S))).T
     shared = Shared(one, theta, own, z, np.zeros(S, dtype=int), law.mean[0, 0] + step, error)
     return one, shared, np.repeat(extra, S, axis=0)
@@ -254,7 +256,7 @@ def test_a_new_subject_without_data_stays_inside_of_the_box(monkeypatch: pytest.
     """As one in the table who was not measured: the law of each draw of the population is cut at the box."""
     population = uq.Population(SPACE, individual=("a",), spread=0.4)
     noise = uq.GaussianNoise(sd=uq.HalfNormal(0.3))
-    monkeypatch.setattr("uqms.calibration.single._is_refined", lambda _: True)
+    monkeypatch.setattr("uqms.calibration.construction._is_refined", lambda _: True)
     one = uq.Calibration(surrogate(), observations(table()), noise, population=population, outside="refined")
     found = posterior_of(one, 400)
     subject = found.new_subject(rng=1)
@@ -274,7 +276,7 @@ def test_a_new_subject_without_data_stays_inside_of_the_box(monkeypatch: pytest.
 def refined(monkeypatch: pytest.MonkeyPatch, labels: int) -> uq.PopulationCalibration:
     """Return a population whose prior reaches beyond the box, with `labels` subjects without data."""
     population = uq.Population(SPACE, individual=("a",), spread=uq.HalfNormal(0.4))
-    monkeypatch.setattr("uqms.calibration.single._is_refined", lambda _: True)
+    monkeypatch.setattr("uqms.calibration.construction._is_refined", lambda _: True)
     subjects = pd.DataFrame(index=[*(f"s{j}" for j in range(5)), *(f"new{j}" for j in range(labels))])
     return uq.Calibration(
         surrogate(),

@@ -135,14 +135,14 @@ def test_features_that_miss_what_subjects_have_in_common_are_told() -> None:
     assert isinstance(covariances, ProcessCovariances)
     cloud, process = u.reshape(-1, u.shape[-1]), covariances.process
     error = nystroem(covariances, cloud, u, ranks=(1,))
-    poor.lowrank = featured(one.data, error, one.data.cells.used, subjects_of(one.data))
+    poor.lowrank = featured(one.data.data_model, error, one.data.cells.used, subjects_of(one.data))
     wrong = _check_features(poor, theta, z, h)
     assert wrong.status == "warn"
     assert f"{process.q} features" in wrong.message
 
     # By dense matrices: the worst of sums with weights that are constant, linear and square in the inputs.
     noise, found = (
-        noise_of_scores(one.data, np.full((S, 1), 0.02), u, covariances.scale(cloud), one.data.cells.used),
+        noise_of_scores(one.data.data_model, np.full((S, 1), 0.02), u, covariances.scale(cloud), one.data.cells.used),
         [],
     )
     for at in u:

@@ -1,22 +1,19 @@
 """What a prediction of a population is asked for: outputs and conditions."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from uqms._typing import Array
+from uqms.calibration.data_model import DataModel
 from uqms.calibration.likelihood import check_conditions
 from uqms.errors import InputError
-
-if TYPE_CHECKING:
-    from uqms.calibration.population.calibration import Individuals
 
 __all__ = ["asked_conditions", "chosen_outputs"]
 
 
 def chosen_outputs(
-    data: "Individuals", outputs: str | Sequence[str] | None, coords: Mapping[str, object] | None
+    model: DataModel, outputs: str | Sequence[str] | None, coords: Mapping[str, object] | None
 ) -> tuple[str, ...]:
     """Return the outputs to predict.
 
@@ -25,9 +22,9 @@ def chosen_outputs(
     InputError
         Unknown outputs, or coordinates that are not theirs.
     """
-    layouts = data.surrogate.layouts
+    layouts = model.surrogate.layouts
     given = (outputs,) if isinstance(outputs, str) else outputs
-    names = data.noise.outputs if given is None else tuple(given)
+    names = model.noise.outputs if given is None else tuple(given)
     unknown = [name for name in names if name not in layouts]
     if unknown:
         raise InputError(f"predict: unknown outputs {unknown}; the surrogate has {list(layouts)}.")
@@ -45,7 +42,7 @@ def chosen_outputs(
     return names
 
 
-def asked_conditions(data: "Individuals", given: Mapping[str, object], count: int) -> Array:
+def asked_conditions(model: DataModel, given: Mapping[str, object], count: int) -> Array:
     """Return the conditions (count, conditions) of a prediction, given by name.
 
     Raises
@@ -53,7 +50,7 @@ def asked_conditions(data: "Individuals", given: Mapping[str, object], count: in
     InputError
         When one is missing or unknown, or has another shape.
     """
-    names = data.condition_names
+    names = model.condition_names
     if set(given) != set(names):
         raise InputError(
             f"predict: got conditions {sorted(given)}, the surrogate has {list(names)}. Give each of them."
@@ -64,5 +61,5 @@ def asked_conditions(data: "Individuals", given: Mapping[str, object], count: in
     columns = (
         np.column_stack([np.broadcast_to(array.ravel(), count) for array in arrays]) if names else np.zeros((count, 0))
     )
-    check_conditions(data.surrogate, names, columns)
+    check_conditions(model.surrogate, names, columns)
     return columns

@@ -34,6 +34,7 @@ from uqms.calibration import density
 from uqms.calibration.base import MASS_CUT_LIMIT, DerivedQuantities, Expansion, LeftOut, Piece
 from uqms.calibration.capabilities import Kind, warn_ahead
 from uqms.calibration.conditioned import ConditionedPrior
+from uqms.calibration.construction import named_derived
 from uqms.calibration.direct import design_box, is_exact
 from uqms.calibration.discrepancy import Discrepancies
 from uqms.calibration.joint_error import averaged_marginals
@@ -46,7 +47,7 @@ from uqms.calibration.population.population import Population
 from uqms.calibration.population.subject_prediction import featured, has_features, low_rank, simulate_rows
 from uqms.calibration.problem import Calibration
 from uqms.calibration.samplers import NUTS, Sampler
-from uqms.calibration.single import SingleCalibration, named_derived
+from uqms.calibration.single import SingleCalibration
 from uqms.errors import PACKAGE, DataError, DataWarning, ExtrapolationError, ExtrapolationWarning, InputError
 from uqms.parameters import Prior
 from uqms.parameters.scale import SCALES, UnitMap
@@ -91,8 +92,8 @@ class Individuals(SingleCalibration):
         """
         if not self.cells.transformed:
             return
-        self._check_sampled(" Its first-order expansion is not measured before a population is sampled.")
-        self.form = "latent"
+        why = " Its first-order expansion is not measured before a population is sampled."
+        self.data_model = self.data_model.with_sampled_errors(why)
 
     @property
     def individual(self) -> tuple[str, ...]:
@@ -163,11 +164,12 @@ class Individuals(SingleCalibration):
         u = self.unit_inputs(self.prior_draws(4, 0))
         check_errors_between(self.surrogate, u[:, :2], self.cells.used, asked)
 
-    def _prior_predicted(self) -> tuple[dict[str, Array], Array, Array]:
+    def prior_predicted(self) -> tuple[dict[str, Array], Array, Array]:
+        """Return prior draws, and mean and variance (S, N) of the latent output; fewer draws of many inputs."""
         theta = self.prior_draws(int(np.clip(PREDICTED // self.cells.experiments, 64, 256)), 0)
         u, cells = self.unit_inputs(theta), self.cells
-        predicted, surrogate = averaged_marginals(self.surrogate, cells, cells.experiment, u, self.used)
-        surrogate += np.sum(self.run_factor(u) ** 2, axis=2)
+        predicted, surrogate = averaged_marginals(self.surrogate, cells, cells.experiment, u, self.data_model.used)
+        surrogate += np.sum(self.data_model.run_factor(u) ** 2, axis=2)
         return theta, predicted, surrogate
 
     @single_threaded
@@ -175,10 +177,10 @@ class Individuals(SingleCalibration):
         """Draw new observations (S, R) for what all share (S,) and individual parameters (S, U)."""
         generator, parts, start = as_generator(rng), [], 0
         arrays = {name: np.asarray(values, dtype=np.float64) for name, values in theta.items()}
-        for now in self._blocks(arrays):
+        for now in self.data_model.blocks(arrays):
             phi = self.noise.phi(now, (len(next(iter(now.values()))),))
             eta = None if latents is None else np.asarray(latents)[start : start + len(phi)]
-            parts.append(density.simulate(self, self.unit_inputs(now), phi, generator, eta))
+            parts.append(density.simulate(self.data_model, self.unit_inputs(now), phi, generator, eta))
             start += len(phi)
         return np.concatenate(parts)
 
@@ -430,7 +432,7 @@ class PopulationCalibration(Calibration):
             or len(left_out) != len(own.ranks)
         ):
             raise InputError("the features of its population do not belong together")
-        other.lowrank = featured(self.data, error, self.data.cells.used, self.lowrank.unit)
+        other.lowrank = featured(self.data.data_model, error, self.data.cells.used, self.lowrank.unit)
         return other
 
     @property
@@ -550,7 +552,7 @@ class PopulationCalibration(Calibration):
             found = self.lowrank.evaluate(data.unit_inputs(own), phi, data.cells.z)
             return np.asarray(found + data.cells.jacobian.sum() + wall)
         with np.errstate(all="ignore"):
-            if not data.closed_form:
+            if not data.data_model.closed_form:
                 parts = [np.logaddexp.reduce(values, axis=0) for _, values in data.latent_terms(own, eta)]
                 return np.concatenate(parts) + wall
             parts = [np.logaddexp.reduce(values, axis=0) for values in data.log_likelihood_values(own)]
@@ -658,7 +660,7 @@ class PopulationCalibration(Calibration):
         given = [np.atleast_1d(np.asarray(theta[name], dtype=np.float64)) for name in self.priors]
         arrays = dict(zip(self.priors, np.broadcast_arrays(*given), strict=True))
         count = len(next(iter(arrays.values())))
-        size = self.layout.size + len(self.data.free)
+        size = self.layout.size + len(self.data.data_model.free)
         if latents is None:
             z, eta = generator.standard_normal((count, self.layout.size)), None
         else:
@@ -670,7 +672,7 @@ class PopulationCalibration(Calibration):
         own = self.individuals(arrays, z)
         if self.lowrank is not None:
             phi = self.data.noise.phi(own, (count,))
-            return simulate_rows(self.data, self.lowrank.error, self.data.unit_inputs(own), phi, generator)
+            return simulate_rows(self.data.data_model, self.lowrank.error, self.data.unit_inputs(own), phi, generator)
         return self.data.simulate(own, generator, eta)
 
     def with_values(self, values: Array) -> Self:

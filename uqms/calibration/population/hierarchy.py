@@ -152,7 +152,7 @@ class Hierarchy:
     ) -> PosteriorPrediction:
         """Predict outputs of the subjects given all data; see `Posterior.predict`."""
         problem, data = self.problem, self.problem.data
-        names = chosen_outputs(data, outputs, coords)
+        names = chosen_outputs(data.data_model, outputs, coords)
         labels = problem.subjects.labels
         several = not isinstance(subjects, str) and isinstance(subjects, Iterable)
         given = labels if subjects is None else tuple(subjects) if several else (subjects,)
@@ -190,7 +190,7 @@ class Hierarchy:
                     "occasion": ("input", occasion),
                 }
         else:
-            at = asked_conditions(data, conditions, len(place))
+            at = asked_conditions(data.data_model, conditions, len(place))
             u, own, inputs = self._at(some, place, at, rng)
             dims = {"subject": list(wanted)}
         dims |= {name: (next(iter(dims)), at[:, i]) for i, name in enumerate(data.condition_names)}

@@ -64,13 +64,13 @@ def _linear(problem: "PopulationCalibration", theta: Mapping[str, Array], z: Arr
             for i, (name, scale) in enumerate(zip(population.individual, population.scales, strict=True))
         }
         u = data.unit_inputs({**others, **own})
-        return np.stack(averaged_marginals(data.surrogate, cells, cells.experiment, u, data.used))[:, 0]
+        return np.stack(averaged_marginals(data.surrogate, cells, cells.experiment, u, data.data_model.used))[:, 0]
 
     slopes = [(means(units + STEP * one)[0] - means(units - STEP * one)[0]) / (2.0 * STEP) for one in np.eye(size)]
     predicted, variance = means(units)
     subject = layout.subject[cells.unit[cells.experiment]]
     phi = data.noise.phi(others, (1,))[0]
-    value, gain = data.responded(predicted)
+    value, gain = data.data_model.responded(predicted)
     slope = gain[:, None] * np.stack(slopes, axis=-1)
     return _Linear(slope, cells.cell_mean - value, predicted, gain**2 * variance, phi, subject)
 
@@ -91,10 +91,10 @@ def centring(problem: "PopulationCalibration", theta: Mapping[str, Array], z: Ar
     With kappa = 1 - posterior variance / omega², what is sampled is least correlated with the population's mean.
     """
     data, linear = problem.data, _linear(problem, theta, z)
-    outputs = data.responded(linear.predicted[None])[0]
+    outputs = data.data_model.responded(linear.predicted[None])[0]
     noise = data.noise.sds(data.cells.group, linear.phi[None], outputs)[0] ** 2 / data.cells.weight
-    if data.form != "independent":
-        noise = noise_sd(data, linear.predicted[None], linear.phi[None])[0] ** 2
+    if data.data_model.form != "independent":
+        noise = noise_sd(data.data_model, linear.predicted[None], linear.phi[None])[0] ** 2
     count, omega = len(problem.layout.covariates), _spreads(problem, theta)
     information = _information(linear.slopes, noise + linear.variance, linear.subject, count)
     left = np.diagonal(np.linalg.inv(np.eye(len(omega)) + information * omega[:, None] * omega), axis1=1, axis2=2)

@@ -160,7 +160,7 @@ class SubjectPosterior:
             return asked.predict(conditions=conditions, coords=coords, outputs=outputs, noise=noise, rng=rng)
         problem = self.population.hierarchy.problem
         data, population = problem.data, problem.population
-        names = chosen_outputs(data, outputs, coords)
+        names = chosen_outputs(data.data_model, outputs, coords)
         generator = as_generator(rng)
         natural = self.natural
         if conditions is None:
@@ -171,7 +171,7 @@ class SubjectPosterior:
             inputs = np.full(len(at), -1) if self.data is None else np.arange(len(at))
         else:
             lengths = {np.asarray(value).size for value in conditions.values()}
-            at = asked_conditions(data, conditions, max(lengths, default=1))
+            at = asked_conditions(data.data_model, conditions, max(lengths, default=1))
             units, inputs = np.zeros(len(at), dtype=int), np.full(len(at), -1)
             if self.data is not None and not population.occasions:
                 known = self.data.cells.conditions

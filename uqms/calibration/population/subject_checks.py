@@ -279,7 +279,7 @@ def _jacobian(
         }
         u = data.unit_inputs({**others, **values, **own})
         latent = means_given(data.surrogate, cells, cells.experiment, u, h)
-        return data.responded(latent)[0]
+        return data.data_model.responded(latent)[0]
 
     slopes = []  # by natural value of each individual parameter
     for i in range(len(population.individual)):
@@ -350,7 +350,7 @@ def _check_features(problem: "PopulationCalibration", theta: Mapping[str, Array]
     u, phi = data.unit_inputs(own), data.noise.phi(own, (len(z),))
     at = some_inputs(data)
     scale = error.covariances.scale(u.reshape(-1, u.shape[-1]))
-    noise = noise_of_scores(data, phi, u, scale, data.cells.used) * len(at) / u.shape[1]
+    noise = noise_of_scores(data.data_model, phi, u, scale, data.cells.used) * len(at) / u.shape[1]
     found = np.array([error.off(one[at], int(k), noise) for one, k in zip(u, h, strict=True)])  # (s, q)
     off = float(np.quantile(found, QUANTILE, axis=0).max())
     message = (

@@ -23,12 +23,13 @@ import xarray as xr
 
 from uqms._typing import Array, Bools, Ints
 from uqms.calibration.by_input import placeholder
-from uqms.calibration.capabilities import Features, compiled_process
+from uqms.calibration.capabilities import Features
 from uqms.calibration.context import evenly
+from uqms.calibration.data_model import DataModel
 from uqms.calibration.dense_gaussian import LOG_TWO_PI, given_data
 from uqms.calibration.density import draw_rows
 from uqms.calibration.gaussian import GaussianLikelihood
-from uqms.calibration.joint_error import averaged_marginals
+from uqms.calibration.joint_error import averaged_marginals, compiled_process
 from uqms.calibration.likelihood import Cells, dense
 from uqms.calibration.population.covariances import Covariances, ProcessCovariances, SurrogateCovariances
 from uqms.calibration.population.lowrank import LowRank, ragged
@@ -151,7 +152,7 @@ class Shared:
         u = data.unit_inputs(own)
         phi = data.noise.phi(own, (len(z),))
         error = shared_error(data, u, phi, rng, max(data.cells.experiments, LEAST))
-        likelihood = featured(data, error, np.arange(error.q), data.cells.unit)
+        likelihood = featured(data.data_model, error, np.arange(error.q), data.cells.unit)
         M = int(error.ranks.sum())
         step = max(1, NUMBERS // (error.draws * (M * M + u.shape[1] * M * (error.q if error.joint else 1))))
         drawn = [
@@ -295,30 +296,30 @@ def row_sums(rows: Array, values: Array) -> Array:
 def low_rank(data: "Individuals", u: Array, phi: Array, rng: np.random.Generator) -> LowRank:
     """Return the likelihood with features of the scores that matter, for a cloud of inputs; see `shared_error`."""
     error = shared_error(data, u, phi, rng, data.cells.experiments, data.cells.used)
-    return featured(data, error, data.cells.used, subjects_of(data))
+    return featured(data.data_model, error, data.cells.used, subjects_of(data))
 
 
-def featured(data: "Individuals", error: SharedError, scores: Ints, unit: Ints) -> LowRank:
+def featured(model: DataModel, error: SharedError, scores: Ints, unit: Ints) -> LowRank:
     """Return the likelihood of the data through the features of an error of scores; `unit` as in `LowRank`."""
-    varying = error.joint or data.cells.by_input is not None
+    varying = error.joint or model.cells.by_input is not None
     likelihood = GaussianLikelihood.of(
-        data.cells,
-        data.noise,
-        data.condition_names,
+        model.cells,
+        model.noise,
+        model.condition_names,
         ranks=error.ranks,
         used=scores,
         varying=varying,
         runs=error.q if error.joint else 0,
     )
-    return LowRank(error, likelihood, unit, data.cells if varying else None)
+    return LowRank(error, likelihood, unit, model.cells if varying else None)
 
 
-def covariances_of(data: "Individuals", scores: Ints | None = None) -> Covariances:
+def covariances_of(model: DataModel, scores: Ints | None = None) -> Covariances:
     """Return the covariances of the surrogate's errors between inputs, of scores or all."""
-    process = compiled_process(data.surrogate) if data.cells.by_input is None else None
+    process = compiled_process(model.surrogate) if model.cells.by_input is None else None
     if process is not None:
         return ProcessCovariances(process if scores is None else process.select(scores))
-    return SurrogateCovariances.of(data.surrogate, np.arange(data.cells.basis.shape[1]) if scores is None else scores)
+    return SurrogateCovariances.of(model.surrogate, np.arange(model.cells.basis.shape[1]) if scores is None else scores)
 
 
 def subjects_of(data: "Individuals") -> Ints:
@@ -326,9 +327,9 @@ def subjects_of(data: "Individuals") -> Ints:
     return np.unique(data.subjects.subject[data.cells.unit], return_inverse=True)[1].reshape(-1)
 
 
-def simulate_rows(data: "Individuals", error: SharedError, u: Array, phi: Array, rng: np.random.Generator) -> Array:
+def simulate_rows(model: DataModel, error: SharedError, u: Array, phi: Array, rng: np.random.Generator) -> Array:
     """Draw new observations (S, R) for inputs (S, K, d), with a new draw of the shared error for each."""
-    cells, count = data.cells, len(u)
+    cells, count = model.cells, len(u)
     out = np.empty((count, len(cells.z)))
     columns = error.width + int(error.ranks.sum())
     step = max(1, NUMBERS // (cells.experiments * columns * (error.q if error.joint else 1)))
@@ -348,7 +349,7 @@ def simulate_rows(data: "Individuals", error: SharedError, u: Array, phi: Array,
             rows = Decoder(offset, whole[..., cells.used], truncation)
         tau = rng.standard_normal((len(at), cells.experiments, rows.truncation.shape[-1]))
         y = rows.offset + _rowwise(rows.basis, m[:, e]) + _rowwise(rows.truncation, tau[:, e])
-        out[start : start + step] = draw_rows(cells, data.noise, y, phi[start : start + step], rng)
+        out[start : start + step] = draw_rows(cells, model.noise, y, phi[start : start + step], rng)
     return out
 
 
@@ -372,8 +373,8 @@ def shared_error(
     count = len(held) // together
     several = held[: count * together, some_inputs(data)].reshape(count, -1, u.shape[-1])
     populations = several[evenly(count, POPULATIONS)]
-    covariances = covariances_of(data, scores)
-    noise = noise_of_scores(data, phi, u, covariances.scale(cloud), scores)
+    covariances = covariances_of(data.data_model, scores)
+    noise = noise_of_scores(data.data_model, phi, u, covariances.scale(cloud), scores)
     return nystroem(covariances, cloud, populations, inputs=inputs, noise=noise, limit=LIMIT)
 
 
@@ -385,19 +386,19 @@ def some_inputs(data: "Individuals") -> Ints:
     return np.flatnonzero(np.isin(subject, picked))
 
 
-def noise_of_scores(data: "Individuals", phi: Array, u: Array, scale: Array, scores: Ints | None = None) -> Array:
+def noise_of_scores(model: DataModel, phi: Array, u: Array, scale: Array, scores: Ints | None = None) -> Array:
     """Return the mean variance of the noise in scores, or all, at one input, (q,), for hyperparameters (S, P).
 
     `u` (S, K, d) are inputs, and `scale` (q,) is a bound of the variance of the scores' errors.
     """
-    cells, squares = data.cells, data.cells.basis**2
+    cells, squares = model.cells, model.cells.basis**2
     if cells.by_input is not None:
         squares = np.mean(cells.by_input.at(u[:: max(1, len(u) // FEW)]).basis ** 2, axis=(0, 1))
     variance = np.mean(phi**2, axis=0)[cells.group]
-    if data.noise.growth:
+    if model.noise.growth:
         some = slice(None, None, max(1, len(u) // FEW))
-        outputs, _ = averaged_marginals(data.surrogate, cells, cells.experiment, u[some], cells.used)
-        variance = np.mean(data.noise.sds(cells.group, phi[some], outputs) ** 2, axis=0)
+        outputs, _ = averaged_marginals(model.surrogate, cells, cells.experiment, u[some], cells.used)
+        variance = np.mean(model.noise.sds(cells.group, phi[some], outputs) ** 2, axis=0)
     precision = cells.weight / variance
     with np.errstate(divide="ignore"):
         noise = cells.experiments / (precision @ squares)
@@ -432,7 +433,7 @@ def curves(
                     f"predict: output {output!r} was not observed, so its noise is not known; pass noise=False."
                 )
             group = data.noise.outputs.index(output)
-            add = new_noise(data, group, targets)
+            add = new_noise(data.data_model, group, targets)
             phi = add.phi(draws.own)
             sample = add.draw(latent, phi, rng)
             if data.noise.models[group].gaussian and isinstance(data.cells.responses[group], Identity):

@@ -100,7 +100,7 @@ def add_likelihood(
     data, unit = problem.data, problem.data.cells.unit
     theta: dict[str, Any] = {key: one[unit] for key, one in own.items()}
     theta |= {key: values[key] for key in problem.population.shared}
-    theta |= bridge.conditions(data, values)
+    theta |= bridge.conditions(data.data_model, data.uncertain, values)
     walls, measured = [], np.flatnonzero(problem.subjects.measured[problem.layout.subject])
     for key, one in data.walls():
         u = one.forward(own[key][measured], bridge.PyTensorFunctions)
@@ -109,7 +109,7 @@ def add_likelihood(
         pm.Potential(f"{name}_wall", sum(walls))
     u = bridge.unit_inputs(data.surrogate.domain, theta, data.cells.experiments)
     if problem.lowrank is None:
-        return bridge.likelihood(data, u, values, name, latents)
+        return bridge.likelihood(data.data_model, u, values, name, latents)
     lowrank = problem.lowrank
     shared = {name: pytensor.shared(values, name=name) for name, values in _arrays(problem).items()}
 
@@ -117,14 +117,14 @@ def add_likelihood(
         lead = np.shape(u)[:-2]
         flat = np.reshape(u, (-1, *np.shape(u)[-2:]))
         known = np.broadcast_to(phi, (*lead, np.shape(phi)[-1])).reshape(len(flat), -1)
-        return simulate_rows(data, lowrank.error, flat, known, rng).reshape(*lead, -1)
+        return simulate_rows(data.data_model, lowrank.error, flat, known, rng).reshape(*lead, -1)
 
     def density(u: Any, phi: Any, z: Any) -> Any:
         if BLOCK in shared:
             return bridge.PROCESS_GAUSSIAN(shared[BLOCK], u, phi, z)[0]
         return bridge.PythonOp(bridge.LowRankGaussian(lowrank))(shared[FEATURES], shared[DATA], u, phi, z)[0]
 
-    return bridge.likelihood(data, u, values, name, latents, density, replicate)
+    return bridge.likelihood(data.data_model, u, values, name, latents, density, replicate)
 
 
 @final
@@ -177,7 +177,7 @@ def run(problem: "PopulationCalibration", sampler: "NUTS", seed: int) -> tuple["
     rng = np.random.default_rng([seed, 1])
     kappa = np.full(_shape(problem), float(bool(problem.population.centred)))
     target = problem.compiled.target(problem)
-    settles = problem.data.form == "independent" and target.map is None
+    settles = problem.data.data_model.form == "independent" and target.map is None
     begin = target.start + JITTER * rng.standard_normal((STARTS, target.size))
     points = _modes(target, begin, STEPS if problem.lowrank is None else ROUGHLY)
     if problem.lowrank is not None:

@@ -43,7 +43,7 @@ def subject_terms(
         _featured(problem, own)
         if problem.lowrank
         else _latent(data, own, eta)
-        if not data.closed_form
+        if not data.data_model.closed_form
         else _normal(data, own)
     )
     joints, terms, chosen = [], [], []
