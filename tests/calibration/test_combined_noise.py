@@ -16,7 +16,7 @@ from uqms.calibration.assembly import leave_one_out
 from uqms.calibration.expansion import log_ratios
 from uqms.calibration.misfit import _distances
 from uqms.calibration.predict import conditional_moments, data_moments, own_cells
-from uqms.calibration.verdict import fisher_information
+from uqms.calibration.verdict import _estimated_noise, fisher_information
 from uqms.diagnostics.verification import with_simulator
 from uqms.errors import InputError
 from uqms.surrogates.transforms import Identity
@@ -348,3 +348,21 @@ def test_the_posterior_survives_its_file(tmp_path: Any) -> None:
     assert again.problem.noise.models[0] == POWER
     theta = {name: np.array([value]) for name, value in (THETA | SIZES).items() if name in problem.priors}
     assert again.problem.log_likelihood(theta)[0] == problem.log_likelihood(theta)[0]
+
+
+def test_estimated_noise_counts_a_scale_discrepancy_once() -> None:
+    """Of the simulator itself errors are (z - y) / sd(y), y being the output times the factor."""
+    hours = np.array([1.0, 2.0, 5.0])
+    simulator = uq.DirectSimulator(
+        lambda a: a * hours,
+        space=uq.ParameterSpace(a=uq.Uniform(0.5, 2.0)),
+        outputs={"y": ("hour",)},
+        coords={"hour": hours},
+    )
+    z = np.array([1.3, 2.9, 7.0])
+    data = xr.DataArray(z, dims="hour", coords={"hour": hours}, name="y")
+    problem = uq.Calibration(simulator, data, noise=COMBINED, discrepancy=uq.ScaleDiscrepancy(sd=0.4))
+    theta = {"a": 1.1, "sigma": 0.2, "proportional": 0.3, "scale": 0.5}
+    estimate, _ = _estimated_noise(problem, {name: np.array([value]) for name, value in theta.items()}, None)
+    y = 1.5 * 1.1 * hours
+    assert estimate == pytest.approx((z - y) / np.hypot(0.2, 0.3 * y), rel=1e-10)

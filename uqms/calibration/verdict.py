@@ -648,13 +648,11 @@ def _estimated_noise(
 
     Where noise is not normal, data are replaced by the response of a scoring step at the posterior mean of the output.
     """
-    cells = problem.cells
     if problem.data_model.closed_form:
         phi, values, alpha, _ = next(problem.log_likelihood_terms(centre))
         weights = np.exp(values[:, 0] - np.logaddexp.reduce(values[:, 0]))
         h = int(np.argmax(weights))
         outputs = expected_outputs(problem.data_model, problem.unit_inputs(centre), phi, np.array([h]))
-        outputs *= problem.noise.scales(cells.group, phi)
         return noise_sd(problem.data_model, outputs, phi)[0] * (weights @ alpha[:, 0]), h
     assert latents is not None
     y, values = next(problem.latent_terms(centre, latents.mean(axis=0, keepdims=True)))
