@@ -227,12 +227,19 @@ def indomethacin(draws: int) -> list[Aim]:
     simulator = uq.FunctionSimulator(
         lambda A, B, alpha, beta: bolus(A, B, alpha, beta, hours), outputs={"conc": ("time",)}, coords={"time": hours}
     )
-    design = uq.sobol(INDOMETHACIN, 300, over=population.box(mass=0.9), rng=1)
-    fitted = uq.GaussianProcess(outputs={"conc": uq.Curve(tolerance=1e-6)}).fit(uq.run(simulator, design, workers=0))
-    out = []
-    for label, model, within in (("simulator", itself, EXACT), ("surrogate", fitted, THROUGH)):
+    settings = uq.GaussianProcess(outputs={"conc": uq.Curve(tolerance=1e-6)})
+
+    def posterior(model: Any, kept: int) -> Any:
         problem = uq.Calibration(model, data, noise(0.2), population=population, outside="extrapolate")
-        out += compared(f"indomethacin, {label}", sampled(problem, draws, 1), reference, within)
+        return sampled(problem, kept, 1)
+
+    design = uq.sobol(INDOMETHACIN, 300, over=population.box(mass=0.9), rng=1)
+    runs = uq.run(simulator, design, workers=0)
+    first = posterior(settings.fit(runs), QUICK_DRAWS)  # its verdict says that more runs are needed near the posterior
+    runs = uq.ensemble.combine(runs, uq.run(simulator, uq.refine(first, 100, rng=1), workers=0))
+    out = []
+    for label, model, within in (("simulator", itself, EXACT), ("surrogate", settings.fit(runs), THROUGH)):
+        out += compared(f"indomethacin, {label}", posterior(model, draws), reference, within)
     return out
 
 
