@@ -31,6 +31,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,18 @@ def kept(folder: Path) -> set[str]:
         return {float(np.frombuffer(x)[0]).hex() for (x,) in rows}
 
 
+def has_kept(folder: Path) -> bool:
+    """Return whether a run is in the store, while the script writes to it."""
+    path = folder / "runs.db"
+    if not path.exists():
+        return False
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        try:
+            return bool(db.execute("SELECT count(*) FROM runs WHERE state = 1").fetchone()[0])
+        except sqlite3.OperationalError:  # it has no table yet
+            return False
+
+
 def finish_script(folder: Path) -> xr.Dataset:
     """Run the script to its end and return its table."""
     process = start(folder)
@@ -134,10 +148,10 @@ def alive(pids: set[int]) -> int:
 
 
 def kill_once(folder: Path, seed: int, reference: xr.Dataset) -> Outcome:
-    """Kill the script at a random moment of its runs, check what is left, and let it end."""
+    """Kill the script at a random moment after its first run was kept, check what is left, and let it end."""
     after = np.random.default_rng(seed).uniform(0.0, 0.95 * RUNS * SECONDS / WORKERS)
     process = start(folder)
-    while not calls(folder):
+    while not has_kept(folder) and process.poll() is None:
         time.sleep(0.005)
     time.sleep(after)
     process.send_signal(signal.SIGKILL)

@@ -381,8 +381,8 @@ def test_observations_of_a_transformed_output_are_taken_and_its_tensor_is_refuse
 ) -> None:
     # Noise on the output's own scale, the surrogate's error on the logit's: normal to first order, or sampled.
     data, noise = xr.DataArray(40.0, name="share"), uq.GaussianNoise(sd=1.0)
-    assert uq.Calibration(surrogate, data, noise=noise).form == "correlated"
-    assert uq.Calibration(surrogate, data, noise=noise, expansion="none").form == "latent"
+    assert uq.Calibration(surrogate, data, noise=noise).data_model.form == "correlated"
+    assert uq.Calibration(surrogate, data, noise=noise, expansion="none").data_model.form == "latent"
     theta = {"a": 0.4, "b": 0.3}
     with pytest.raises(InputError, match=r"as_tensor: the surrogate of 'conc' .*transform Log\(\)"):
         uq.as_tensor(surrogate, theta, output="conc")
