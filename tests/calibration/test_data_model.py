@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.frozen.problems import PROBLEMS
+from uqms.calibration.joint_error import JointError, OutputLaw
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +48,15 @@ def test_the_form_follows_from_the_parts(problem: Any) -> None:
     sampled = model.with_sampled_errors()
     assert (sampled.form, sampled.closed_form, model.sampled) == ("latent", False, False)
     assert PROBLEMS["curve_autocorrelated"]().data_model.form == "correlated"
+
+
+@pytest.mark.parametrize("used", [slice(None), slice(1), slice(0)])
+def test_the_law_given_a_hyperparameter_draw_is_that_of_all_draws(problem: Any, used: slice) -> None:
+    model, rng = problem.data_model, np.random.default_rng(1)
+    u, scores = rng.uniform(size=(7, model.cells.experiments, model.surrogate.domain.d)), model.used[used]
+    h = rng.integers(model.surrogate.process.draws, size=7)
+    assert len(set(h.tolist())) > 1
+    arguments = model.surrogate, model.cells, model.cells.experiment, u, scores
+    alone, whole = OutputLaw.of(*arguments, h), JointError.of(*arguments).given(h)
+    np.testing.assert_allclose(alone.mean, whole.mean, rtol=1e-12)
+    np.testing.assert_allclose(alone.covariance, whole.covariance, rtol=1e-10, atol=1e-14)

@@ -26,7 +26,7 @@ from uqms._typing import Array, Ints
 from uqms.calibration.by_input import RowsByInput
 from uqms.calibration.likelihood import compress, dense, times_basis
 from uqms.surrogates.outputs import Decoder
-from uqms.surrogates.process import ScoreProcess, Scores, means_at
+from uqms.surrogates.process import ScoreProcess, Scores, joint_at, means_at
 from uqms.surrogates.protocol import Surrogate
 
 __all__ = [
@@ -132,8 +132,7 @@ class JointError:
         return outputs_of_scores(self._rows_given(h), self.index, self.scores.mean[h, np.arange(len(h))])
 
     def _rows_given(self, h: Ints) -> Decoder:
-        s = np.arange(len(h))
-        return self.rows if self.fixed else Decoder(*(one[h if len(one) > 1 else 0, s] for one in self.rows))
+        return self.rows if self.fixed else _given(self.rows, h)
 
 
 @final
@@ -156,6 +155,18 @@ class OutputLaw:
     rows: Decoder
     index: Ints
     used: Ints
+
+    @classmethod
+    def of(cls, surrogate: Surrogate, points: Points, index: Ints, u: Array, used: Ints, h: Ints) -> "OutputLaw":
+        """Return the law of points at inputs u (S, K, d) with hyperparameter draw h[s] for value s.
+
+        It is that of `JointError.given`, without the other hyperparameter draws where the process is known.
+        """
+        process = compiled_process(surrogate)
+        if process is None or process.draws == 1:
+            return JointError.of(surrogate, points, index, u, used).given(h)
+        rows = _rows(points, u)
+        return cls(*joint_at(process, h, u, used), rows if rows.offset.ndim == 1 else _given(rows, h), index, used)
 
     @property
     def fixed(self) -> bool:
@@ -278,9 +289,13 @@ def means_given(surrogate: Surrogate, points: Points, index: Ints, u: Array, h: 
     else:
         scores = means_at(process, h, u)
     rows = _rows(points, u)
-    if points.by_input is not None:
-        rows = Decoder(*(one[h if len(one) > 1 else 0, s] for one in rows))
-    return outputs_of_scores(rows, index, scores)
+    return outputs_of_scores(rows if points.by_input is None else _given(rows, h), index, scores)
+
+
+def _given(rows: Decoder, h: Ints) -> Decoder:
+    """Return rows (S, ...) with hyperparameter draw h[s] for value s, of rows (H or 1, S, ...)."""
+    s = np.arange(len(h))
+    return Decoder(*(one[h if len(one) > 1 else 0, s] for one in rows))
 
 
 def _reshaped(mean: Array, u: Array) -> Array:

@@ -29,7 +29,7 @@ from uqms.calibration.data_model import DataModel
 from uqms.calibration.density import covariance_of, noise_covariance, noise_sd
 from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL, Sites, term_covariance
-from uqms.calibration.joint_error import JointError, OutputLaw
+from uqms.calibration.joint_error import OutputLaw
 from uqms.calibration.likelihood import (
     Cells,
     Errors,
@@ -423,7 +423,7 @@ def conditional_moments(
         part = {name: values[rows] for name, values in theta.items()}
         phi = model.noise.phi(part, (len(h[rows]),))
         u = problem.unit_inputs(part, joint.conditions, joint.experiment, joint.unit)
-        law = JointError.of(model.surrogate, joint, joint.index, u, used).given(h[rows])
+        law = OutputLaw.of(model.surrogate, joint, joint.index, u, used, h[rows])
         law = law if errors else law.without_errors()
         mean, surrogate = law.mean, law.covariance
         run = _run_at(model, joint, u, realisation)
@@ -462,7 +462,7 @@ def _through_errors(
         rows = slice(start, min(start + size, len(h)))
         part = {name: values[rows] for name, values in theta.items()}
         u = problem.unit_inputs(part, joint.conditions, joint.experiment, joint.unit)
-        law = JointError.of(problem.surrogate, joint, joint.index, u, errors.used).given(h[rows])
+        law = OutputLaw.of(problem.surrogate, joint, joint.index, u, errors.used, h[rows])
         mean = law.mean
         if not r:
             yield rows, FactoredMoments(mean[:, n:], wanted, np.zeros((len(u), 0, 0)))

@@ -44,6 +44,7 @@ __all__ = [
     "average",
     "condition",
     "draw_at",
+    "joint_at",
     "means_at",
     "normals_at",
     "root_at",
@@ -405,6 +406,24 @@ def means_at(process: ScoreProcess, draws: Ints, u: Float[np.ndarray, "s k d"]) 
                 own[block, j] = rows_of(process, int(h), j, rows[block], kappa, None)[0]
         mean[members] = own.reshape(len(members), k, process.q)
     return mean
+
+
+def joint_at(
+    process: ScoreProcess, draws: Ints, u: Float[np.ndarray, "s k d"], used: Ints
+) -> tuple[Float[np.ndarray, "s k q"], Float[np.ndarray, "s q k k"]]:
+    """Return means, and covariances of the used scores, at inputs u[i] for hyperparameter draw draws[i].
+
+    Covariances of other scores are zeros.
+    """
+    s, k, _ = u.shape
+    mean, covariance = np.empty((s, k, process.q)), np.zeros((s, process.q, k, k))
+    if len(used) < process.q:
+        mean[:] = means_at(process, draws, u)
+    for h in np.unique(draws):
+        members = np.flatnonzero(draws == h)
+        for j in used:
+            mean[members, :, j], covariance[members, j] = score_at(process, int(h), int(j), u[members])
+    return mean, covariance
 
 
 def score_reverse(
