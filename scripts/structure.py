@@ -377,22 +377,23 @@ class Walk:
         for target in (node for one in targets for node in ast.walk(one)):
             if isinstance(target, ast.Name) and target.id != "self":
                 known.add(target.id)
-            elif _is_own(target) and owner is not None:
-                self.held.add((module, owner.name, target.attr))  # type: ignore[attr-defined]
+            elif (name := _own(target)) and owner is not None:
+                self.held.add((module, owner.name, name))
 
     def _has(self, module: str, owner: ast.ClassDef | None, node: ast.AST, known: set[str]) -> bool:
         """Return whether an expression contains it."""
         for one in ast.walk(node):
             if isinstance(one, ast.Name) and one.id in known:
                 return True
-            if _is_own(one) and owner is not None and (module, owner.name, one.attr) in self.held:  # type: ignore[attr-defined]
+            if owner is not None and (module, owner.name, _own(one)) in self.held:
                 return True
         return False
 
     def _follow(self, module: str, owner: ast.ClassDef | None, call: ast.Call, known: set[str]) -> None:
-        own = _is_own(call.func) and owner is not None
-        if own:
-            target = module, f"{owner.name}.{call.func.attr}"  # type: ignore[union-attr, attr-defined]
+        own = _own(call.func) if owner is not None else ""
+        of_class = (module, owner.name) if owner is not None else ()
+        if own and owner is not None:
+            target = module, f"{owner.name}.{own}"
         elif isinstance(call.func, ast.Name):
             target = self._imported(module, call.func.id)
         else:
@@ -403,7 +404,7 @@ class Walk:
         names = names[1:] if own else names
         given = list(zip(names, call.args, strict=False)) + [(one.arg, one.value) for one in call.keywords if one.arg]
         taken = {name for name, value in given if self._has(module, owner, value, known)}
-        if taken or (own and any(key[:2] == (module, owner.name) for key in self.held)):  # type: ignore[union-attr]
+        if taken or (own and any(key[:2] == of_class for key in self.held)):
             self._enter(*target, taken)
 
     def _imported(self, module: str, name: str) -> tuple[str, str]:
@@ -413,9 +414,10 @@ class Walk:
         return module, name
 
 
-def _is_own(node: ast.AST) -> bool:
-    """Return whether this is an attribute of `self`."""
-    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+def _own(node: ast.AST) -> str:
+    """Return the name of an attribute of `self`, "" of anything else."""
+    own = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+    return node.attr if own and isinstance(node, ast.Attribute) else ""
 
 
 def _in_order(body: Iterable[ast.stmt]) -> Iterator[ast.AST]:

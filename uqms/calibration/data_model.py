@@ -1,4 +1,4 @@
-"""What the data are given inputs of the surrogate: from inputs to the parts of the likelihood, and back.
+"""Distribution of the data given inputs of the surrogate: from inputs to parts of the likelihood, and back.
 
 A `DataModel` holds what does not depend on the parameters: the surrogate, the cells of the data, noise and discrepancy.
 Its methods take inputs u in the unit cube, hyperparameters phi and latents eta; a calibration makes these from
@@ -352,7 +352,7 @@ class DataModel:
 
     @property
     def latent_count(self) -> int:
-        """Number of all latents of `_latent_outputs`, those of an error that an exact simulator has not included."""
+        """Number of latents of `_latent_outputs`; it counts the errors that an exact simulator does not have, too."""
         k, own = self.cells.experiments, 0 if self.realisation is None else self.realisation.columns
         discrepancy = len(self.cells.offset) if self.inside.terms else 0
         return int(k * (len(self.cells.used) + self.cells.compressed.shape[1] + own) + discrepancy)

@@ -158,9 +158,9 @@ class OutputLaw:
 
     @classmethod
     def of(cls, surrogate: Surrogate, points: Points, index: Ints, u: Array, used: Ints, h: Ints) -> "OutputLaw":
-        """Return the law of points at inputs u (S, K, d) with hyperparameter draw h[s] for value s.
+        """Return the distribution of the outputs at inputs u (S, K, d), with hyperparameter draw h[s] for value s.
 
-        It is that of `JointError.given`, without the other hyperparameter draws where the process is known.
+        It is that of `JointError.given`; other hyperparameter draws are not evaluated where the process is known.
         """
         process = compiled_process(surrogate)
         if process is None or process.draws == 1:

@@ -417,8 +417,9 @@ def joint_at(
     """
     s, k, _ = u.shape
     mean, covariance = np.empty((s, k, process.q)), np.zeros((s, process.q, k, k))
-    if len(used) < process.q:
-        mean[:] = means_at(process, draws, u)
+    others = np.setdiff1d(np.arange(process.q), used)
+    if len(others):
+        mean[..., others] = means_at(process.select(others), draws, u)
     for h in np.unique(draws):
         members = np.flatnonzero(draws == h)
         for j in used:
