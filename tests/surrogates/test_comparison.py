@@ -38,7 +38,8 @@ def refitted(surrogate: GaussianProcessSurrogate, i: int) -> tuple[Array, Array]
         one = condition(p.kernel, p.x[rest], p.y[rest], p.beta.shape[2], found, list(p.variance[h]))
         scores = scores_at(one, p.x[i : i + 1], diagonal=True)
         means.append(scores.mean[0, 0])
-        variances.append(scores.covariance[0, :, 0] + p.variance[h] * (p.nugget[h] + p.jitter[h]))
+        local = np.array([p.local_scale(h, j, p.x[i : i + 1])[0] for j in range(p.q)])
+        variances.append(local**2 * (scores.covariance[0, :, 0] + p.variance[h] * (p.nugget[h] + p.jitter[h])))
     return np.array(means), np.array(variances)
 
 

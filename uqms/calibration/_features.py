@@ -22,7 +22,18 @@ from uqms._compiled import compiled
 from uqms._native import A1, A2, NONE, I, deferred
 from uqms._typing import Array, Ints
 from uqms.calibration._blas import gemm, times_lower
-from uqms.surrogates.fused import adapted_at, fill_shares, inputs_at, kernel_of, kernel_size, own_code, score_size, see
+from uqms.surrogates.fused import (
+    adapted_at,
+    add_local_slopes,
+    fill_local,
+    fill_shares,
+    inputs_at,
+    kernel_of,
+    kernel_size,
+    own_code,
+    score_size,
+    see,
+)
 from uqms.surrogates.kernels import FAST, SINGLE, composite_of
 from uqms.surrogates.radial import decay
 
@@ -169,16 +180,22 @@ def _trend_reverse(u: Array, t_bar: Array, u_bar: Array) -> None:
 
 
 @compiled
+def _score_at(block: Array, h: int, j: int) -> int:
+    """Return where the arrays of a score begin."""
+    return int(inputs_at(block) + int(block[2]) * int(block[3]) + (h * int(block[1]) + j) * score_size(block))
+
+
+@compiled
 def _arrays_of(block: Array, h: int, j: int, parts: int) -> tuple[Array, Array, Array, float, Array, Array, int, int]:
     """Return z (n, d) of the runs, inverse scales (parts, d), kernel weights, variance, beta (b,) and target (n,).
 
     The last values are positions: where L^-1 (n, n), G (n, b), an array that is not needed here (n, b), R (b, b), and
     the learned directions and amplitude begin.
     """
-    q, n, d, b = int(block[1]), int(block[2]), int(block[3]), int(block[4])
+    n, d, b = int(block[2]), int(block[3]), int(block[4])
     begin = inputs_at(block)
     x = block[begin : begin + n * d].reshape(n, d)
-    at = begin + n * d + (h * q + j) * score_size(block)
+    at = _score_at(block, h, j)
     size = kernel_size(block)
     scales = block[at : at + parts * d].reshape(parts, d)
     shares = np.empty(parts)
@@ -197,6 +214,14 @@ def _seen(block: Array, adapted: int, u: Array) -> tuple[Array, Array]:
     z, s = np.empty(u.shape), np.empty(len(u))
     see(block, adapted, u, z, s)
     return z, s
+
+
+@compiled
+def _local(block: Array, h: int, j: int, u: Array) -> Array:
+    """Return the local scale (K,) at inputs."""
+    scale = np.empty(len(u))
+    fill_local(block, _score_at(block, h, j), u, scale)
+    return scale
 
 
 @deferred(NONE, A1, I, A2, A2, I, I, A2, A2, A2, A2, A2, A2, A2, A2, fastmath=FAST)
@@ -246,18 +271,21 @@ def _score(
         gemm(False, True, K, b, b, 1.0, flat_rest, 0, b, block, root_at, b, 0.0, flat_v, 0, b)
     kv = np.empty((K, m))
     _correlations(code, codes, terms, variances, scales, shares, z, z_points, columns, kv, g_points)
-    kv *= at_points
+    kv *= at_points * _local(block, h, j, points)
     gemm(False, False, K, rank, m, 1.0, kv.reshape(K * m), 0, m, flat_p, 0, rank, 0.0, flat_phi, 0, rank)
     gemm(False, False, K, rank, n, 1.0, flat_w, 0, n, flat_p, m * rank, rank, 1.0, flat_phi, 0, rank)
     if b:
         gemm(False, False, K, rank, b, 1.0, flat_v, 0, b, flat_p, (m + n) * rank, rank, 1.0, flat_phi, 0, rank)
+    local = _local(block, h, j, u)
     for a in range(K):
         s = variances[a] * amplitude[a]
         for i in range(n):
             s -= W[a, i] * W[a, i]
         for c in range(b):
             s += v[a, c] * v[a, c]
+        s *= local[a] * local[a]
         for i in range(rank):
+            phi[a, i] *= local[a]
             s -= phi[a, i] * phi[a, i]
         own[a, j] = max(s, 0.0)
 
@@ -282,7 +310,8 @@ def _score_reverse(
 ) -> None:
     """Add to u_bar the derivative of the arrays that `_score` filled; W, g and g_points are overwritten.
 
-    `phi_bar` already includes the effect of the independent variance, which depends on the features.
+    `phi_bar` already includes the effect of the independent variance, which depends on the features. Derivatives are by
+    features and variance without the local scale.
     """
     n, b = int(block[2]), int(block[4])
     code, codes, terms = kernel_of(block)
@@ -316,7 +345,7 @@ def _score_reverse(
     times_lower(False, K, n, block, factor_at, flat_w, 0)
     kv_bar = np.empty((K, m))
     gemm(False, True, K, m, rank, 1.0, flat_phi, 0, rank, flat_p, 0, rank, 0.0, kv_bar.reshape(K * m), 0, m)
-    kv_bar *= at_points
+    kv_bar *= at_points * _local(block, h, j, points)
     if block[7] > 0.0:  # kappa again: W has taken its place
         slopes = adapted + int(block[6]) * (u.shape[1] + n) * u.shape[1]
         kappa, unused, columns = np.empty((K, max(n, m))), np.empty((K, max(n, m))), np.empty((u.shape[1], max(n, m)))
@@ -401,6 +430,17 @@ def features_reverse(
         for k in range(K):
             for e in range(r):
                 phi_bar[k, e] -= 2.0 * own_bar[k, j] * parts[begin + k * r + e]
+        if process[9] > 0.0:
+            local, lambdas, phi = _local(process, h, j, u), parts[K * q : 2 * K * q], parts[begin : begin + K * r]
+            for k in range(K):
+                before, by_local = lambdas[k * q + j], 0.0
+                for e in range(r):
+                    before += phi[k * r + e] ** 2
+                    by_local += phi_bar[k, e] * phi[k * r + e]
+                    phi_bar[k, e] *= local[k]
+                by_local += 2.0 * own_bar[k, j] * before
+                own_bar[k, j] *= local[k] ** 2
+                add_local_slopes(process, _score_at(process, h, j), by_local, u[k], u_bar[k])
         _score_reverse(process, r, points[:m], P, h, j, u, W, g, g_points, v, mean_bar, phi_bar, own_bar, u_bar)
         here += (m + n + b) * r
         begin += K * r

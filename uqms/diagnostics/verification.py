@@ -548,7 +548,7 @@ def _process_with_runs(surrogate: object, runs: xr.Dataset, rescaled: bool) -> G
         for h in range(process.draws)
     ]
     attrs = {**surrogate.attrs, "runs_verified": str(len(rows))}
-    conditioned = replace(average(draws), log_weights=process.log_weights)
+    conditioned = replace(average(draws), log_weights=process.log_weights, local=process.local)
     return replace(surrogate, process=conditioned, bases=tuple(bases), attrs=MappingProxyType(attrs))
 
 

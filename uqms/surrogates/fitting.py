@@ -44,7 +44,7 @@ from uqms.surrogates.training import (
     trend_basis,
 )
 
-__all__ = ["Fitting", "Probable"]
+__all__ = ["Fitting", "Probable", "orders_of", "own_order"]
 
 FEW = 20  # runs per input up to which hyperparameters are averaged, and which choose a kernel
 FEW_LEARNED = 30  # the same of kernels that learn directions or an amplitude, or were chosen: they have more of them
@@ -182,7 +182,7 @@ class Fitting:
         """Return the processes of every score, with draws of their hyperparameters where these matter."""
         draws = [list(found)]
         if self._averages(y, found, bases):
-            orders = _orders(bases, self.label)
+            orders = orders_of(bases, self.label)
             by_score = [
                 self._ordered(y, j).draws(self.kernel, self.columns, one, orders[j], self.doubted)
                 for j, one in enumerate(found)
@@ -568,7 +568,7 @@ def _apportioned(shares: Array, count: int) -> Ints:
     return out
 
 
-def _orders(bases: Sequence[OutputBasis], label: str) -> list[int]:
+def orders_of(bases: Sequence[OutputBasis], label: str = "") -> list[int]:
     """Return a number for every score, which does not depend on what other outputs there are or on their order."""
     labels: dict[int, list[str]] = {}
     for basis, columns in zip(bases, score_columns(bases), strict=True):
@@ -577,12 +577,17 @@ def _orders(bases: Sequence[OutputBasis], label: str) -> list[int]:
     return [zlib.crc32(" ".join([*sorted(labels[j]), *label.split()]).encode()) for j in sorted(labels)]
 
 
-def _ordered(x: Array, y: Array, noise: Noise, cheap: Array | None, exchangeable: bool) -> _Ordered:
-    known = np.flatnonzero(np.isfinite(y))
-    x, y = x[known], y[known]
+def own_order(x: Array, y: Array, exchangeable: bool = True) -> tuple[Ints, Ints]:
+    """Return rows and columns of x (n, d) in an order that does not depend on that in which they come."""
     inputs = np.arange(x.shape[1])
     if exchangeable:
         inputs = np.argsort([abs(math.fsum(x[:, j] * y)) for j in inputs])
-    rows = np.lexsort(x[:, inputs[::-1]].T)
+    return np.lexsort(x[:, inputs[::-1]].T), inputs
+
+
+def _ordered(x: Array, y: Array, noise: Noise, cheap: Array | None, exchangeable: bool) -> _Ordered:
+    known = np.flatnonzero(np.isfinite(y))
+    x, y = x[known], y[known]
+    rows, inputs = own_order(x, y, exchangeable)
     more = () if cheap is None else (cheap[known[rows]],)
     return _Ordered(x[np.ix_(rows, inputs)], y[rows], taken(noise, known[rows]), more, inputs)

@@ -49,6 +49,7 @@ class _Group(NamedTuple):
     z: Array
     omega: Array
     beta: Array
+    centre: tuple[Array, Array] | None  # omega and beta of the mean, where errors have a local scale
 
 
 @final
@@ -104,6 +105,14 @@ class Paths:
                     w = dtrmm(1.0, inverse, kappa.T, side=0, lower=1)
                     sd[block] = np.sqrt(np.maximum(before[block] - np.einsum("zk,zk->k", w, w), 0.0))
             values += trend @ group.beta
+            if group.centre is not None:
+                omega, beta = group.centre
+                mean = trend @ beta
+                for block, kappa in _correlations(process.kernel, u, group.z, ell):
+                    mean[block] += kappa @ omega
+                local = process.local_scale(group.h, group.j, u)
+                values = mean[:, None] + local[:, None] * (values - mean[:, None])
+                sd *= local
             if keys is not None:
                 sd *= np.sqrt(process.variance[group.h, group.j])
                 values += sd[:, None] * normals[group.rows].T
@@ -184,7 +193,12 @@ def _conditioned(
     inner = solve_triangular(lower[:n, :n], off, lower=True, check_finite=False)
     white = np.vstack([inner, np.sqrt(variance) * eta.T])
     omega = solve_triangular(lower, white, lower=True, trans="T", check_finite=False)
-    return _Group(h, j, rows, z, omega, beta), lower
+    centre = None
+    if process.local.size:
+        off = y - trend_basis(x, len(beta), None if cheap is None else cheap[:, j]) @ process.beta[h, j]
+        white = np.append(solve_triangular(lower[:n, :n], off, lower=True, check_finite=False), np.zeros(len(anchors)))
+        centre = solve_triangular(lower, white, lower=True, trans="T", check_finite=False), process.beta[h, j]
+    return _Group(h, j, rows, z, omega, beta, centre), lower
 
 
 def _factor(surrogate: GaussianProcessSurrogate, h: int, j: int, z: Array) -> Array:
@@ -214,7 +228,9 @@ def _rest(surrogate: GaussianProcessSurrogate, group: _Group, lower: Array, at: 
         kappa = np.vstack([k for _, k in _correlations(process.kernel, block.reshape(-1, d), group.z, ell)])
         w = solve_triangular(lower, kappa.T, lower=True, check_finite=False).T.reshape(len(block), c, -1)
         within = np.stack([correlation(process.kernel, one, one.copy(), ell) for one in block])
-        total += np.sum(within - w @ w.transpose(0, 2, 1), axis=0)
+        left = within - w @ w.transpose(0, 2, 1)
+        local = process.local_scale(group.h, group.j, block)
+        total += np.sum(local[:, :, None] * left * local[:, None, :], axis=0)
     total *= process.variance[group.h, group.j] / len(members)
     # A difference of nearly equal numbers: what is left of a variance is not below zero.
     scale = np.where(np.diag(total) > 0.0, 1.0, 0.0)

@@ -1,9 +1,10 @@
 """The compiled prediction of `ScoreProcess.flat()` and its reverse derivative; symbols as in `process`.
 
 The block begins with H, q, n, d, b, the number of the kernel's parts, whether directions and an amplitude are learned,
-whether each score has a kernel of its own, H log weights, `Kernel.layout` (two numbers for each part) and the inputs x.
-The arrays of each draw and score follow, see `ScoreProcess.flat`. The amplitude at the runs is a factor of the columns
-of L^-1, so k has only the amplitude at u. Every score has its own inputs in learned directions.
+whether each score has a kernel of its own, whether errors have a local scale, H log weights, `Kernel.layout` (two
+numbers for each part) and the inputs x. The arrays of each draw and score follow, see `ScoreProcess.flat`. The
+amplitude at the runs is a factor of the columns of L^-1, so k has only the amplitude at u. Every score has its own
+inputs in learned directions.
 
 One pass over each row of L^-1 gives w = L^-1 k and t = L^-T w, from which value and derivative follow. `scores_at` in
 `process` is the same algebra in matrix products for many points; a test holds the two to 1e-10 of each other.
@@ -20,7 +21,9 @@ from uqms.surrogates.kernels import FAST, SINGLE, composite_of, correlation_of, 
 __all__ = [
     "HEADER",
     "adapted_at",
+    "add_local_slopes",
     "block_size",
+    "fill_local",
     "fill_shares",
     "forward",
     "inputs_at",
@@ -34,7 +37,7 @@ __all__ = [
     "see",
 ]
 
-HEADER = 9
+HEADER = 10
 
 
 @compiled
@@ -67,7 +70,7 @@ def kernel_size(block: Array) -> int:
 def score_size(block: Array) -> int:
     """Return how many numbers each draw and score have."""
     n, d, b = int(block[2]), int(block[3]), int(block[4])
-    own = int(block[6]) * (d + n) * d + int(block[7]) * d + int(block[8])
+    own = int(block[6]) * (d + n) * d + int(block[7]) * d + int(block[8]) + int(block[9]) * (1 + 2 * d)
     return int(adapted_at(n, b) + kernel_size(block) + own)
 
 
@@ -109,6 +112,32 @@ def see(block: Array, at: int, u: Array, z: Array, amplitude: Array) -> None:
             amplitude[a] = math.exp(s)
 
 
+@compiled(fastmath=FAST, inline="always")
+def fill_local(block: Array, at: int, u: Array, scale: Array) -> None:
+    """Fill the local scale (k,) at u (k, d) of a score whose arrays begin at `at`; ones where there is none."""
+    k, d = u.shape
+    begin = at + score_size(block) - 1 - 2 * d
+    for a in range(k):
+        scale[a] = 1.0
+    if block[9] > 0.0:
+        for a in range(k):
+            s = block[begin]
+            for c in range(d):
+                step = min(max(u[a, c], 0.0), 1.0) - 0.5
+                s += block[begin + 1 + c] * step + block[begin + 1 + d + c] * (2.0 * step * step - 1.0 / 6.0)
+            scale[a] = math.exp(s)
+
+
+@compiled(fastmath=FAST, inline="always")
+def add_local_slopes(block: Array, at: int, bar: float, u: Array, u_bar: Array) -> None:
+    """Add to u_bar (d,) the derivative by u (d,) of bar times the logarithm of the local scale."""
+    d = len(u)
+    begin = at + score_size(block) - 2 * d
+    for c in range(d):
+        if 0.0 < u[c] < 1.0:
+            u_bar[c] += bar * (block[begin + c] + block[begin + d + c] * 4.0 * (u[c] - 0.5))
+
+
 @compiled
 def fill_shares(relative: Array, shares: Array) -> None:
     """Fill the weights of the terms, which sum to 1, from the weights relative to the first term."""
@@ -126,13 +155,15 @@ def forward(
 ) -> None:
     """Fill mean (k,), covariance (k, k) of score j, and the work arrays that `reverse` needs.
 
-    With an empty covariance only the mean and kg are filled, in n operations a point in the place of n².
+    With an empty covariance only the mean and kg are filled, in n operations a point in the place of n². What is kept
+    in t and v has the factor of the local scale.
     """
     q, n, d, b = int(block[1]), int(block[2]), int(block[3]), int(block[4])
     code, codes, terms = kernel_of(block)
     at = inputs_at(block)
     x = block[at : at + n * d].reshape(n, d)
     at += n * d + (h * q + j) * score_size(block)
+    score = at
     size = kernel_size(block)
     parts = len(codes)
     inverse_ell = block[at : at + d]
@@ -140,11 +171,12 @@ def forward(
     k = u.shape[0]
     w, room = (
         np.empty((0 if covariance.shape[0] == 0 else k, n)),
-        np.empty(n + b + 2 * parts + k * d + k),
+        np.empty(n + b + 2 * parts + k * d + 2 * k),
     )  # an array costs as much as a hundred operations
     kv, rho, radials = room[:n], room[n : n + b], room[n + b : n + b + parts]
     begin = n + b + 2 * parts
-    shares, z, amplitude = room[n + b + parts : begin], room[begin : begin + k * d].reshape(k, d), room[begin + k * d :]
+    shares, z = room[n + b + parts : begin], room[begin : begin + k * d].reshape(k, d)
+    amplitude, local = room[-2 * k : -k], room[-k:]
     own = at + size + adapted_at(n, b)
     code = own_code(block, own, code, codes)
     see(block, own, u, z, amplitude)
@@ -212,7 +244,10 @@ def forward(
             for m in range(b):
                 s += root[c, m] * rho[m]
             v[a, c] = s
-    for a in range(covariance.shape[0]):
+    if mean_only:
+        return
+    fill_local(block, score, u, local)
+    for a in range(k):
         for e in range(a + 1):
             if code >= SINGLE:
                 s = composite_of(codes, terms, shares, each_inverse_ell, z[a], z[e], radials)
@@ -227,9 +262,16 @@ def forward(
                 s -= w[a, i] * w[e, i]
             for c in range(b):
                 s += v[a, c] * v[e, c]
+            s *= local[a] * local[e]
             covariance[a, e] = s
             covariance[e, a] = s
         covariance[a, a] = max(covariance[a, a], 0.0)
+    if block[9] > 0.0:
+        for a in range(k):
+            for i in range(n):
+                t[a, i] *= local[a]
+            for c in range(b):
+                v[a, c] *= local[a]
 
 
 @compiled(fastmath=FAST)
@@ -245,15 +287,16 @@ def reverse(
     at = inputs_at(block)
     x = block[at : at + n * d].reshape(n, d)
     at += n * d + (h * q + j) * score_size(block)
+    score = at
     size = kernel_size(block)
     parts = len(codes)
     inverse_ell = block[at : at + d]
     each_inverse_ell = block[at : at + parts * d].reshape(parts, d)
     k, begin = u.shape[0], n + b + 2 * parts
-    room = np.empty(begin + k * d + k + d)
+    room = np.empty(begin + k * d + 2 * k + d)
     k_bar, v_bar, radials = room[:n], room[n : n + b], room[n + b : n + b + parts]
-    shares, z, amplitude = room[n + b + parts : begin], room[begin : begin + k * d].reshape(k, d), room[-k - d : -d]
-    z_bar = room[-d:]
+    shares, z = room[n + b + parts : begin], room[begin : begin + k * d].reshape(k, d)
+    amplitude, local, z_bar = room[-2 * k - d : -k - d], room[-k - d : -d], room[-d:]
     own = at + size + adapted_at(n, b)
     code = own_code(block, own, code, codes)
     see(block, own, u, z, amplitude)
@@ -267,10 +310,12 @@ def reverse(
     at += b + 2 * n + n * n + n * b
     solved = block[at : at + n * b].reshape(n, b)
     root = block[at + n * b : at + n * b + b * b].reshape(b, b)
+    fill_local(block, score, u, local)
+    scaled = block[9] > 0.0 and cov_bar.shape[0] > 0
     for a in range(k):
         for c in range(d):
             z_bar[c] = 0.0
-        by_amplitude = 0.0
+        by_amplitude = by_trend = of_mean = 0.0
         for i in range(n):
             k_bar[i] = mean_bar[a] * alpha[i]
         for c in range(b):
@@ -279,11 +324,12 @@ def reverse(
             bar = 2.0 * cov_bar[a, e]
             if bar == 0.0:
                 continue
+            bar *= local[a]
             for i in range(n):
                 k_bar[i] -= bar * t[e, i]
             for c in range(b):
                 v_bar[c] += bar * v[e, c]
-            bar *= variance * amplitude[a] * amplitude[e]
+            bar *= variance * amplitude[a] * amplitude[e] * local[e]
             if e == a:
                 by_amplitude += bar
             elif code >= SINGLE:
@@ -309,6 +355,8 @@ def reverse(
                     rho_bar += root[c, m] * v_bar[c]
                 for i in range(n):
                     k_bar[i] -= solved[i, m] * rho_bar
+                if scaled:
+                    by_trend += rho_bar * (1.0 if first < 0 else u[a, first]) * (1.0 if second < 0 else u[a, second])
             rho_bar += mean_bar[a] * beta[m]
             if first >= 0:
                 u_bar[a, first] += rho_bar * u[a, second]
@@ -322,7 +370,9 @@ def reverse(
         if parts > 1:
             for i in range(n):
                 bar = k_bar[i] * scale
-                by_amplitude += bar * composite_of(codes, terms, shares, each_inverse_ell, z[a], x[i], radials)
+                kappa = composite_of(codes, terms, shares, each_inverse_ell, z[a], x[i], radials)
+                by_amplitude += bar * kappa
+                of_mean += alpha[i] * scale * kappa
                 for p in range(parts):
                     for c in range(d):
                         step = (z[a, c] - x[i, c]) * each_inverse_ell[p, c]
@@ -333,12 +383,12 @@ def reverse(
                 for i in range(n):
                     s += k_bar[i] * kg[a, i] * (z[a, c] - x[i, c])
                 z_bar[c] += s * inverse_ell[c] * inverse_ell[c]
-            if block[7] > 0.0 and code >= SINGLE:  # kappa again: only its slope was kept
+            if (block[7] > 0.0 or scaled) and code >= SINGLE:  # kappa again: only its slope was kept
                 for i in range(n):
-                    by_amplitude += (
-                        k_bar[i] * scale * composite_of(codes, terms, shares, each_inverse_ell, z[a], x[i], radials)
-                    )
-            elif block[7] > 0.0:
+                    kappa = composite_of(codes, terms, shares, each_inverse_ell, z[a], x[i], radials)
+                    by_amplitude += k_bar[i] * scale * kappa
+                    of_mean += alpha[i] * scale * kappa
+            elif block[7] > 0.0 or scaled:
                 for i in range(n):
                     r2 = 0.0
                     for c in range(d):
@@ -346,6 +396,10 @@ def reverse(
                         r2 += step * step
                     kappa, _ = correlation_of(code, r2)
                     by_amplitude += k_bar[i] * scale * kappa
+                    of_mean += alpha[i] * scale * kappa
+        if scaled:  # covariances are linear in what belongs to their row: covariances before runs, k, trend functions
+            by_local = by_amplitude + by_trend - mean_bar[a] * of_mean
+            add_local_slopes(block, score, by_local, u[a], u_bar[a])
         for c in range(d):
             u_bar[a, c] += z_bar[c]
         if block[6] > 0.0:

@@ -7,7 +7,7 @@ n = 0, which marks a chain.
 ==========  ==========================================================================================================
 part        holds
 ==========  ==========================================================================================================
-header      H, number of used scores, 0, d, 0, 0, 0, whether derivatives of rows may stand together, 0; H log weights
+header      H, number of used scores, 0, d, 0, 0, 0, whether derivatives of rows may stand together, 0, 0; H log weights
 counts      Q, R, number of uses, functions and sources, then where these tables and the used scores begin
 use         function, d, first score, q, number of own inputs and their place, number of ports and their place, which
             use of its function it is, number of inputs that decide, and their place
@@ -52,7 +52,7 @@ def chain_block(graph: "Graph", used: Ints, d: int, together: bool = False) -> A
     if any(one is None for one in processes):
         return None
     H = graph.draws
-    head = [H, len(used), 0, d, 0, 0, 0, float(together), 0, *np.full(H, -math.log(H))]
+    head = [H, len(used), 0, d, 0, 0, 0, float(together), 0, 0, *np.full(H, -math.log(H))]
     begin = len(head) + COUNTS
     tables = (len(graph.uses) * USE, len(graph.functions) * FUNCTION, len(graph.sources) * SOURCE)
     places = [begin, begin + tables[0], begin + tables[0] + tables[1]]

@@ -29,10 +29,10 @@ from uqms.errors import (
     NumericalWarning,
 )
 from uqms.parameters import Box
-from uqms.surrogates.adapted import Adapted, candidates
+from uqms.surrogates.adapted import Adapted, OneOf, candidates
 from uqms.surrogates.adapted import described as kernel_described
 from uqms.surrogates.archive import Stored
-from uqms.surrogates.fitting import Fitting, Probable, few_runs
+from uqms.surrogates.fitting import Fitting, Probable, few_runs, orders_of
 from uqms.surrogates.fused import scores_flat_reverse
 from uqms.surrogates.input_scales import chosen_scales, described_scales, noted_scales
 from uqms.surrogates.jax_kernel import JaxKernel
@@ -40,6 +40,7 @@ from uqms.surrogates.jax_process import JaxScores
 from uqms.surrogates.kernel_files import description_of
 from uqms.surrogates.kernels import Kernel, Matern52, Stationary
 from uqms.surrogates.left_out import left_out_scores, truncation_share
+from uqms.surrogates.local_scale import with_local_scale
 from uqms.surrogates.outputs import (
     Curve,
     Layout,
@@ -340,6 +341,8 @@ class GaussianProcess:
         if self.scalars == "auto" and cheap is None and self.noise == "none":
             fitting, y, bases, found = fitting.with_scores_in_common(y, bases, found)
         process = fitting.conditioned(y, found, bases)
+        if self.scales == "auto" and cheap is None and self.noise == "none" and isinstance(kernel, OneOf):
+            process = with_local_scale(process, orders_of(bases))
         report(process, found, bases)
         attrs = {key: str(runs.attrs[key]) for key in ("space", "box_note", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
@@ -472,6 +475,9 @@ class GaussianProcessSurrogate(NamedSurrogate):
         ]
         outputs = ", ".join(counts) + "".join(shared)
         scales = described_scales(self.attrs)
+        local = int((self.process.local != 0.0).any(axis=(0, 2)).sum())
+        if local:
+            scales += [f"local scale of the error ({local} of {self.process.q} scores)"]
         draws = self.process.draws
         estimated = f", {draws} hyperparameter draws" if draws > 1 else ", hyperparameters point-estimated"
         kernel = kernel_described(self.process.kernel, self.process.ell, self.domain.d)

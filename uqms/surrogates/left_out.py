@@ -23,7 +23,8 @@ def left_out_scores(process: ScoreProcess, h: int, j: int) -> tuple[Array, Array
     diagonal = np.maximum(np.sum(half * half, axis=0), 1e-300)
     diagonal[~process.known(j)] = 1.0  # any number: these runs are not counted
     error = inverse.T @ process.target[h, j] / diagonal
-    return error, 1.0 / diagonal, half.T / diagonal[:, None]
+    scale = process.local_scale(h, j, process.x)
+    return error, scale**2 / diagonal, half.T * (scale / diagonal)[:, None]
 
 
 def truncation_share(

@@ -60,7 +60,7 @@ __all__ = [
 CACHED = 2**17  # numbers of a block
 ROUNDING = 1e-30  # variance of what is known exactly, of scores of variance 1
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_BY_DRAW = "ell variance nugget jitter beta target inverse_factor trend_factor trend_root".split()
+_BY_DRAW = "ell variance nugget jitter beta target inverse_factor trend_factor trend_root local".split()
 
 
 class Scores(NamedTuple):
@@ -125,10 +125,13 @@ class ScoreProcess:
     trend_root: Array  # (H, q, b, b), R
     log_weights: Array  # (H,)
     noise: Array = field(default_factory=lambda: np.zeros((0, 0)))  # (q, n), diagonal of V; empty: zeros
+    local: Array = field(default_factory=lambda: np.zeros((0, 0, 0)))  # (H, q, 1 + 2 d), c; (H, q, 0): no local scale
 
     def __post_init__(self) -> None:
         if not self.noise.size:
             object.__setattr__(self, "noise", np.zeros(self.y.shape[::-1]))
+        if not self.local.size:
+            object.__setattr__(self, "local", np.zeros((*self.variance.shape, 0)))
         if self.noise.shape != self.y.shape[::-1]:
             raise InputError(f"noise has shape {self.noise.shape} for scores of shape {self.y.shape}; give (q, n)")
         # One memory layout, so that a process from a file predicts to the same bit: BLAS rounds by layout.
@@ -160,6 +163,15 @@ class ScoreProcess:
         """Return the process of one hyperparameter draw only."""
         kept: dict[str, Any] = {name: getattr(self, name)[h : h + 1] for name in _BY_DRAW}
         return replace(self, log_weights=np.zeros(1), **kept)
+
+    def with_local(self, local: Float[np.ndarray, "H q m"]) -> "ScoreProcess":
+        """Return the process with other local scales: errors are s(u) times as large, means as they were."""
+        return replace(self, local=local)
+
+    def local_scale(self, h: int, j: int, u: Float[np.ndarray, "*batch d"]) -> Float[np.ndarray, "*batch"]:
+        """Return s at inputs; ones where there is no local scale."""
+        c = self.local[h, j]
+        return np.asarray(np.exp(local_features(u) @ c)) if c.size else np.ones(u.shape[:-1])
 
     def scaled(self, factor: Float[np.ndarray, "H q"]) -> "ScoreProcess":
         """Return the process with `factor` times the variances, means as they were.
@@ -211,7 +223,8 @@ class ScoreProcess:
         # Of one part each; those of some scores only may all have another kernel than that of the layout.
         own = any(tuple(cast("Array", kernel.layout())) != tuple(layout) for kernel in {seen.kernel for seen in flat})
         learned = [directions, slopes, own]
-        header = np.array([self.draws, self.q, n, d, b, len(layout) // 2, *learned], dtype=np.float64)
+        scaled = bool(self.local.size)
+        header = np.array([self.draws, self.q, n, d, b, len(layout) // 2, *learned, scaled], dtype=np.float64)
         parts = [header, self.log_weights, layout, self.x.ravel()]
         for h in range(self.draws):
             for j in range(self.q):
@@ -236,7 +249,21 @@ class ScoreProcess:
                     parts.append(np.zeros(d) if seen.slopes is None else seen.slopes)
                 if own:
                     parts.append(cast("Array", seen.kernel.layout())[:1])
+                parts.append(self.local[h, j])
         return np.concatenate(parts)
+
+
+def local_features(u: Float[np.ndarray, "*batch d"]) -> Float[np.ndarray, "*batch m"]:
+    """Return f at inputs; beyond the box as at its end."""
+    v = np.clip(u, 0.0, 1.0) - 0.5
+    return np.concatenate([np.ones((*u.shape[:-1], 1)), v, 2.0 * v * v - 1.0 / 6.0], axis=-1)
+
+
+def local_slopes(u: Float[np.ndarray, "k d"], c: Float[np.ndarray, " m"]) -> Float[np.ndarray, "k d"]:
+    """Return the derivative of log s at inputs."""
+    d = u.shape[1]
+    inside = (u > 0.0) & (u < 1.0)
+    return np.where(inside, c[1 : 1 + d] + 4.0 * (u - 0.5) * c[1 + d :], 0.0)
 
 
 def _condition_one(
@@ -389,7 +416,11 @@ def score_at(
         return mean.reshape(s, k), variance.reshape(s, k)
     kappa = correlation(process.kernel, rows, process.x, process.ell[h, j])
     mean, w, v = rows_of(process, h, j, rows, kappa, column)
-    return mean.reshape(s, k), _joint(process, h, j, rows.reshape(s, k, d), w, v)
+    joint = _joint(process, h, j, rows.reshape(s, k, d), w, v)
+    if process.local.size:
+        scale = process.local_scale(h, j, rows).reshape(s, k)
+        joint *= scale[:, :, None] * scale[:, None, :]
+    return mean.reshape(s, k), joint
 
 
 def means_at(process: ScoreProcess, draws: Ints, u: Float[np.ndarray, "s k d"]) -> Float[np.ndarray, "s k q"]:
@@ -440,9 +471,15 @@ def score_reverse(
     to_runs = kernel.linearised(u, process.x, ell)
     _, w, v = rows_of(process, h, j, u, to_runs.kappa, None)
     both = cov_bar + cov_bar.T
+    out = np.zeros(u.shape)
+    if process.local.size:
+        scale = process.local_scale(h, j, u)
+        both = both * np.outer(scale, scale)
+        joint = _joint(process, h, j, u[None], w, v)[0]
+        out += np.sum(both * joint, axis=1)[:, None] * local_slopes(u, process.local[h, j])
     trend_bar = both @ v @ process.trend_root[h, j]
     w_bar = np.outer(mean_bar, process.target[h, j]) - both @ w - trend_bar @ process.trend_factor[h, j].T
-    out = to_runs.reverse_inputs(s2 * w_bar @ process.inverse_factor[h, j])
+    out += to_runs.reverse_inputs(s2 * w_bar @ process.inverse_factor[h, j])
     if len(u) > 1 or not kernel.plain:  # otherwise a correlation is 1 at equal inputs, wherever these are
         out += kernel.linearised(u, u.copy(), ell).reverse_inputs(s2 * both)
     return np.asarray(out + trend_reverse(u, trend_bar + np.outer(mean_bar, process.beta[h, j])))
@@ -456,6 +493,8 @@ def _marginal(process: ScoreProcess, h: int, j: int, u: Array, cheap: Array | No
         mean[block], w, v = rows_of(process, h, j, u[block], kappa, None if cheap is None else cheap[block])
         before = process.variance[h, j] * process.kernel.variances(u[block], process.ell[h, j])
         variance[block] = before - np.einsum("ij,ij->i", w, w) + np.einsum("ij,ij->i", v, v)
+    if process.local.size:
+        variance *= process.local_scale(h, j, u) ** 2
     return mean, np.maximum(variance, 0.0)
 
 
@@ -546,7 +585,8 @@ def _last_block(
     before = process.variance[h, j] * process.kernel.variances(u[anchors:], process.ell[h, j])
     left = np.maximum(before - np.sum(w * w, axis=1), 0.0)
     block *= np.sqrt(left / np.maximum(np.sum(block * block, axis=1), 1e-300))[:, None]
-    return mean, v, block
+    scale = process.local_scale(h, j, u[anchors:])[:, None]
+    return mean, scale * v, scale * block
 
 
 def rows_of(

@@ -63,7 +63,8 @@ PROCESS = {
     "trend_factor": "Hqnb",
     "trend_root": "Hqbb",
     "log_weights": "H",
-}  # and, where runs have known errors, "noise": "qn"
+}
+MORE = {"noise": "qn", "local": "Hqs"}  # where runs have known errors; where a score has a local scale, s = 1 + 2 d
 _BASIS = ("offset", "basis", "truncation", "interpolation_sd", "left_out")
 
 
@@ -89,7 +90,7 @@ def described(domain: Box, bases: Sequence[OutputBasis], attrs: Mapping[str, str
 
 def arrays_of_process(prefix: str, process: ScoreProcess) -> dict[str, Array]:
     """Return the arrays of a process."""
-    names = [*PROCESS, "noise"] if process.noise.any() else PROCESS
+    names = [*PROCESS, *(name for name in MORE if getattr(process, name).any())]
     return {f"{prefix}.{name}": getattr(process, name) for name in names}
 
 
@@ -146,9 +147,10 @@ def rebuilt_process(
         agree(f"{prefix}.{name}", parts[name].shape, letters, sizes)
     if isinstance(kernel, OneOf):
         kernel.check(parts["ell"])
-    if f"{prefix}.noise" in arrays:
-        parts["noise"] = arrays.pop(f"{prefix}.noise")
-        agree(f"{prefix}.noise", parts["noise"].shape, "qn", sizes)
+    for name, letters in MORE.items():
+        if f"{prefix}.{name}" in arrays:
+            parts[name] = arrays.pop(f"{prefix}.{name}")
+            agree(f"{prefix}.{name}", parts[name].shape, letters, sizes | {"s": 1 + 2 * known["d"]})
     if sizes["b"] > max(trend_columns(known["d"]).values()):
         raise InputError(f"{sizes['b']} trend functions for {known['d']} inputs")
     return ScoreProcess(kernel=kernel, **parts), sizes

@@ -172,11 +172,13 @@ class ProcessCovariances:
         mean, w, v = rows_of(process, h, j, u, kappa, None)
         exact = self._before(h, j, u) - np.einsum("ij,ij->i", w, w) + np.einsum("ij,ij->i", v, v)
         to_points = process.variance[h, j] * correlation(process.kernel, u, points, process.ell[h, j])
-        raw = np.concatenate([to_points, w, v], axis=1)
-        return Against(raw, mean[:, None], np.maximum(exact, 0.0)[:, None, None])
+        local = process.local_scale(h, j, u)
+        to_points = to_points * process.local_scale(h, j, points)
+        raw = local[:, None] * np.concatenate([to_points, w, v], axis=1)
+        return Against(raw, mean[:, None], (local**2 * np.maximum(exact, 0.0))[:, None, None])
 
     def _before(self, h: int, j: int, u: Array) -> Array:
-        """Return the variance before runs (k,)."""
+        """Return the variance before runs (k,), without the local scale."""
         return np.asarray(self.process.variance[h, j] * self.process.kernel.variances(u, self.process.ell[h, j]))
 
 

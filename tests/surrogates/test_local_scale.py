@@ -1,0 +1,256 @@
+"""The local scale of the stated error: against its definition, dense algebra, finite differences and known scales."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from surrogates.test_adapted import runs_of
+
+import uqms as uq
+from uqms._typing import Array
+from uqms.errors import UqmsError
+from uqms.surrogates import GaussianProcessSurrogate
+from uqms.surrogates.function_draws import paths
+from uqms.surrogates.fused import block_size, scores_flat, scores_flat_reverse
+from uqms.surrogates.left_out import left_out_scores
+from uqms.surrogates.local_scale import CLEAR, LEVEL, SPREAD, _found
+from uqms.surrogates.process import ScoreProcess, condition, local_features, root_at, score_reverse, scores_at
+from uqms.surrogates.training import Hyperparameters
+
+D = 2
+KERNELS = (uq.Matern52(), uq.Matern52() + uq.SquaredExponential(), uq.surrogates.Adapted(uq.Matern32()))
+
+
+def scaled(kernel: uq.surrogates.Kernel, n: int = 15) -> ScoreProcess:
+    """Return a process of two scores and two draws with scales drawn at random."""
+    from uqms.surrogates.kernels import hyperparameter_count
+    from uqms.surrogates.process import average
+
+    x = np.random.default_rng(1).random((n, D))
+    y = np.column_stack([np.sin(3.0 * (x[:, 0] - x[:, 1])), x[:, 0] ** 2 - x[:, 1]])
+    draws = []
+    for seed in (0, 1):
+        rng = np.random.default_rng(seed)
+        ells = [np.exp(0.4 * rng.standard_normal(hyperparameter_count(kernel, D))) for _ in range(2)]
+        draws.append(condition(kernel, x, y, 3, [Hyperparameters(ell, 0.0, 1e-12, 0.0, 1, False) for ell in ells]))
+    return average(draws).with_local(np.random.default_rng(7).standard_normal((2, 2, 1 + 2 * D)))
+
+
+def by_definition(u: Array, c: Array) -> Array:
+    """Return s from its formula, input by input."""
+    out = np.empty(len(u))
+    for a, row in enumerate(u):
+        v = np.minimum(np.maximum(row, 0.0), 1.0) - 0.5
+        out[a] = np.exp(c[0] + sum(c[1 + i] * v[i] + c[1 + D + i] * (2.0 * v[i] ** 2 - 1.0 / 6.0) for i in range(D)))
+    return out
+
+
+U = np.random.default_rng(2).uniform(-0.1, 1.1, (4, D))
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_errors_are_multiplied_and_means_are_not(kernel: uq.surrogates.Kernel) -> None:
+    process = scaled(kernel)
+    plain = process.with_local(np.zeros((2, 2, 0)))
+    found, before = scores_at(process, U), scores_at(plain, U)
+    np.testing.assert_array_equal(found.mean, before.mean)
+    for h, j in np.ndindex(2, 2):
+        s = by_definition(U, process.local[h, j])
+        assert s.max() / s.min() > 1.2
+        np.testing.assert_allclose(found.covariance[h, j], before.covariance[h, j] * np.outer(s, s), rtol=1e-12)
+        root = root_at(process, h, j, U)
+        np.testing.assert_allclose(root @ root.T, found.covariance[h, j], atol=1e-6 * found.covariance[h, j].max())
+    within = np.einsum("hqkk->hqk", found.covariance)
+    np.testing.assert_allclose(scores_at(process, U, diagonal=True).covariance, within, rtol=1e-9)
+
+
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_compiled_code_has_it_with_its_derivative(kernel: uq.surrogates.Kernel, k: int) -> None:
+    process, u = scaled(kernel), U[:k]
+    block = process.flat()
+    assert block_size(np.append(block, 0.0)) == len(block)
+    mean, covariance = scores_flat(block, u)
+    found = scores_at(process, u)
+    np.testing.assert_allclose(mean, found.mean, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(covariance, found.covariance, rtol=1e-7, atol=1e-9)
+    rng = np.random.default_rng(3)
+    mean_bar, covariance_bar = rng.standard_normal(mean.shape), rng.standard_normal(covariance.shape)
+
+    def value(v: Array) -> float:
+        at = scores_at(process, v)
+        return float(np.sum(at.mean * mean_bar) + np.sum(at.covariance * covariance_bar))
+
+    compiled = scores_flat_reverse(block, u, mean_bar, covariance_bar)
+    arrays = sum(score_reverse(process, h, j, u, mean_bar[h, :, j], covariance_bar[h, j]) for h, j in np.ndindex(2, 2))
+    np.testing.assert_allclose(compiled, arrays, rtol=1e-6, atol=1e-8)
+    step = 1e-6
+    for a, c in np.ndindex(*u.shape):
+        moved = np.zeros_like(u)
+        moved[a, c] = step
+        slope = (value(u + moved) - value(u - moved)) / (2.0 * step)
+        assert compiled[a, c] == pytest.approx(slope, rel=1e-5, abs=1e-5)
+
+
+def test_left_out_runs_have_it() -> None:
+    """Against processes of the other runs, with the variance of all."""
+    process = scaled(uq.Matern52())
+    error, variance, _ = left_out_scores(process, 1, 0)
+    for i in (0, 6):
+        rest = np.delete(np.arange(len(process.x)), i)
+        one = Hyperparameters(process.ell[1, 0], 0.0, 1e-12, 0.0, 1, False)
+        without = condition(uq.Matern52(), process.x[rest], process.y[rest, :1], 3, [one], [process.variance[1, 0]])
+        told = scores_at(without.with_local(process.local[1:, :1]), process.x[i : i + 1])
+        assert process.y[i, 0] - told.mean[0, 0, 0] == pytest.approx(error[i], rel=1e-5)
+        assert told.covariance[0, 0, 0, 0] == pytest.approx(variance[i], rel=1e-5)
+
+
+def test_scores_draws_and_some_runs_keep_it() -> None:
+    process = scaled(uq.Matern52())
+    np.testing.assert_array_equal(process.select(np.array([1])).local, process.local[:, 1:])
+    np.testing.assert_array_equal(process.member(1).local, process.local[1:])
+    bigger = process.scaled(np.full((2, 2), 4.0))
+    np.testing.assert_allclose(
+        scores_at(bigger, U).covariance, 4.0 * scores_at(process, U).covariance, rtol=1e-6, atol=1e-12
+    )
+
+
+def squares(c: Array, n: int, seed: int) -> tuple[Array, Array]:
+    rng = np.random.default_rng(seed)
+    f = local_features(rng.random((n, D)))
+    return f, np.exp(2.0 * f @ c) * rng.standard_normal(n) ** 2
+
+
+def test_coefficients_are_found_within_their_errors() -> None:
+    c = np.array([-0.4, 1.2, -0.7, 0.5, 0.9])
+    off = []
+    for seed in range(60):
+        found = _found(*squares(c, 400, seed))
+        root = np.linalg.inv(found.root)
+        off.append(root @ (found.mode - c))
+    # 300 standard errors: mean 0, sd 1, both within 4 of their Monte Carlo errors and the pull of the prior
+    assert np.abs(np.mean(off, axis=0)).max() < 4.0 / np.sqrt(60) + 0.15
+    assert np.std(off) == pytest.approx(1.0, abs=4.0 / np.sqrt(600))
+
+
+def test_evidence_is_that_of_quadrature() -> None:
+    """In one dimension, three coefficients, on a grid; the approximation of Laplace is within 0.4 nats."""
+    sd = np.array([LEVEL, SPREAD, SPREAD])
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        f = local_features(rng.random((30, 1)))
+        z2 = np.exp(2.0 * f @ np.array([0.2, 1.5, 0.4])) * rng.standard_normal(30) ** 2
+        grid = np.linspace(-4.0, 4.0, 61)
+        c = np.stack(np.meshgrid(grid, grid, grid, indexing="ij"), axis=-1).reshape(-1, 3)
+        size = c @ f.T
+        log = -np.sum(size + 0.5 * z2 * (np.exp(-2.0 * size) - 1.0), axis=1) - 0.5 * np.sum((c / sd) ** 2, axis=1)
+        exact = np.logaddexp.reduce(log) + np.sum(np.log((grid[1] - grid[0]) / np.sqrt(2.0 * np.pi) / sd))
+        assert _found(f, z2).evidence == pytest.approx(exact, abs=0.4)
+
+
+def test_without_a_local_scale_the_evidence_is_rarely_for_one() -> None:
+    """Of 400 sets of squares that have none; by Markov's inequality at most exp(-3) of all, and far fewer in truth."""
+    wrong = sum(_found(*squares(np.zeros(1 + 2 * D), 40, seed)).evidence >= CLEAR for seed in range(400))
+    assert wrong <= 400 * np.exp(-CLEAR)
+    assert (
+        sum(_found(*squares(np.array([0.0, 3.0, 0.0, 0.0, 0.0]), 40, seed)).evidence >= CLEAR for seed in range(50))
+        >= 45
+    )
+
+
+def calm_and_wild(x: Array) -> Array:
+    """A wave in the middle of the first input, a plane at its ends."""
+    return np.asarray(np.exp(-(((x[:, 0] - 0.5) / 0.15) ** 2)) * np.sin(20.0 * x[:, 0] + 9.0 * x[:, 1]) + x[:, 1])
+
+
+def fitted(function: object = calm_and_wild, n: int = 60, **settings: object) -> GaussianProcessSurrogate:
+    return uq.GaussianProcess(**settings).fit(runs_of(n, 2, 3, function=function))
+
+
+def test_it_follows_errors_that_vary_over_the_box() -> None:
+    """Ratios of actual to stated error at the calm ends and in the wild middle, with the local scale and without."""
+    surrogate = fitted()
+    assert "local scale" in repr(surrogate)
+    plain = surrogate.process.with_local(np.zeros((surrogate.process.draws, 1, 0)))
+    new = np.random.default_rng(4).random((4000, 2))
+    calm, wild = np.abs(new[:, 0] - 0.5) > 0.35, np.abs(new[:, 0] - 0.5) < 0.15
+    ratios, scores = [], []
+    for one in (surrogate, GaussianProcessSurrogate(surrogate.domain, plain, surrogate.bases)):
+        told = one.predict({"a": new[:, 0], "b": new[:, 1]})
+        square = (told.mean["y"].values - calm_and_wild(new)) ** 2 / told.variance["y"].values
+        ratios.append([float(np.sqrt(square[part].mean())) for part in (calm, wild)])
+        scores.append(float(-0.5 * np.mean(np.log(told.variance["y"].values) + square)))
+    assert scores[0] > scores[1] + 0.2
+    assert ratios[0][0] > 2.0 * ratios[1][0]
+    assert 0.4 < min(ratios[0])
+    assert max(ratios[0]) < 1.6
+
+
+def test_functions_of_a_stationary_process_have_none() -> None:
+    """Functions drawn from the process itself: at most one of ten is given a local scale by chance."""
+    from uqms.surrogates.kernels import correlation
+
+    found = 0
+    for seed in range(10):
+
+        def function(x: Array, seed: int = seed) -> Array:
+            root = np.linalg.cholesky(correlation(uq.Matern52(), x, x, np.full(2, 0.5)) + 1e-9 * np.eye(len(x)))
+            return root @ np.random.default_rng(seed).standard_normal(len(x))
+
+        found += bool(fitted(function, 30).process.local.size)
+    assert found <= 1
+
+
+def test_settings_and_noise_have_none() -> None:
+    assert not fitted(scales="given").process.local.size
+    assert not fitted(noise="fitted").process.local.size
+
+
+def test_order_of_inputs_and_runs_does_not_matter() -> None:
+    runs = runs_of(60, 2, 3, function=calm_and_wild)
+    new = {"a": [0.1, 0.6, 0.9], "b": [0.4, 0.2, 0.7]}
+    first = uq.GaussianProcess().fit(runs)
+    assert first.process.local.size
+    swapped = xr.Dataset({name: runs[name] for name in reversed(list(runs.data_vars))}, attrs=runs.attrs)
+    swapped = swapped.assign_coords(runs.coords).isel(run=np.random.default_rng(1).permutation(60))
+    second = uq.GaussianProcess().fit(swapped)
+    np.testing.assert_allclose(second.predict(new).sd["y"], first.predict(new).sd["y"], rtol=1e-3)
+
+
+def test_draws_of_the_function_have_its_covariance() -> None:
+    """Draws of whole functions against the covariance between inputs, within 5 standard errors."""
+    surrogate = fitted(n=24, hyperparameters="point")
+    process = surrogate.process.with_local(np.array([[[0.3, 1.0, -1.5, 0.8, 0.4]]]))
+    surrogate = GaussianProcessSurrogate(surrogate.domain, process, surrogate.bases)
+    u = np.random.default_rng(2).random((5, 2))
+    found, n = surrogate.scores(u), 4000
+    mean, covariance = found.mean[0, :, 0], found.covariance[0, 0]
+    sd = np.sqrt(np.diag(covariance))
+    each = {
+        "functions": surrogate.functions(n, rng=1, anchors=16)(u)[:, :, 0],
+        "paths": paths(surrogate, u, n, rng=1)(u)[:, :, 0],
+        "what paths leave out": paths(surrogate, u[:1], n, rng=1).with_rest(u, (1,))[:, :, 0],
+    }
+    for name, draws in each.items():
+        assert np.all(np.abs(draws.mean(axis=0) - mean) < 5.0 * sd / np.sqrt(n)), name
+        size = np.sqrt((np.outer(sd, sd) ** 2 + covariance**2) / n)
+        off = np.abs(np.cov(draws.T) - covariance) / size
+        assert (off if name != "what paths leave out" else np.diag(off)).max() < 5.0, name
+    pairs = u[None, :3]
+    few = paths(surrogate, u[3:], n, rng=1, pairs=pairs)
+    lacking = covariance[:3, :3] - np.cov(few(pairs[0])[:, :, 0].T)
+    np.testing.assert_allclose(few.rest[0, 0], lacking, atol=5.0 * np.sqrt(2.0 / n) * covariance.max())
+
+
+def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path) -> None:
+    surrogate = fitted()
+    surrogate.save(tmp_path / "s.npz")
+    new = {"a": [0.2, 0.7], "b": [0.5, 0.1]}
+    same = uq.load_surrogate(tmp_path / "s.npz")
+    np.testing.assert_array_equal(same.predict(new).sd["y"], surrogate.predict(new).sd["y"])
+    assert repr(same) == repr(surrogate)
+    wrong = surrogate.process.with_local(np.ones((*surrogate.process.local.shape[:2], 3)))
+    GaussianProcessSurrogate(surrogate.domain, wrong, surrogate.bases, surrogate.attrs).save(tmp_path / "w.npz")
+    with pytest.raises(UqmsError, match="local"):
+        uq.load_surrogate(tmp_path / "w.npz")

@@ -1,0 +1,120 @@
+"""A factor of the stated error that varies over the box, learned from how well each run is predicted by all others.
+
+==========  =================================================================  ============
+symbol      meaning                                                            shape
+==========  =================================================================  ============
+u           inputs in the unit cube                                            (k, d)
+v           u - 1/2, with u at most at the ends of the box                     (k, d)
+f           1, v and 2 v² - 1/6                                                (k, 1 + 2 d)
+c           coefficients, of each hyperparameter draw and score                (H, q, 1 + 2 d)
+s           exp(f · c), the local scale                                        (k,)
+z²          squares of the left-out errors of the runs, over their variances   (n,)
+==========  =================================================================  ============
+
+The error of a score at u is s(u) times that of its process: it stays one random function, and the mean stays as it is.
+A stationary process says almost the same error wherever the runs are equally dense. Where a function is calm in a part
+of the box and wild in another, left-out errors show it. Given c, z² is s² times a square of a standard normal; c has a
+normal prior around 0, and a normal law at its mode, from which each hyperparameter draw has its own. A score has a
+local scale only where that makes z² more probable by `CLEAR` nats than s = 1 does.
+
+References
+----------
+Harvey (1976), Estimating regression models with multiplicative heteroscedasticity, doi:10.2307/1913974.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.linalg import cho_solve
+
+from uqms._typing import Array
+from uqms.surrogates.fitting import own_order
+from uqms.surrogates.left_out import left_out_scores
+from uqms.surrogates.process import ScoreProcess, local_features
+
+__all__ = ["with_local_scale"]
+
+LEVEL = 3.0  # prior sd of the first coefficient, one factor for the whole box: of linear outputs it is a thousandth
+SPREAD = 1.0  # of the others: from the middle of the box to its ends the scale changes by factors of 1.6
+CLEAR = 3.0  # nats
+ROUNDED = 0.1  # share of a left-out variance that is left of it at least without the jitter
+STEPS, SMALLEST, ENOUGH = 100, 1e-6, 1e-9  # steps to the mode, the smallest share of one, nats at which they end
+
+
+def with_local_scale(process: ScoreProcess, orders: Sequence[int]) -> ScoreProcess:
+    """Return the process with the local scales that its left-out errors ask for; itself where none does.
+
+    `orders` (q,) name the random numbers of each score. What is found does not depend on the order of runs and inputs.
+    """
+    d = process.x.shape[1]
+    found = np.zeros((process.draws, process.q, 1 + 2 * d))
+    for j in range(process.q):
+        known = process.known(j)
+        if process.y[known, j].any():
+            found[:, j] = _of_score(process, j, orders[j])
+    return process.with_local(found) if found.any() else process
+
+
+def _of_score(process: ScoreProcess, j: int, order: int) -> Float[np.ndarray, "H m"]:
+    known, weights = process.known(j), np.exp(process.log_weights - np.logaddexp.reduce(process.log_weights))
+    square = np.zeros(int(known.sum()))
+    for h, weight in enumerate(weights):
+        error, variance, _ = left_out_scores(process, h, j)
+        # The jitter of the run itself is part of what is said of it, but not of what is said of a new input.
+        variance = np.maximum(variance - process.jitter[h, j] * process.variance[h, j], ROUNDED * variance)
+        square += weight * error[known] ** 2 / variance[known]
+    d, x = process.x.shape[1], process.x[known]
+    rows, inputs = own_order(x, process.y[known, j])
+    found = _found(local_features(x[np.ix_(rows, inputs)]), square[rows])
+    if not found.evidence >= CLEAR:
+        return np.zeros((process.draws, 1 + 2 * d))
+    out = np.tile(found.mode, (process.draws, 1))
+    if process.draws > 1:
+        out += _normals(*out.shape, order) @ found.root.T
+    by_input = out[:, 1:].reshape(-1, 2, d)
+    out[:, 1:] = by_input[:, :, np.argsort(inputs)].reshape(-1, 2 * d)
+    return out
+
+
+def _normals(draws: int, size: int, order: int) -> Array:
+    """Return standard normals (draws, size) whose columns have exactly the mean 0 and the sd 1."""
+    xi = np.random.default_rng(order).standard_normal((draws, size))
+    xi -= xi.mean(axis=0)
+    return np.asarray(xi / xi.std(axis=0))
+
+
+class _Found(NamedTuple):
+    """The normal law of c given z², and how much more probable z² is with it than with s = 1."""
+
+    mode: Array  # (m,)
+    root: Array  # (m, m), of its covariance
+    evidence: float  # nats
+
+
+def _found(f: Float[np.ndarray, "n m"], square: Float[np.ndarray, " n"]) -> _Found:
+    """Return what z² say of c, by Laplace's method.
+
+    The steps are Newton's with the expected information, 2 f' f, which is the same at every c.
+    """
+    precision = np.array([LEVEL] + [SPREAD] * (f.shape[1] - 1)) ** -2.0
+    lower = np.linalg.cholesky(2.0 * f.T @ f + np.diag(precision))
+
+    def value(c: Array) -> float:
+        size = f @ c
+        return float(-np.sum(size + 0.5 * square * (np.exp(-2.0 * size) - 1.0)) - 0.5 * precision @ c**2)
+
+    c = np.zeros(f.shape[1])
+    at = value(c)
+    for _ in range(STEPS):
+        slope = f.T @ (square * np.exp(-2.0 * (f @ c)) - 1.0) - precision * c
+        step = cho_solve((lower, True), slope)
+        share = 1.0
+        while (following := value(c + share * step)) < at and share > SMALLEST:
+            share *= 0.5
+        if following <= at + ENOUGH:
+            break
+        c, at = c + share * step, following
+    evidence = at - float(np.sum(np.log(np.diag(lower)))) + 0.5 * float(np.sum(np.log(precision)))
+    return _Found(c, np.linalg.inv(lower).T, evidence)
