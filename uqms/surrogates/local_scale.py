@@ -72,7 +72,7 @@ def _of_score(process: ScoreProcess, j: int, order: int) -> Float[np.ndarray, "H
         return np.zeros((process.draws, 1 + 2 * d))
     out = np.tile(found.mode, (process.draws, 1))
     if process.draws > 1:
-        out += _normals(*out.shape, order) @ found.root.T
+        out += _normals(len(out), out.shape[1], order) @ found.root.T
     by_input = out[:, 1:].reshape(-1, 2, d)
     out[:, 1:] = by_input[:, :, np.argsort(inputs)].reshape(-1, 2 * d)
     return out
