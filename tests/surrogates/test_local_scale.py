@@ -14,7 +14,7 @@ from uqms.surrogates import GaussianProcessSurrogate
 from uqms.surrogates.function_draws import paths
 from uqms.surrogates.fused import block_size, scores_flat, scores_flat_reverse
 from uqms.surrogates.left_out import left_out_scores
-from uqms.surrogates.local_scale import CLEAR, LEVEL, SPREAD, _found
+from uqms.surrogates.local_scale import CLEAR, LEVEL, SPREAD, _found, _mode
 from uqms.surrogates.process import ScoreProcess, condition, local_features, root_at, score_reverse, scores_at
 from uqms.surrogates.training import Hyperparameters
 
@@ -146,7 +146,7 @@ def test_evidence_is_that_of_quadrature() -> None:
         size = c @ f.T
         log = -np.sum(size + 0.5 * z2 * (np.exp(-2.0 * size) - 1.0), axis=1) - 0.5 * np.sum((c / sd) ** 2, axis=1)
         exact = np.logaddexp.reduce(log) + np.sum(np.log((grid[1] - grid[0]) / np.sqrt(2.0 * np.pi) / sd))
-        assert _found(f, z2).evidence == pytest.approx(exact, abs=0.4)
+        assert _mode(f, z2, 1.0).evidence == pytest.approx(exact, abs=0.4)
 
 
 def test_without_a_local_scale_the_evidence_is_rarely_for_one() -> None:
@@ -157,6 +157,19 @@ def test_without_a_local_scale_the_evidence_is_rarely_for_one() -> None:
         sum(_found(*squares(np.array([0.0, 3.0, 0.0, 0.0, 0.0]), 40, seed)).evidence >= CLEAR for seed in range(50))
         >= 45
     )
+
+
+def test_dispersed_squares_count_less() -> None:
+    """Squares of Student's t with 6 degrees of freedom, which vary more than those of normals: errors are wider."""
+    c = np.array([0.3, 1.0, -0.8, 0.6, 0.0])
+    off = []
+    for seed in range(60):
+        f, _ = squares(c, 400, seed)
+        z2 = np.exp(2.0 * f @ c) * np.random.default_rng([seed, 1]).standard_t(6.0, 400) ** 2 * (4.0 / 6.0)
+        found = _found(f, z2)
+        assert np.all(np.diag(found.root @ found.root.T) >= np.diag(_mode(f, z2, 1.0).root @ _mode(f, z2, 1.0).root.T))
+        off.append(np.linalg.solve(found.root, found.mode - c)[1:])
+    assert np.std(off) == pytest.approx(1.0, abs=0.3)
 
 
 def calm_and_wild(x: Array) -> Array:

@@ -15,7 +15,8 @@ The error of a score at u is s(u) times that of its process: it stays one random
 A stationary process says almost the same error wherever the runs are equally dense. Where a function is calm in a part
 of the box and wild in another, left-out errors show it. Given c, z² is s² times a square of a standard normal; c has a
 normal prior around 0, and a normal law at its mode, from which each hyperparameter draw has its own. A score has a
-local scale only where that makes z² more probable by `CLEAR` nats than s = 1 does.
+local scale only where that makes z² more probable by `CLEAR` nats than s = 1 does. Where z² are more dispersed than the
+model says, they count less (McCullagh & Nelder 1989, Generalized Linear Models, section 9.2).
 
 References
 ----------
@@ -40,7 +41,8 @@ LEVEL = 3.0  # prior sd of the first coefficient, one factor for the whole box: 
 SPREAD = 1.0  # of the others: from the middle of the box to its ends the scale changes by factors of 1.6
 CLEAR = 3.0  # nats
 ROUNDED = 0.1  # share of a left-out variance that is left of it at least without the jitter
-STEPS, SMALLEST, ENOUGH = 100, 1e-6, 1e-9  # steps to the mode, the smallest share of one, nats at which they end
+STEPS, SMALLEST, ENOUGH = 100, 1e-6, 1e-9  # steps to the mode, the smallest part of one, nats at which they end
+TINY = 1e-300
 
 
 def with_local_scale(process: ScoreProcess, orders: Sequence[int]) -> ScoreProcess:
@@ -96,25 +98,38 @@ class _Found(NamedTuple):
 def _found(f: Float[np.ndarray, "n m"], square: Float[np.ndarray, " n"]) -> _Found:
     """Return what z² say of c, by Laplace's method.
 
-    The steps are Newton's with the expected information, 2 f' f, which is the same at every c.
+    Where z² / s² vary more than squares of normals do, as next to a kink that f cannot follow, runs say less of c by
+    the factor of their variances.
+    """
+    first = _mode(f, square, 1.0)
+    left = square * np.exp(-2.0 * (f @ first.mode))
+    spread = float(np.mean((left / max(float(left.mean()), TINY) - 1.0) ** 2))
+    return first if spread <= 2.0 else _mode(f, square, 2.0 / spread)
+
+
+def _mode(f: Array, square: Array, share: float) -> _Found:
+    """Return the law of c when each run counts as a share of one.
+
+    The steps are Newton's with the expected information, 2 f' f for whole runs, which is the same at every c.
     """
     precision = np.array([LEVEL] + [SPREAD] * (f.shape[1] - 1)) ** -2.0
-    lower = np.linalg.cholesky(2.0 * f.T @ f + np.diag(precision))
+    lower = np.linalg.cholesky(2.0 * share * f.T @ f + np.diag(precision))
 
     def value(c: Array) -> float:
         size = f @ c
-        return float(-np.sum(size + 0.5 * square * (np.exp(-2.0 * size) - 1.0)) - 0.5 * precision @ c**2)
+        of_runs = -np.sum(size + 0.5 * square * (np.exp(-2.0 * size) - 1.0))
+        return float(share * of_runs - 0.5 * precision @ c**2)
 
     c = np.zeros(f.shape[1])
     at = value(c)
     for _ in range(STEPS):
-        slope = f.T @ (square * np.exp(-2.0 * (f @ c)) - 1.0) - precision * c
+        slope = share * f.T @ (square * np.exp(-2.0 * (f @ c)) - 1.0) - precision * c
         step = cho_solve((lower, True), slope)
-        share = 1.0
-        while (following := value(c + share * step)) < at and share > SMALLEST:
-            share *= 0.5
+        part = 1.0
+        while (following := value(c + part * step)) < at and part > SMALLEST:
+            part *= 0.5
         if following <= at + ENOUGH:
             break
-        c, at = c + share * step, following
+        c, at = c + part * step, following
     evidence = at - float(np.sum(np.log(np.diag(lower)))) + 0.5 * float(np.sum(np.log(precision)))
     return _Found(c, np.linalg.inv(lower).T, evidence)
