@@ -29,7 +29,12 @@ over the problems of a kind and half, each widened by two standard errors betwee
 - cost: of each problem the default fit and one with the fixed tolerance 1e-6, ``Curve(tolerance=1e-6)``, are timed one
   after the other, which first takes turns. The median of the ratios of their processor times is at most 1.5.
 
-``--rounds`` refines at most so often before it judges, and ``--correct`` runs the simulator at so many draws of the
+``--rounds`` goes on while `uq.another_round` asks for runs near the posterior, at most so often, and judges the last
+posterior. Each problem must end right (every posterior mean within 0.2 exact sds of the exact one, beside two Monte
+Carlo standard errors) or with a check of the verdict that warns or fails (that of parameters of which the data say
+little does not count). Beside it stands one fixed design with as
+many runs as the rounds took in all. Rounds that the posterior does not ask for cannot help, so that ``--narrow SHARE``
+starts from fewer runs: SHARE of those of the problem. ``--correct`` runs the simulator at so many draws of the
 last posterior and corrects it by them (`uq.correct`). ``--quick`` takes 6 problems of a kind in the place of 30.
 """
 
@@ -300,31 +305,43 @@ class Found(NamedTuple):
     verdict: str
     seconds: Array  # of processor time: the fit, one with a fixed tolerance; and everything
     share: float  # of truncation in the stated variance at the exact posterior
+    runs: int  # in all rounds
+    ended: str  # what `another_round` said at the end, where rounds were asked for
+    fixed: float  # the largest error of a mean, exact sds, with a fixed design of as many runs
+    doubts: tuple[str, ...]  # checks of the verdict that warn or fail, but for parameters that data say little of
 
 
-def _runs(one: Problem, number: int) -> xr.Dataset:
+def _runs(one: Problem, number: int, count: int | None = None) -> xr.Dataset:
     space = uq.ParameterSpace(**{name: uq.Uniform(*ends) for name, ends in zip(one.names, one.ends, strict=True)})
-    design = uq.sobol(space, one.runs, rng=number)
+    design = uq.sobol(space, count or one.runs, rng=number)
     return uq.ensemble.build(design, {"y": one.outputs(design)})
 
 
-def judged(one: Problem, number: int, rounds: int, margin: float, corrected: int, process: uq.GaussianProcess) -> Found:
+def judged(
+    one: Problem, number: int, rounds: int, margin: float, corrected: int, process: uq.GaussianProcess, narrow: float
+) -> Found:
     """Fit, calibrate and compare."""
     rng = np.random.default_rng([number, 11])
-    runs = _runs(one, number)
+    runs = _runs(one, number, max(round(narrow * one.runs), 3 * len(one.ends)))
     noise = uq.GaussianNoise(sd=one.sigma if one.known else uq.HalfNormal(8.0 * one.sigma))
     data = xr.DataArray(one.data, dims="t", coords={"t": one.t}, name="y")
     start = time.process_time()
     surrogate, fitted = _timed(runs, number, process)
     posterior = uq.Calibration(surrogate, data, noise).sample(uq.NUTS(draws=500, ess=400), rng=number)
+    before, ended = None, ""
     for i in range(rounds):
-        if not uq.another_round(posterior):
+        asked = uq.another_round(posterior, before)
+        ended = "wants more" if asked else ", ".join(check.name for check in asked.remaining) or "no more needed"
+        if not asked:
             break
-        more = uq.refine(posterior, 10 * len(one.ends), rng=[number, i])
+        before = posterior
+        more = uq.refine(posterior, 10 * len(one.ends), rng=1000 * number + i)
         runs = uq.ensemble.combine(runs, uq.ensemble.build(more, {"y": one.outputs(more)}))
         surrogate = process.fit(uq.ensemble.inside(runs, margin=margin))
         problem = uq.Calibration(surrogate, data, noise, outside="refined")
         posterior = problem.sample(uq.NUTS(draws=500, ess=400), rng=number)
+    else:
+        ended = "rounds used up" if rounds else ""
     if corrected:
         design = uq.verification_design(posterior, corrected, rng=number)
         table = uq.ensemble.build(design, {"y": one.outputs(design)})
@@ -349,8 +366,26 @@ def judged(one: Problem, number: int, rounds: int, margin: float, corrected: int
     off = np.array([(draws[name].mean() - right.mean[i]) / right.sd[i] for i, name in enumerate(keys)])
     ratio = np.array([draws[name].std() / right.sd[i] for i, name in enumerate(keys)])
     left = float(np.mean(np.sum(surrogate.decode("y").truncation ** 2, axis=1)) / np.mean(variance))
-    status = posterior.verdict.status
-    return Found(float(square), np.array(inside), off, ratio, scores, status, np.append(fitted, seconds), left)
+    status, used, fixed = posterior.verdict.status, runs.sizes["run"], float("nan")
+    if rounds and used > one.runs * narrow:
+        again = uq.Calibration(process.fit(_runs(one, number, used)), data, noise)
+        beside = again.sample(uq.NUTS(draws=500, ess=400), rng=number).draws
+        fixed = max(abs(float(beside[n].mean()) - m) / sd for n, m, sd in zip(keys, right.mean, right.sd, strict=True))
+    doubts = tuple(check.name for check in posterior.verdict.warnings if check.name != "prior-dominated")
+    return Found(
+        square=float(square),
+        inside=np.array(inside),
+        off=off,
+        ratio=ratio,
+        scores=scores,
+        verdict=status,
+        seconds=np.append(fitted, seconds),
+        share=left,
+        runs=used,
+        ended=ended,
+        fixed=fixed,
+        doubts=doubts,
+    )
 
 
 def _timed(
@@ -412,6 +447,31 @@ def aims_of(kind: str, half: str, found: list[Found]) -> list[Aim]:
     ]
 
 
+def aims_of_rounds(kind: str, half: str, found: list[Found]) -> list[Aim]:
+    """Return how rounds end."""
+    label, n = f"{kind}, {half}", len(found)
+    worst = np.array([np.abs(one.off).max() for one in found])
+    right = worst <= RIGHT + 2.0 * MONTE_CARLO
+    warned = np.array([bool(one.doubts) for one in found])
+    more = np.array([one.runs for one in found])
+    fixed = np.array([one.fixed for one in found])
+    compared = np.isfinite(fixed)
+    out = [
+        aim(f"{label}: end right or with a check that warns", float(np.mean(right | warned)), 1.0, n=n),
+        aim(f"{label}: end right", float(right.mean()), n=n),
+        aim(f"{label}: median of all runs", float(np.median(more)), n=n),
+    ]
+    both = {"rounds": right[compared], "a fixed design of as many runs": fixed[compared] <= RIGHT + 2.0 * MONTE_CARLO}
+    for way, values in both.items():
+        name = f"{label}: end right with {way}, where rounds were asked for"
+        if len(values):
+            out.append(aim(name, float(values.mean()), n=len(values)))
+        else:
+            out.append(aim(name, None, reason="no rounds were asked for"))
+    return out
+
+
+RIGHT, MONTE_CARLO = 0.2, 0.05  # exact sds; the standard error of a mean of 400 effective draws
 KINDS = ("decades", "epidemic", "latency", "field", "theoph")
 
 
@@ -424,6 +484,7 @@ def main() -> int:
     parser.add_argument("--half", choices=("seen", "unseen"), help="one half alone")
     parser.add_argument("--rounds", type=int, default=0, help="at most so many rounds of `refine`")
     parser.add_argument("--margin", type=float, default=0.1, help="of `uq.ensemble.inside` between rounds")
+    parser.add_argument("--narrow", type=float, default=1.0, metavar="SHARE", help="of the runs, before rounds")
     parser.add_argument("--given", action="store_true", help="surrogates with scales='given'")
     parser.add_argument("--correct", type=int, default=0, help="runs at draws of the last posterior that correct it")
     parser.add_argument("--cases", type=Path, metavar="DIR", help="folder of the reference cases, for theoph")
@@ -447,7 +508,13 @@ def main() -> int:
                     warnings.simplefilter("ignore")
                     found.append(
                         judged(
-                            problem(kind, number, args.cases), number, args.rounds, args.margin, args.correct, process
+                            problem(kind, number, args.cases),
+                            number,
+                            args.rounds,
+                            args.margin,
+                            args.correct,
+                            process,
+                            args.narrow,
                         )
                     )
                 if args.v:
@@ -455,10 +522,11 @@ def main() -> int:
                     print(
                         f"# {kind} {number}: squared ratio {one.square:.2f}, inside {one.inside.round(2)}, off "
                         f"{one.off.round(2)}, sds {one.ratio.round(2)}, truncation {one.share:.1e}, {one.verdict}, "
-                        f"{one.seconds.round(1)} s",
+                        f"{one.seconds.round(1)} s; {one.runs} runs, {one.ended}, fixed {one.fixed:.2f}, "
+                        f"{', '.join(one.doubts)}",
                         flush=True,
                     )
-            new = aims_of(kind, half, found)
+            new = aims_of_rounds(kind, half, found) if args.rounds else aims_of(kind, half, found)
             aims += new
             for each in new:
                 print(line(each), flush=True)
