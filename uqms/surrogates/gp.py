@@ -146,8 +146,10 @@ class GaussianProcess:
         `Matern72` in the place of `Matern52`, as far as its runs ask for them. Kernels with and without are averaged by
         their evidence, so that outputs that need none of it keep their simple kernel; above 30 runs per input the most
         probable one is taken. `SquaredExponential` learns neither directions nor an amplitude, with which it would be
-        overconfident. With a cheap model, inputs stay as they are. "given": the kernel and the design box's scales are
-        taken as they are, which is what "auto" does with a `JaxKernel`.
+        overconfident. Where left-out errors of a score show that it is predicted better in one part of the box than in
+        another, its stated error follows; not with noise or a cheap model. With a cheap model, inputs stay as they are.
+        "given": the kernel and the design box's scales are taken as they are, which is what "auto" does with a
+        `JaxKernel`.
     outputs
         Settings by output name, `Scalar(...)` or `Curve(...)`; what is not named gets the default of its dims. A
         `transform` in them keeps an output positive or inside of bounds.

@@ -7,15 +7,15 @@ u           inputs in the unit cube                                            (
 v           u - 1/2, with u at most at the ends of the box                     (k, d)
 f           1, v and 2 v² - 1/6                                                (k, 1 + 2 d)
 c           coefficients, of each hyperparameter draw and score                (H, q, 1 + 2 d)
-s           exp(f · c), the local scale                                        (k,)
+r           exp(f · c), the local scale                                        (k,)
 z²          squares of the left-out errors of the runs, over their variances   (n,)
 ==========  =================================================================  ============
 
-The error of a score at u is s(u) times that of its process: it stays one random function, and the mean stays as it is.
+The error of a score at u is r(u) times that of its process: it stays one random function, and the mean stays as it is.
 A stationary process says almost the same error wherever the runs are equally dense. Where a function is calm in a part
-of the box and wild in another, left-out errors show it. Given c, z² is s² times a square of a standard normal; c has a
+of the box and wild in another, left-out errors show it. Given c, z² is r² times a square of a standard normal; c has a
 normal prior around 0, and a normal law at its mode, from which each hyperparameter draw has its own. A score has a
-local scale only where that makes z² more probable by `CLEAR` nats than s = 1 does. Where z² are more dispersed than the
+local scale only where that makes z² more probable by `CLEAR` nats than r = 1 does. Where z² are more dispersed than the
 model says, they count less (McCullagh & Nelder 1989, Generalized Linear Models, section 9.2).
 
 References
@@ -88,7 +88,7 @@ def _normals(draws: int, size: int, order: int) -> Array:
 
 
 class _Found(NamedTuple):
-    """The normal law of c given z², and how much more probable z² is with it than with s = 1."""
+    """The normal law of c given z², and how much more probable z² is with it than with r = 1."""
 
     mode: Array  # (m,)
     root: Array  # (m, m), of its covariance
@@ -98,7 +98,7 @@ class _Found(NamedTuple):
 def _found(f: Float[np.ndarray, "n m"], square: Float[np.ndarray, " n"]) -> _Found:
     """Return what z² say of c, by Laplace's method.
 
-    Where z² / s² vary more than squares of normals do, as next to a kink that f cannot follow, runs say less of c by
+    Where z² / r² vary more than squares of normals do, as next to a kink that f cannot follow, runs say less of c by
     the factor of their variances.
     """
     first = _mode(f, square, 1.0)

@@ -13,6 +13,8 @@ G           L^-1 F                                                         (n, b
 R           R' R = (F' K^-1 F)^-1, zero when the trend is not estimated    (b, b)
 w           L^-1 k(x, u)                                                   (n, k)
 v           R (t(u) - G' w), so that cov = k(u, u) - w' w + v' v           (b, k)
+local       coefficients of the local scale r(u), a factor of errors       (1 + 2 d,)
+            alone: cov r(u) r(u'); see `local_scale`
 ==========  =============================================================  ===============
 
 A run that has no value of a score has a zero row and column in that score's L^-1, and zeros in its target and G: then
@@ -45,6 +47,8 @@ __all__ = [
     "condition",
     "draw_at",
     "joint_at",
+    "local_features",
+    "local_slopes",
     "means_at",
     "normals_at",
     "root_at",
@@ -125,7 +129,7 @@ class ScoreProcess:
     trend_root: Array  # (H, q, b, b), R
     log_weights: Array  # (H,)
     noise: Array = field(default_factory=lambda: np.zeros((0, 0)))  # (q, n), diagonal of V; empty: zeros
-    local: Array = field(default_factory=lambda: np.zeros((0, 0, 0)))  # (H, q, 1 + 2 d), c; (H, q, 0): no local scale
+    local: Array = field(default_factory=lambda: np.zeros((0, 0, 0)))  # (H, q, 1 + 2 d); (H, q, 0): no local scale
 
     def __post_init__(self) -> None:
         if not self.noise.size:
@@ -165,11 +169,11 @@ class ScoreProcess:
         return replace(self, log_weights=np.zeros(1), **kept)
 
     def with_local(self, local: Float[np.ndarray, "H q m"]) -> "ScoreProcess":
-        """Return the process with other local scales: errors are s(u) times as large, means as they were."""
+        """Return the process with other local scales: errors are r(u) times as large, means as they were."""
         return replace(self, local=local)
 
     def local_scale(self, h: int, j: int, u: Float[np.ndarray, "*batch d"]) -> Float[np.ndarray, "*batch"]:
-        """Return s at inputs; ones where there is no local scale."""
+        """Return r of `local_scale.py` at inputs; ones where there is no local scale."""
         c = self.local[h, j]
         return np.asarray(np.exp(local_features(u) @ c)) if c.size else np.ones(u.shape[:-1])
 
@@ -254,13 +258,13 @@ class ScoreProcess:
 
 
 def local_features(u: Float[np.ndarray, "*batch d"]) -> Float[np.ndarray, "*batch m"]:
-    """Return f at inputs; beyond the box as at its end."""
+    """Return the features f of `local_scale.py` at inputs; beyond the box as at its end."""
     v = np.clip(u, 0.0, 1.0) - 0.5
     return np.concatenate([np.ones((*u.shape[:-1], 1)), v, 2.0 * v * v - 1.0 / 6.0], axis=-1)
 
 
 def local_slopes(u: Float[np.ndarray, "k d"], c: Float[np.ndarray, " m"]) -> Float[np.ndarray, "k d"]:
-    """Return the derivative of log s at inputs."""
+    """Return the derivative of log r at inputs."""
     d = u.shape[1]
     inside = (u > 0.0) & (u < 1.0)
     return np.where(inside, c[1 : 1 + d] + 4.0 * (u - 0.5) * c[1 + d :], 0.0)
