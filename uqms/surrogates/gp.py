@@ -29,7 +29,7 @@ from uqms.errors import (
     NumericalWarning,
 )
 from uqms.parameters import Box
-from uqms.surrogates.adapted import Adapted, OneOf, candidates
+from uqms.surrogates.adapted import Adapted, candidates
 from uqms.surrogates.adapted import described as kernel_described
 from uqms.surrogates.archive import Stored
 from uqms.surrogates.fitting import Fitting, Probable, few_runs, orders_of
@@ -307,7 +307,8 @@ class GaussianProcess:
             scores.append(of_runs)
             missing.append(lacking)
         kernel, scales = self.kernel, {}
-        if self.scales == "auto" and isinstance(kernel, Stationary | Adapted):
+        chosen = self.scales == "auto" and isinstance(kernel, Stationary | Adapted)
+        if chosen:
             kernel = candidates(kernel, box.d)
             if choose_inputs and self.mean is None:
                 probability = partial(self._probability, kernel, bases, np.hstack(scores))
@@ -343,7 +344,7 @@ class GaussianProcess:
         if self.scalars == "auto" and cheap is None and self.noise == "none":
             fitting, y, bases, found = fitting.with_scores_in_common(y, bases, found)
         process = fitting.conditioned(y, found, bases)
-        if self.scales == "auto" and cheap is None and self.noise == "none" and isinstance(kernel, OneOf):
+        if chosen and cheap is None and self.noise == "none":
             process = with_local_scale(process, orders_of(bases))
         report(process, found, bases)
         attrs = {key: str(runs.attrs[key]) for key in ("space", "box_note", "simulator", "design") if key in runs.attrs}
