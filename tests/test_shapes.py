@@ -31,10 +31,10 @@ def test_a_wrong_shape_inside_the_package_is_an_error(outputs: ModuleType) -> No
 def test_compiled_kernels_compile() -> None:
     fused = importlib.import_module("uqms.surrogates.fused")
     # One draw, one score, two runs, one input, a constant trend, a kernel of one part, neither directions nor an
-    # amplitude nor kernels of scores; then weight, part, inputs.
-    block = np.array([1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.2, 0.7])
+    # amplitude nor kernels of scores nor a local scale; then weight, part, inputs.
+    block = np.array([1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.2, 0.7])
     # After them one length scale, variance, trend, 2 + 2 weights, 2 x 2 factor, 2 + 2 for the trend and its root.
-    assert fused.block_size(block) == 14 + 16
+    assert fused.block_size(block) == 15 + 16
 
 
 def test_what_has_no_shape_in_its_types_is_left_as_it_is(outputs: ModuleType) -> None:
