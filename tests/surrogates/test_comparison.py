@@ -39,7 +39,7 @@ def refitted(surrogate: GaussianProcessSurrogate, i: int) -> tuple[Array, Array]
         scores = scores_at(one, p.x[i : i + 1], diagonal=True)
         means.append(scores.mean[0, 0])
         local = np.array([p.local_scale(h, j, p.x[i : i + 1])[0] for j in range(p.q)])
-        variances.append(local**2 * (scores.covariance[0, :, 0] + p.variance[h] * (p.nugget[h] + p.jitter[h])))
+        variances.append(local**2 * scores.covariance[0, :, 0] + p.variance[h] * (p.nugget[h] + p.jitter[h]))
     return np.array(means), np.array(variances)
 
 

@@ -1,5 +1,6 @@
 """The local scale of the stated error: against its definition, dense algebra, finite differences and known scales."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from uqms.errors import UqmsError
 from uqms.surrogates import GaussianProcessSurrogate
 from uqms.surrogates.function_draws import paths
 from uqms.surrogates.fused import block_size, scores_flat, scores_flat_reverse
-from uqms.surrogates.left_out import left_out_scores
+from uqms.surrogates.kernels import correlation, hyperparameter_count
+from uqms.surrogates.left_out import left_out_scores, own_jitter
 from uqms.surrogates.local_scale import CLEAR, LEVEL, SPREAD, _found, _mode
-from uqms.surrogates.process import ScoreProcess, condition, local_features, root_at, score_reverse, scores_at
+from uqms.surrogates.process import ScoreProcess, average, condition, local_features, root_at, score_reverse, scores_at
 from uqms.surrogates.training import Hyperparameters
 
 D = 2
@@ -24,9 +26,6 @@ KERNELS = (uq.Matern52(), uq.Matern52() + uq.SquaredExponential(), uq.surrogates
 
 def scaled(kernel: uq.surrogates.Kernel, n: int = 15) -> ScoreProcess:
     """Return a process of two scores and two draws with scales drawn at random."""
-    from uqms.surrogates.kernels import hyperparameter_count
-    from uqms.surrogates.process import average
-
     x = np.random.default_rng(1).random((n, D))
     y = np.column_stack([np.sin(3.0 * (x[:, 0] - x[:, 1])), x[:, 0] ** 2 - x[:, 1]])
     draws = []
@@ -104,6 +103,22 @@ def test_left_out_runs_have_it() -> None:
         told = scores_at(without.with_local(process.local[1:, :1]), process.x[i : i + 1])
         assert process.y[i, 0] - told.mean[0, 0, 0] == pytest.approx(error[i], rel=1e-5)
         assert told.covariance[0, 0, 0, 0] == pytest.approx(variance[i], rel=1e-5)
+
+
+def test_the_jitter_of_a_left_out_run_is_not_scaled() -> None:
+    """With a jitter of a tenth of the variance: what is said of a new input is scaled, and the jitter is added."""
+    x = np.random.default_rng(1).random((15, D))
+    nugget = Hyperparameters(np.full(D, 0.5), 0.1, 0.0, 0.0, 1, False)
+    process = condition(uq.Matern52(), x, np.sin(5.0 * x[:, :1]), 1, [nugget])
+    process = replace(process, jitter=process.nugget, nugget=np.zeros((1, 1)))
+    _, before, _ = left_out_scores(process, 0, 0)
+    own = own_jitter(process, 0, 0, before)
+    c = np.array([[[0.5, 1.0, -1.0, 0.4, 0.2]]])
+    _, after, root = left_out_scores(process.with_local(c), 0, 0)
+    r = by_definition(x, c[0, 0])
+    np.testing.assert_allclose(own, 0.1 * process.variance[0, 0])
+    np.testing.assert_allclose(after, r**2 * (before - own) + own, rtol=1e-12)
+    np.testing.assert_allclose(np.sum(root**2, axis=1), after, rtol=1e-9)
 
 
 def test_scores_draws_and_some_runs_keep_it() -> None:
@@ -202,8 +217,6 @@ def test_it_follows_errors_that_vary_over_the_box() -> None:
 
 def test_functions_of_a_stationary_process_have_none() -> None:
     """Functions drawn from the process itself: at most one of ten is given a local scale by chance."""
-    from uqms.surrogates.kernels import correlation
-
     found = 0
     for seed in range(10):
 

@@ -11,7 +11,9 @@ from jaxtyping import Float
 from uqms._typing import Array
 from uqms.surrogates.process import ScoreProcess
 
-__all__ = ["left_out_scores", "truncation_share"]
+__all__ = ["left_out_scores", "own_jitter", "truncation_share"]
+
+ROUNDED = 0.1  # share of a left-out variance that is left of it at least without the jitter
 
 
 def left_out_scores(process: ScoreProcess, h: int, j: int) -> tuple[Array, Array, Array]:
@@ -23,8 +25,16 @@ def left_out_scores(process: ScoreProcess, h: int, j: int) -> tuple[Array, Array
     diagonal = np.maximum(np.sum(half * half, axis=0), 1e-300)
     diagonal[~process.known(j)] = 1.0  # any number: these runs are not counted
     error = inverse.T @ process.target[h, j] / diagonal
-    scale = process.local_scale(h, j, process.x)
-    return error, scale**2 / diagonal, half.T * (scale / diagonal)[:, None]
+    if not process.local.size:
+        return error, 1.0 / diagonal, half.T / diagonal[:, None]
+    own = own_jitter(process, h, j, 1.0 / diagonal)
+    wider = process.local_scale(h, j, process.x) ** 2 * (1.0 - own * diagonal) + own * diagonal
+    return error, wider / diagonal, half.T * (np.sqrt(wider) / diagonal)[:, None]
+
+
+def own_jitter(process: ScoreProcess, h: int, j: int, variance: Array) -> Array:
+    """Return the part of left-out variances that is the jitter of the run itself, which a new input has not."""
+    return np.asarray(np.minimum(process.jitter[h, j] * process.variance[h, j], (1.0 - ROUNDED) * variance))
 
 
 def truncation_share(

@@ -32,7 +32,7 @@ from scipy.linalg import cho_solve
 
 from uqms._typing import Array
 from uqms.surrogates.fitting import own_order
-from uqms.surrogates.left_out import left_out_scores
+from uqms.surrogates.left_out import left_out_scores, own_jitter
 from uqms.surrogates.process import ScoreProcess, local_features
 
 __all__ = ["with_local_scale"]
@@ -40,7 +40,6 @@ __all__ = ["with_local_scale"]
 LEVEL = 3.0  # prior sd of the first coefficient, one factor for the whole box: of linear outputs it is a thousandth
 SPREAD = 1.0  # of the others: from the middle of the box to its ends the scale changes by factors of 1.6
 CLEAR = 3.0  # nats
-ROUNDED = 0.1  # share of a left-out variance that is left of it at least without the jitter
 STEPS, SMALLEST, ENOUGH = 100, 1e-6, 1e-9  # steps to the mode, the smallest part of one, nats at which they end
 TINY = 1e-300
 
@@ -60,12 +59,12 @@ def with_local_scale(process: ScoreProcess, orders: Sequence[int]) -> ScoreProce
 
 
 def _of_score(process: ScoreProcess, j: int, order: int) -> Float[np.ndarray, "H m"]:
+    """Return the coefficients of a score, zeros where it needs none."""
     known, weights = process.known(j), np.exp(process.log_weights - np.logaddexp.reduce(process.log_weights))
     square = np.zeros(int(known.sum()))
     for h, weight in enumerate(weights):
         error, variance, _ = left_out_scores(process, h, j)
-        # The jitter of the run itself is part of what is said of it, but not of what is said of a new input.
-        variance = np.maximum(variance - process.jitter[h, j] * process.variance[h, j], ROUNDED * variance)
+        variance = variance - own_jitter(process, h, j, variance)
         square += weight * error[known] ** 2 / variance[known]
     d, x = process.x.shape[1], process.x[known]
     rows, inputs = own_order(x, process.y[known, j])
