@@ -16,7 +16,7 @@ from uqms.surrogates.function_draws import paths
 from uqms.surrogates.fused import block_size, scores_flat, scores_flat_reverse
 from uqms.surrogates.kernels import correlation, hyperparameter_count
 from uqms.surrogates.left_out import left_out_scores, own_jitter
-from uqms.surrogates.local_scale import CLEAR, LEVEL, SPREAD, _found, _mode
+from uqms.surrogates.local_scale import CLEAR, LEVEL, SPREAD, _found, _mode, with_local_scale
 from uqms.surrogates.process import ScoreProcess, average, condition, local_features, root_at, score_reverse, scores_at
 from uqms.surrogates.training import Hyperparameters
 
@@ -172,6 +172,27 @@ def test_without_a_local_scale_the_evidence_is_rarely_for_one() -> None:
         sum(_found(*squares(np.array([0.0, 3.0, 0.0, 0.0, 0.0]), 40, seed)).evidence >= CLEAR for seed in range(50))
         >= 45
     )
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-2, 1.0, 1e3, 1e4, 1e8])
+def test_errors_of_any_size_are_found(size: float) -> None:
+    """Where stated errors are wrong by powers of ten, the scale is too: its level, and a slope of zero at the mode."""
+    f, z2 = squares(np.zeros(1 + 2 * D), 60, 4)
+    found = _mode(f, size * z2, 1.0)
+    assert found.mode[0] == pytest.approx(0.5 * np.log(size), abs=0.5)
+    slope = f.T @ (size * z2 * np.exp(-2.0 * f @ found.mode) - 1.0)
+    slope -= found.mode / np.array([LEVEL, *[SPREAD] * 2 * D]) ** 2
+    np.testing.assert_allclose(slope, 0.0, atol=1e-5)
+
+
+def test_runs_that_are_predicted_exactly_keep_an_error() -> None:
+    """Left-out errors of zero: the stated error becomes a thousandth, not nothing."""
+    process = scaled(uq.Matern52()).with_local(np.zeros((2, 2, 0)))
+    exact = replace(process, target=np.zeros(process.target.shape))
+    found = with_local_scale(exact, [1, 2])
+    s = np.array([found.local_scale(h, j, process.x) for h, j in np.ndindex(2, 2)])
+    assert s.max() < 1e-2
+    assert s.min() > 1e-4
 
 
 def test_dispersed_squares_count_less() -> None:

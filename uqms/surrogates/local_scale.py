@@ -14,9 +14,9 @@ z²          squares of the left-out errors of the runs, over their variances   
 The error of a score at u is r(u) times that of its process: it stays one random function, and the mean stays as it is.
 A stationary process says almost the same error wherever the runs are equally dense. Where a function is calm in a part
 of the box and wild in another, left-out errors show it. Given c, z² is r² times a square of a standard normal; c has a
-normal prior around 0, and a normal law at its mode, from which each hyperparameter draw has its own. A score has a
-local scale only where that makes z² more probable by `CLEAR` nats than r = 1 does. Where z² are more dispersed than the
-model says, they count less (McCullagh & Nelder 1989, Generalized Linear Models, section 9.2).
+normal prior with mean 0. Each hyperparameter draw has a draw of c from the normal approximation to its posterior. A
+score has a local scale only where z² are more probable by `CLEAR` nats than with r = 1. Where z² scatter more than the
+model says, each counts less (McCullagh & Nelder 1989, Generalized Linear Models, section 9.2).
 
 References
 ----------
@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.linalg import cho_solve
+from scipy.optimize import minimize
 
 from uqms._typing import Array
 from uqms.surrogates.fitting import own_order
@@ -40,8 +40,8 @@ __all__ = ["with_local_scale"]
 LEVEL = 3.0  # prior sd of the first coefficient, one factor for the whole box: of linear outputs it is a thousandth
 SPREAD = 1.0  # of the others: from the middle of the box to its ends the scale changes by factors of 1.6
 CLEAR = 3.0  # nats
-STEPS, SMALLEST, ENOUGH = 100, 1e-6, 1e-9  # steps to the mode, the smallest part of one, nats at which they end
-TINY = 1e-300
+LEAST = 1e-6  # of z²: errors that are smaller than a thousandth of the stated ones are rounding
+ENOUGH = 1e-6  # nats by a coefficient at which the search of the mode ends
 
 
 def with_local_scale(process: ScoreProcess, orders: Sequence[int]) -> ScoreProcess:
@@ -68,8 +68,10 @@ def _of_score(process: ScoreProcess, j: int, order: int) -> Float[np.ndarray, "H
         square += weight * error[known] ** 2 / variance[known]
     d, x = process.x.shape[1], process.x[known]
     rows, inputs = own_order(x, process.y[known, j])
-    found = _found(local_features(x[np.ix_(rows, inputs)]), square[rows])
-    if not found.evidence >= CLEAR:
+    if not np.isfinite(square).all():
+        return np.zeros((process.draws, 1 + 2 * d))
+    found = _found(local_features(x[np.ix_(rows, inputs)]), np.maximum(square[rows], LEAST))
+    if found.evidence < CLEAR:
         return np.zeros((process.draws, 1 + 2 * d))
     out = np.tile(found.mode, (process.draws, 1))
     if process.draws > 1:
@@ -87,7 +89,7 @@ def _normals(draws: int, size: int, order: int) -> Array:
 
 
 class _Found(NamedTuple):
-    """The normal law of c given z², and how much more probable z² is with it than with r = 1."""
+    """Normal approximation to the posterior of c, and by how many nats z² are more probable than with r = 1."""
 
     mode: Array  # (m,)
     root: Array  # (m, m), of its covariance
@@ -97,38 +99,37 @@ class _Found(NamedTuple):
 def _found(f: Float[np.ndarray, "n m"], square: Float[np.ndarray, " n"]) -> _Found:
     """Return what z² say of c, by Laplace's method.
 
-    Where z² / r² vary more than squares of normals do, as next to a kink that f cannot follow, runs say less of c by
-    the factor of their variances.
+    Where z² / r² scatter more than squares of normals do, as next to a kink that f cannot follow, the log-likelihood is
+    divided by the ratio of the two variances.
     """
     first = _mode(f, square, 1.0)
     left = square * np.exp(-2.0 * (f @ first.mode))
-    spread = float(np.mean((left / max(float(left.mean()), TINY) - 1.0) ** 2))
-    return first if spread <= 2.0 else _mode(f, square, 2.0 / spread)
+    scatter = float(np.mean((left / left.mean() - 1.0) ** 2))
+    return first if scatter <= 2.0 else _mode(f, square, 2.0 / scatter)
 
 
 def _mode(f: Array, square: Array, share: float) -> _Found:
-    """Return the law of c when each run counts as a share of one.
+    """Return the normal approximation to the posterior of c whose log-likelihood is multiplied by `share`.
 
-    The steps are Newton's with the expected information, 2 f' f for whole runs, which is the same at every c.
+    The log posterior is concave. Its curvature is the expected information, 2 f' f, which is the same at every c.
     """
     precision = np.array([LEVEL] + [SPREAD] * (f.shape[1] - 1)) ** -2.0
-    lower = np.linalg.cholesky(2.0 * share * f.T @ f + np.diag(precision))
 
     def value(c: Array) -> float:
         size = f @ c
-        of_runs = -np.sum(size + 0.5 * square * (np.exp(-2.0 * size) - 1.0))
-        return float(share * of_runs - 0.5 * precision @ c**2)
+        return float(share * np.sum(size + 0.5 * square * np.exp(-2.0 * size)) + 0.5 * precision @ c**2)
 
-    c = np.zeros(f.shape[1])
-    at = value(c)
-    for _ in range(STEPS):
-        slope = share * f.T @ (square * np.exp(-2.0 * (f @ c)) - 1.0) - precision * c
-        step = cho_solve((lower, True), slope)
-        part = 1.0
-        while (following := value(c + part * step)) < at and part > SMALLEST:
-            part *= 0.5
-        if following <= at + ENOUGH:
-            break
-        c, at = c + part * step, following
-    evidence = at - float(np.sum(np.log(np.diag(lower)))) + 0.5 * float(np.sum(np.log(precision)))
+    def slope(c: Array) -> Array:
+        return np.asarray(share * f.T @ (1.0 - square * np.exp(-2.0 * (f @ c))) + precision * c)
+
+    def curvature(c: Array) -> Array:
+        weights = 2.0 * share * square * np.exp(-2.0 * (f @ c))
+        return np.asarray((f * weights[:, None]).T @ f + np.diag(precision))
+
+    zero = np.zeros(f.shape[1])
+    start = zero.copy()
+    start[0] = 0.5 * np.log(square.mean())  # from r = 1 steps would be far too long where z² are large
+    c = minimize(value, start, jac=slope, hess=curvature, method="trust-exact", options={"gtol": ENOUGH}).x
+    lower = np.linalg.cholesky(2.0 * share * f.T @ f + np.diag(precision))
+    evidence = value(zero) - value(c) - float(np.sum(np.log(np.diag(lower)))) + 0.5 * float(np.sum(np.log(precision)))
     return _Found(c, np.linalg.inv(lower).T, evidence)
