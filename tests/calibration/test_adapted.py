@@ -1,4 +1,4 @@
-"""Calibrations through kernels with learned directions and amplitude: dense normals, and gradients by differences."""
+"""Calibrations through learned directions, amplitudes and local scales: dense normals, gradients by differences."""
 
 from functools import cache
 from typing import Any
@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from scipy.stats import multivariate_normal
+from surrogates.members import locally_scaled
 
 import uqms as uq
 from tests.frozen.values import Target
@@ -20,14 +21,14 @@ PEOPLE = uq.Population(SPACE, individual=("a",), spread={"a": uq.HalfNormal(0.3)
 
 
 @cache
-def surrogate() -> Any:
+def surrogate(local: bool) -> Any:
     design = uq.sobol(PEOPLE.box(), 24, rng=1)
     a, b, x = (design[name].values[:, None] for name in ("a", "b", "x"))
     curves = np.sin(5.0 * (a - b) + TIMES) * np.exp(2.0 * x * TIMES)
     runs = uq.ensemble.build(design, {"y": xr.DataArray(curves, dims=("run", "t"), coords={"t": TIMES})})
-    process = uq.GaussianProcess(outputs={"y": uq.Curve(max_scores=3)}, scales="auto")
-    assert "directions" in repr(process.fit(runs))
-    return process.fit(runs)
+    found = uq.GaussianProcess(outputs={"y": uq.Curve(max_scores=3)}, scales="auto").fit(runs)
+    assert "directions" in repr(found)
+    return locally_scaled(found, 5) if local else found
 
 
 def table(subjects: int) -> pd.DataFrame:
@@ -42,22 +43,23 @@ def table(subjects: int) -> pd.DataFrame:
 
 
 @cache
-def problem(kind: str) -> Any:
+def problem(kind: str, local: bool) -> Any:
     coords: Any = {"output": "y", "value": "value", "coords": {"t": "t"}, "conditions": ["x"]}
     if kind in ("exact", "low-rank"):
         data = uq.Observations.from_table(table(4), subject="id", **coords)
         noise: Any = uq.GaussianNoise(sd=uq.HalfNormal(0.3))
-        return uq.Calibration(surrogate(), data, noise=noise, population=PEOPLE, surrogate_error=kind)
+        return uq.Calibration(surrogate(local), data, noise=noise, population=PEOPLE, surrogate_error=kind)
     data = uq.Observations.from_table(table(1).drop(columns="id"), **coords)
     noise = {
         "gaussian": uq.GaussianNoise(sd=uq.HalfNormal(0.3)),
         "student": uq.StudentTNoise(scale=uq.HalfNormal(0.3), df=5.0),
     }[kind]
-    return uq.Calibration(surrogate(), data, space=SPACE, noise=noise)
+    return uq.Calibration(surrogate(local), data, space=SPACE, noise=noise)
 
 
-def test_likelihood_is_the_mixture_of_dense_normals() -> None:
-    one, s = problem("gaussian"), surrogate()
+@pytest.mark.parametrize("local", [False, True])
+def test_likelihood_is_the_mixture_of_dense_normals(local: bool) -> None:
+    one, s = problem("gaussian", local), surrogate(local)
     decoder = s.decode("y", {"t": TIMES})
     for theta in one.prior_draws(3, 1), one.prior_draws(3, 2):
         for i in range(3):
@@ -77,9 +79,10 @@ def test_likelihood_is_the_mixture_of_dense_normals() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("local", [False, True])
 @pytest.mark.parametrize("kind", ["gaussian", "student", "exact", "low-rank"])
-def test_gradient_is_that_of_differences(kind: str) -> None:
-    target = Target(problem(kind))
+def test_gradient_is_that_of_differences(kind: str, local: bool) -> None:
+    target = Target(problem(kind, local))
     rng = np.random.default_rng(3)
     point = {name: np.asarray(v) + rng.uniform(-0.3, 0.3, np.shape(v)) for name, v in target.start.items()}
     _, slopes = target(point)
@@ -90,8 +93,9 @@ def test_gradient_is_that_of_differences(kind: str) -> None:
         assert 0.5 * (up - down) == pytest.approx(np.sum(slopes[name] * step), abs=2e-6 * norm * 1e-5 * 10), name
 
 
-def test_features_at_the_inputs_themselves_are_exact() -> None:
-    exact, few = (problem(kind) for kind in ("exact", "low-rank"))
+@pytest.mark.parametrize("local", [False, True])
+def test_features_at_the_inputs_themselves_are_exact(local: bool) -> None:
+    exact, few = (problem(kind, local) for kind in ("exact", "low-rank"))
     theta = exact.prior_draws(1, 1)
     latents = 0.3 * np.random.default_rng(4).standard_normal(exact.latents)
     point = {name: float(values[0]) for name, values in theta.items()}
@@ -103,4 +107,24 @@ def test_features_at_the_inputs_themselves_are_exact() -> None:
     assert found == pytest.approx(exact.log_likelihood(point, latents), abs=1e-6)
     step = 1e-5 * np.random.default_rng(5).standard_normal(u.shape)
     up, down = (lowrank.value_and_slopes(u + s * step, np.array([sd]), few.data.cells.z)[0] for s in (1.0, -1.0))
+    assert 0.5 * (up - down) == pytest.approx(np.sum(by_u * step), rel=1e-4)
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_few_features_leave_the_rest_of_the_variance_to_each_input(local: bool) -> None:
+    """Features of every other input: the variance at each is that of the error, and slopes are differences."""
+    few = problem("low-rank", local)
+    theta, latents = few.prior_draws(1, 1), 0.3 * np.random.default_rng(4).standard_normal(few.latents)
+    u = few.data.unit_inputs(few.individuals(theta, latents[None]))[0]
+    error = SharedError.through(covariances_of(few.data.data_model, few.data.cells.used), u[::2])
+    _, phi, rest = error.at(u)
+    variance, cuts = surrogate(local).marginal_scores(u).covariance, np.cumsum([0, *error.ranks])
+    for j in range(error.q):
+        within = np.sum(phi[:, :, cuts[j] : cuts[j + 1]] ** 2, axis=-1)
+        np.testing.assert_allclose(within + rest[:, :, j], variance[:, j], rtol=1e-6, atol=1e-12)
+    assert rest[:, 1::2].max() > 1e-3 * variance.max()
+    lowrank = featured(few.data.data_model, error, few.data.cells.used, subjects_of(few.data))
+    _, by_u, _ = lowrank.value_and_slopes(u, np.array([0.2]), few.data.cells.z)
+    step = 1e-5 * np.random.default_rng(5).standard_normal(u.shape)
+    up, down = (lowrank.value_and_slopes(u + s * step, np.array([0.2]), few.data.cells.z)[0] for s in (1.0, -1.0))
     assert 0.5 * (up - down) == pytest.approx(np.sum(by_u * step), rel=1e-4)

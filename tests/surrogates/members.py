@@ -154,6 +154,18 @@ def two() -> uq.Chain:
     return uq.Chain(cell=cell(draws=2), tissue=tissue(draws=2), links={"tissue.apd": "cell.apd"})
 
 
+def locally_scaled(one: GaussianProcessSurrogate, seed: int) -> GaussianProcessSurrogate:
+    """Return a surrogate whose errors have local scales drawn at random."""
+    process = one.process
+    size = (process.draws, process.q, 1 + 2 * process.x.shape[1])
+    return replace(one, process=process.with_local(0.7 * np.random.default_rng(seed).standard_normal(size)))
+
+
+def of_local_scales() -> uq.Chain:
+    parent, child = locally_scaled(cell(draws=2), 1), locally_scaled(tissue(draws=2), 2)
+    return uq.Chain(cell=parent, tissue=child, links={"tissue.apd": "cell.apd"})
+
+
 def of_different_draws() -> uq.Chain:
     return uq.Chain(cell=cell(draws=1), tissue=tissue(draws=3), links={"tissue.apd": "cell.apd"})
 
@@ -251,6 +263,7 @@ def of_different_boxes() -> uq.Chain:
 
 GRAPHS: dict[str, Callable[[], uq.Chain]] = {
     "two members": two,
+    "local scales": of_local_scales,
     "different numbers of draws": of_different_draws,
     "log": through_a_logarithm,
     "logit": through_a_logit,

@@ -10,6 +10,7 @@ from surrogates.test_adapted import runs_of
 
 import uqms as uq
 from uqms._typing import Array
+from uqms.diagnostics.verification import with_runs
 from uqms.errors import UqmsError
 from uqms.surrogates import GaussianProcessSurrogate
 from uqms.surrogates.function_draws import paths
@@ -288,6 +289,17 @@ def test_draws_of_the_function_have_its_covariance() -> None:
     few = paths(surrogate, u[3:], n, rng=1, pairs=pairs)
     lacking = covariance[:3, :3] - np.cov(few(pairs[0])[:, :, 0].T)
     np.testing.assert_allclose(few.rest[0, 0], lacking, atol=5.0 * np.sqrt(2.0 / n) * covariance.max())
+
+
+def test_more_runs_leave_it_as_it_is() -> None:
+    """What `uq.verify` and `uq.correct` condition on runs states errors with the same local scale."""
+    surrogate = fitted()
+    design = uq.sobol(uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0)), 8, rng=9)
+    x = np.column_stack([design["a"].values, design["b"].values])
+    more = with_runs(surrogate, uq.ensemble.build(design, {"y": calm_and_wild(x)}))
+    assert isinstance(more, GaussianProcessSurrogate)
+    np.testing.assert_array_equal(more.process.local, surrogate.process.local)
+    assert more.predict(dict(zip("ab", x.T, strict=True))).sd["y"].values.max() < 1e-3
 
 
 def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from uqms.surrogates.fused import (
     kernel_of,
     kernel_size,
     own_code,
-    score_size,
+    score_begin,
     see,
 )
 from uqms.surrogates.kernels import FAST, SINGLE, composite_of
@@ -180,12 +180,6 @@ def _trend_reverse(u: Array, t_bar: Array, u_bar: Array) -> None:
 
 
 @compiled
-def _score_at(block: Array, h: int, j: int) -> int:
-    """Return where the arrays of a score begin."""
-    return int(inputs_at(block) + int(block[2]) * int(block[3]) + (h * int(block[1]) + j) * score_size(block))
-
-
-@compiled
 def _arrays_of(block: Array, h: int, j: int, parts: int) -> tuple[Array, Array, Array, float, Array, Array, int, int]:
     """Return z (n, d) of the runs, inverse scales (parts, d), kernel weights, variance, beta (b,) and target (n,).
 
@@ -195,7 +189,7 @@ def _arrays_of(block: Array, h: int, j: int, parts: int) -> tuple[Array, Array, 
     n, d, b = int(block[2]), int(block[3]), int(block[4])
     begin = inputs_at(block)
     x = block[begin : begin + n * d].reshape(n, d)
-    at = _score_at(block, h, j)
+    at = score_begin(block, h, j)
     size = kernel_size(block)
     scales = block[at : at + parts * d].reshape(parts, d)
     shares = np.empty(parts)
@@ -220,7 +214,7 @@ def _seen(block: Array, adapted: int, u: Array) -> tuple[Array, Array]:
 def _local(block: Array, h: int, j: int, u: Array) -> Array:
     """Return the local scale (K,) at inputs."""
     scale = np.empty(len(u))
-    fill_local(block, _score_at(block, h, j), u, scale)
+    fill_local(block, score_begin(block, h, j), u, scale)
     return scale
 
 
@@ -310,8 +304,8 @@ def _score_reverse(
 ) -> None:
     """Add to u_bar the derivative of the arrays that `_score` filled; W, g and g_points are overwritten.
 
-    `phi_bar` already includes the effect of the independent variance, which depends on the features. Derivatives are by
-    features and variance without the local scale.
+    `phi_bar` already includes the effect of the independent variance, which depends on the features. Both
+    derivatives are by the features and the variance before they are multiplied by the local scale.
     """
     n, b = int(block[2]), int(block[4])
     code, codes, terms = kernel_of(block)
@@ -440,7 +434,7 @@ def features_reverse(
                     phi_bar[k, e] *= local[k]
                 by_local += 2.0 * own_bar[k, j] * before
                 own_bar[k, j] *= local[k] ** 2
-                add_local_slopes(process, _score_at(process, h, j), by_local, u[k], u_bar[k])
+                add_local_slopes(process, score_begin(process, h, j), by_local, u[k], u_bar[k])
         _score_reverse(process, r, points[:m], P, h, j, u, W, g, g_points, v, mean_bar, phi_bar, own_bar, u_bar)
         here += (m + n + b) * r
         begin += K * r

@@ -568,8 +568,8 @@ def _apportioned(shares: Array, count: int) -> Ints:
     return out
 
 
-def orders_of(bases: Sequence[OutputBasis], label: str = "") -> list[int]:
-    """Return a number for every score, which does not depend on what other outputs there are or on their order."""
+def orders_of(bases: Sequence[OutputBasis], label: str) -> list[int]:
+    """Return a number for every score and label, which does not depend on what other outputs there are."""
     labels: dict[int, list[str]] = {}
     for basis, columns in zip(bases, score_columns(bases), strict=True):
         for i, j in enumerate(columns):

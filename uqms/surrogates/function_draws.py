@@ -99,17 +99,16 @@ class Paths:
             ell = process.ell[group.h, group.j]
             inverse = None if keys is None else _inverse(self.surrogate, group)
             sd, before = np.zeros(len(u)), process.kernel.variances(u, ell)
+            mean = np.zeros(len(u)) if group.centre is None else trend @ group.centre[1]
             for block, kappa in _correlations(process.kernel, u, group.z, ell):
                 values[block] = kappa @ group.omega
+                if group.centre is not None:
+                    mean[block] += kappa @ group.centre[0]
                 if inverse is not None:
                     w = dtrmm(1.0, inverse, kappa.T, side=0, lower=1)
                     sd[block] = np.sqrt(np.maximum(before[block] - np.einsum("zk,zk->k", w, w), 0.0))
             values += trend @ group.beta
             if group.centre is not None:
-                omega, beta = group.centre
-                mean = trend @ beta
-                for block, kappa in _correlations(process.kernel, u, group.z, ell):
-                    mean[block] += kappa @ omega
                 local = process.local_scale(group.h, group.j, u)
                 values = mean[:, None] + local[:, None] * (values - mean[:, None])
                 sd *= local

@@ -31,6 +31,7 @@ __all__ = [
     "kernel_size",
     "own_code",
     "reverse",
+    "score_begin",
     "score_size",
     "scores_flat",
     "scores_flat_reverse",
@@ -72,6 +73,12 @@ def score_size(block: Array) -> int:
     n, d, b = int(block[2]), int(block[3]), int(block[4])
     own = int(block[6]) * (d + n) * d + int(block[7]) * d + int(block[8]) + int(block[9]) * (1 + 2 * d)
     return int(adapted_at(n, b) + kernel_size(block) + own)
+
+
+@compiled
+def score_begin(block: Array, h: int, j: int) -> int:
+    """Return where the arrays of score j of draw h begin."""
+    return int(inputs_at(block) + int(block[2]) * int(block[3]) + (h * int(block[1]) + j) * score_size(block))
 
 
 @compiled
@@ -155,15 +162,14 @@ def forward(
 ) -> None:
     """Fill mean (k,), covariance (k, k) of score j, and the work arrays that `reverse` needs.
 
-    With an empty covariance only the mean and kg are filled, in n operations a point in the place of n². What is kept
-    in t and v has the factor of the local scale.
+    With an empty covariance only the mean and kg are filled, in n operations a point in the place of n². The
+    rows of t and v are multiplied by the local scale.
     """
-    q, n, d, b = int(block[1]), int(block[2]), int(block[3]), int(block[4])
+    n, d, b = int(block[2]), int(block[3]), int(block[4])
     code, codes, terms = kernel_of(block)
     at = inputs_at(block)
     x = block[at : at + n * d].reshape(n, d)
-    at += n * d + (h * q + j) * score_size(block)
-    score = at
+    at = score = score_begin(block, h, j)
     size = kernel_size(block)
     parts = len(codes)
     inverse_ell = block[at : at + d]
@@ -282,12 +288,11 @@ def reverse(
 
     With an empty cov_bar only that of the mean, for which t and v are not read.
     """
-    q, n, d, b = int(block[1]), int(block[2]), int(block[3]), int(block[4])
+    n, d, b = int(block[2]), int(block[3]), int(block[4])
     code, codes, terms = kernel_of(block)
     at = inputs_at(block)
     x = block[at : at + n * d].reshape(n, d)
-    at += n * d + (h * q + j) * score_size(block)
-    score = at
+    at = score = score_begin(block, h, j)
     size = kernel_size(block)
     parts = len(codes)
     inverse_ell = block[at : at + d]

@@ -345,7 +345,7 @@ class GaussianProcess:
             fitting, y, bases, found = fitting.with_scores_in_common(y, bases, found)
         process = fitting.conditioned(y, found, bases)
         if chosen and cheap is None and self.noise == "none":
-            process = with_local_scale(process, orders_of(bases))
+            process = with_local_scale(process, orders_of(bases, "local scale"))
         report(process, found, bases)
         attrs = {key: str(runs.attrs[key]) for key in ("space", "box_note", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
