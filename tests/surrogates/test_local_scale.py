@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import xarray as xr
 from surrogates.test_adapted import runs_of
 
 import uqms as uq
@@ -257,13 +256,33 @@ def test_settings_and_noise_have_none() -> None:
 
 def test_order_of_inputs_and_runs_does_not_matter() -> None:
     runs = runs_of(60, 2, 3, function=calm_and_wild)
-    new = {"a": [0.1, 0.6, 0.9], "b": [0.4, 0.2, 0.7]}
-    first = uq.GaussianProcess().fit(runs)
+    first, sds = uq.GaussianProcess().fit(runs), []
     assert first.process.local.size
-    swapped = xr.Dataset({name: runs[name] for name in reversed(list(runs.data_vars))}, attrs=runs.attrs)
-    swapped = swapped.assign_coords(runs.coords).isel(run=np.random.default_rng(1).permutation(60))
-    second = uq.GaussianProcess().fit(swapped)
-    np.testing.assert_allclose(second.predict(new).sd["y"], first.predict(new).sd["y"], rtol=1e-3)
+    order = np.random.default_rng(1).permutation(60)
+    space = uq.ParameterSpace(b=uq.Uniform(0.0, 1.0), a=uq.Uniform(0.0, 1.0))
+    inputs = {name: runs[name].values[order] for name in ("b", "a")}
+    second = uq.GaussianProcess().fit(
+        uq.ensemble.build(inputs, {"y": runs["y"].values[order]}, space=space, box=space.box())
+    )
+    assert second.domain.names == first.domain.names[::-1]
+    for one in (first, second):
+        sds.append(one.predict({"a": [0.1, 0.6, 0.9], "b": [0.4, 0.2, 0.7]}).sd["y"].values)
+    np.testing.assert_allclose(sds[1], sds[0], rtol=1e-3)
+
+
+def test_each_hyperparameter_draw_has_its_own_coefficients() -> None:
+    """Their mean over the draws is the mode, their sds are those of the normal approximation."""
+    process = fitted().process
+    plain = process.with_local(np.zeros((process.draws, 1, 0)))
+    z2 = np.zeros(len(process.x))
+    for h in range(process.draws):
+        error, variance, _ = left_out_scores(plain, h, 0)
+        z2 += error**2 / (variance - own_jitter(plain, h, 0, variance)) / process.draws
+    found = _found(local_features(process.x), z2)
+    np.testing.assert_allclose(process.local[:, 0].mean(axis=0), found.mode, atol=1e-4)
+    ratio = process.local[:, 0].std(axis=0) / np.sqrt(np.sum(found.root**2, axis=1))
+    assert 0.4 < ratio.min()
+    assert ratio.max() < 2.5
 
 
 def test_draws_of_the_function_have_its_covariance() -> None:
