@@ -11,7 +11,7 @@ from uqms._typing import Array
 from uqms.parameters import Box
 from uqms.surrogates import GaussianProcessSurrogate, Layout, Matern52
 from uqms.surrogates.outputs import OutputBasis
-from uqms.surrogates.process import ScoreProcess, average, condition
+from uqms.surrogates.process import ScoreProcess, average, condition, local_size
 from uqms.surrogates.sampled_chain import SampledChain
 from uqms.surrogates.training import Hyperparameters
 from uqms.surrogates.transforms import IDENTITY, Transform
@@ -157,7 +157,7 @@ def two() -> uq.Chain:
 def locally_scaled(one: GaussianProcessSurrogate, seed: int) -> GaussianProcessSurrogate:
     """Return a surrogate whose errors have local scales drawn at random."""
     process = one.process
-    size = (process.draws, process.q, 1 + 2 * process.x.shape[1])
+    size = (process.draws, process.q, local_size(process.x.shape[1]))
     return replace(one, process=process.with_local(0.7 * np.random.default_rng(seed).standard_normal(size)))
 
 

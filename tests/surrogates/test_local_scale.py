@@ -1,5 +1,6 @@
 """The local scale of the stated error: against its definition, dense algebra, finite differences and known scales."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +17,35 @@ from uqms.surrogates.function_draws import paths
 from uqms.surrogates.fused import block_size, scores_flat, scores_flat_reverse
 from uqms.surrogates.kernels import correlation, hyperparameter_count
 from uqms.surrogates.left_out import left_out_scores, own_jitter
-from uqms.surrogates.local_scale import CLEAR, LEVEL, SPREAD, _found, _mode, with_local_scale
-from uqms.surrogates.process import ScoreProcess, average, condition, local_features, root_at, score_reverse, scores_at
+from uqms.surrogates.local_scale import (
+    CLEAR,
+    LEVEL,
+    OWN,
+    SPREAD,
+    _around,
+    _Found,
+    _found,
+    _mode,
+    _of_scores,
+    _reordered,
+    _wide,
+    scales_at_runs,
+    with_local_scale,
+)
+from uqms.surrogates.process import (
+    ScoreProcess,
+    average,
+    condition,
+    local_features,
+    local_size,
+    root_at,
+    score_reverse,
+    scores_at,
+)
 from uqms.surrogates.training import Hyperparameters
 
 D = 2
+M = 6  # coefficients: 1, two inputs, their squares, their product
 KERNELS = (uq.Matern52(), uq.Matern52() + uq.SquaredExponential(), uq.surrogates.Adapted(uq.Matern32()))
 
 
@@ -33,7 +58,7 @@ def scaled(kernel: uq.surrogates.Kernel, n: int = 15) -> ScoreProcess:
         rng = np.random.default_rng(seed)
         ells = [np.exp(0.4 * rng.standard_normal(hyperparameter_count(kernel, D))) for _ in range(2)]
         draws.append(condition(kernel, x, y, 3, [Hyperparameters(ell, 0.0, 1e-12, 0.0, 1, False) for ell in ells]))
-    return average(draws).with_local(np.random.default_rng(7).standard_normal((2, 2, 1 + 2 * D)))
+    return average(draws).with_local(np.random.default_rng(7).standard_normal((2, 2, M)))
 
 
 def by_definition(u: Array, c: Array) -> Array:
@@ -41,7 +66,8 @@ def by_definition(u: Array, c: Array) -> Array:
     out = np.empty(len(u))
     for a, row in enumerate(u):
         v = np.minimum(np.maximum(row, 0.0), 1.0) - 0.5
-        out[a] = np.exp(c[0] + sum(c[1 + i] * v[i] + c[1 + D + i] * (2.0 * v[i] ** 2 - 1.0 / 6.0) for i in range(D)))
+        out[a] = c[0] + sum(c[1 + i] * v[i] + c[1 + D + i] * (2.0 * v[i] ** 2 - 1.0 / 6.0) for i in range(D))
+        out[a] = np.exp(out[a] + c[5] * np.sqrt(8.0) * v[0] * v[1])
     return out
 
 
@@ -113,7 +139,7 @@ def test_the_jitter_of_a_left_out_run_is_not_scaled() -> None:
     process = replace(process, jitter=process.nugget, nugget=np.zeros((1, 1)))
     _, before, _ = left_out_scores(process, 0, 0)
     own = own_jitter(process, 0, 0, before)
-    c = np.array([[[0.5, 1.0, -1.0, 0.4, 0.2]]])
+    c = np.array([[[0.5, 1.0, -1.0, 0.4, 0.2, -0.6]]])
     _, after, root = left_out_scores(process.with_local(c), 0, 0)
     r = by_definition(x, c[0, 0])
     np.testing.assert_allclose(own, 0.1 * process.variance[0, 0])
@@ -138,15 +164,15 @@ def squares(c: Array, n: int, seed: int) -> tuple[Array, Array]:
 
 
 def test_coefficients_are_found_within_their_errors() -> None:
-    c = np.array([-0.4, 1.2, -0.7, 0.5, 0.9])
+    c = np.array([-0.4, 1.2, -0.7, 0.5, 0.9, -0.8])
     off = []
     for seed in range(60):
-        found = _found(*squares(c, 400, seed))
+        found = _found(*squares(c, 400, seed), _wide(M))
         root = np.linalg.inv(found.root)
         off.append(root @ (found.mode - c))
-    # 300 standard errors: mean 0, sd 1, both within 4 of their Monte Carlo errors and the pull of the prior
+    # 360 standard errors: mean 0, sd 1, both within 4 of their Monte Carlo errors and the pull of the prior
     assert np.abs(np.mean(off, axis=0)).max() < 4.0 / np.sqrt(60) + 0.15
-    assert np.std(off) == pytest.approx(1.0, abs=4.0 / np.sqrt(600))
+    assert np.std(off) == pytest.approx(1.0, abs=4.0 / np.sqrt(720))
 
 
 def test_evidence_is_that_of_quadrature() -> None:
@@ -161,27 +187,124 @@ def test_evidence_is_that_of_quadrature() -> None:
         size = c @ f.T
         log = -np.sum(size + 0.5 * z2 * (np.exp(-2.0 * size) - 1.0), axis=1) - 0.5 * np.sum((c / sd) ** 2, axis=1)
         exact = np.logaddexp.reduce(log) + np.sum(np.log((grid[1] - grid[0]) / np.sqrt(2.0 * np.pi) / sd))
-        assert _mode(f, z2, 1.0).evidence == pytest.approx(exact, abs=0.4)
+        assert _mode(f, z2, _wide(3), np.ones(30), 1.0).evidence == pytest.approx(exact, abs=0.4)
+
+
+def test_sums_of_squares_say_what_the_squares_say() -> None:
+    """Three sets of squares at the same runs as one set of three times as many, and as sums of three each."""
+    c = np.array([0.2, 1.0, -0.6, 0.4, 0.3, 0.9])
+    f, _ = squares(c, 50, 1)
+    z2 = np.exp(2.0 * f @ c) * np.random.default_rng(2).standard_normal((3, 50)) ** 2
+    one = _mode(np.tile(f, (3, 1)), z2.ravel(), _wide(M), np.ones(150), 0.7)
+    summed = _mode(f, z2.sum(axis=0), _wide(M), np.full(50, 3.0), 0.7)
+    np.testing.assert_allclose(summed.mode, one.mode, atol=1e-6)
+    np.testing.assert_allclose(summed.root @ summed.root.T, one.root @ one.root.T, rtol=1e-9)
+    assert summed.evidence == pytest.approx(one.evidence, abs=1e-6)
+
+
+def test_squares_that_vary_together_over_the_scores_count_less() -> None:
+    """Six scores with the same squares say as much as one: sums of six scatter six times as much as the model says."""
+    z2 = np.random.default_rng(5).standard_normal(400) ** 2
+    f = local_features(np.random.default_rng(6).random((400, D)))
+    alone, same = _found(f, z2, _wide(M)), _found(f, 6.0 * z2, _wide(M), np.full(400, 6.0))
+    ratio = np.sum(same.root**2, axis=1) / np.sum(alone.root**2, axis=1)
+    np.testing.assert_allclose(ratio, 1.0, atol=0.15)
+
+
+def test_the_prior_from_other_scores_has_its_moments() -> None:
+    root = 0.1 * np.random.default_rng(3).standard_normal((M, M))
+    prior = _around(_Found(np.arange(1.0, 7.0), root, 9.0))
+    np.testing.assert_array_equal(prior.centre, [0.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    assert prior.covariance[0, 0] == LEVEL**2
+    np.testing.assert_array_equal(prior.covariance[0, 1:], 0.0)
+    np.testing.assert_allclose(prior.covariance[1:, 1:], (root @ root.T)[1:, 1:] + OWN**2 * np.eye(M - 1))
+
+
+def of_several(q: int, c: Array, level: Array, n: int, seed: int) -> tuple[Array, Array]:
+    """Return features and squares of q scores with the same coefficients but for their levels."""
+    rng = np.random.default_rng([seed, 8])
+    f = local_features(rng.random((n, D)))
+    return f, np.exp(2.0 * (f @ c)[:, None] + 2.0 * level) * rng.standard_normal((n, q)) ** 2
+
+
+def test_scores_that_are_calm_in_the_same_place_share_what_they_say() -> None:
+    """With 24 runs one score shows its scale in half of all cases, 8 together do nearly always, whatever their levels."""
+    c, level = np.array([0.0, 2.0, -1.0, 0.0, 0.0, 0.5]), np.linspace(-0.3, 0.3, 8)
+    alone, together, off = 0, 0, [[], []]
+    for seed in range(20):
+        f, z2 = of_several(8, c, level, 24, seed)
+        every = _of_scores(f, z2, D)
+        for j, found in enumerate(every):
+            one = _of_scores(f, z2[:, j : j + 1], D)[0]
+            alone, together = alone + (one is not None), together + (found is not None)
+            for kept, some in zip(off, (one, found), strict=True):
+                size = f[:, : len(some.mode)] @ some.mode if some else np.zeros(24)
+                kept.append(np.mean((size - f @ c - level[j]) ** 2))
+    assert together > 140
+    assert alone < 110
+    assert np.mean(off[1]) < 0.5 * np.mean(off[0])
+
+
+def test_scores_that_are_wild_in_other_places_are_left_alone() -> None:
+    """Nine scores without a scale say nothing of a tenth, and one with a scale says little of nine without."""
+    wrong = 0
+    for seed in range(20):
+        f, z2 = of_several(10, np.zeros(M), np.zeros(10), 60, seed)
+        z2[:, 9] *= np.exp(2.0 * f @ np.array([0.0, 3.0, 0.0, 0.0, 0.0, 0.0]))
+        every = _of_scores(f, z2, D)
+        assert every[9] is not None
+        assert every[9].mode[1] == pytest.approx(3.0, abs=1.3)
+        wrong += sum(found is not None for found in every[:9])
+    assert wrong <= 180 * np.exp(-CLEAR)
+
+
+def test_runs_without_a_value_do_not_count() -> None:
+    """Some scores lack some runs: the same as from the runs that have them, of one score."""
+    f, z2 = of_several(3, np.array([0.0, 2.0, -1.0, 0.0, 0.0, 0.5]), np.zeros(3), 60, 1)
+    z2[:20, 0] = np.nan
+    found = _of_scores(f, z2[:, :1], D)[0]
+    same = _of_scores(f[20:], z2[20:, :1], D)[0]
+    assert found is not None
+    assert same is not None
+    np.testing.assert_allclose(found.mode, same.mode, atol=1e-9)
+    some = _of_scores(f, z2, D)
+    assert all(one is not None and np.isfinite(one.mode).all() for one in some)
+    z2[:, 2] = np.nan
+    assert _of_scores(f, z2, D)[2] is None
+
+
+def test_scales_at_the_runs_are_those_of_the_process() -> None:
+    """What decides about more scores is what the surrogate states."""
+    process = scaled(uq.Matern52(), 40).member(0)
+    process = with_local_scale(process.with_local(np.zeros((1, 2, 0))), [1, 2])
+    plain = process.with_local(np.zeros((1, 2, 0)))
+    left = [left_out_scores(plain, 0, j) for j in range(2)]
+    jitter = [own_jitter(plain, 0, j, left[j][1]) for j in range(2)]
+    error, variance = (np.stack([one[i] for one in left], axis=1) for i in (0, 1))
+    found = scales_at_runs(process.x, error, variance - np.stack(jitter, axis=1))
+    expected = np.stack([process.local_scale(0, j, process.x) for j in range(2)], axis=1)
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_without_a_local_scale_the_evidence_is_rarely_for_one() -> None:
     """Of 400 sets of squares that have none; by Markov's inequality at most exp(-3) of all, and far fewer in truth."""
-    wrong = sum(_found(*squares(np.zeros(1 + 2 * D), 40, seed)).evidence >= CLEAR for seed in range(400))
-    assert wrong <= 400 * np.exp(-CLEAR)
-    assert (
-        sum(_found(*squares(np.array([0.0, 3.0, 0.0, 0.0, 0.0]), 40, seed)).evidence >= CLEAR for seed in range(50))
-        >= 45
-    )
+
+    def found(c: Array, seed: int) -> bool:
+        return _found(*squares(c, 40, seed), _wide(M)).evidence >= CLEAR
+
+    assert sum(found(np.zeros(M), seed) for seed in range(400)) <= 400 * np.exp(-CLEAR)
+    assert sum(found(np.array([0.0, 3.0, 0.0, 0.0, 0.0, 0.0]), seed) for seed in range(50)) >= 45
 
 
 @pytest.mark.parametrize("size", [1e-6, 1e-2, 1.0, 1e3, 1e4, 1e8])
 def test_errors_of_any_size_are_found(size: float) -> None:
     """Where stated errors are wrong by powers of ten, the scale is too: its level, and a slope of zero at the mode."""
-    f, z2 = squares(np.zeros(1 + 2 * D), 60, 4)
-    found = _mode(f, size * z2, 1.0)
+    f, z2 = squares(np.zeros(M), 60, 4)
+    found = _mode(f, size * z2, _wide(M), np.ones(60), 1.0)
     assert found.mode[0] == pytest.approx(0.5 * np.log(size), abs=0.5)
     slope = f.T @ (size * z2 * np.exp(-2.0 * f @ found.mode) - 1.0)
-    slope -= found.mode / np.array([LEVEL, *[SPREAD] * 2 * D]) ** 2
+    slope -= found.mode / np.array([LEVEL, *[SPREAD] * (M - 1)]) ** 2
     np.testing.assert_allclose(slope, 0.0, atol=1e-5)
 
 
@@ -197,13 +320,13 @@ def test_runs_that_are_predicted_exactly_keep_an_error() -> None:
 
 def test_dispersed_squares_count_less() -> None:
     """Squares of Student's t with 6 degrees of freedom, which vary more than those of normals: errors are wider."""
-    c = np.array([0.3, 1.0, -0.8, 0.6, 0.0])
+    c = np.array([0.3, 1.0, -0.8, 0.6, 0.0, 0.4])
     off = []
     for seed in range(60):
         f, _ = squares(c, 400, seed)
         z2 = np.exp(2.0 * f @ c) * np.random.default_rng([seed, 1]).standard_t(6.0, 400) ** 2 * (4.0 / 6.0)
-        found = _found(f, z2)
-        assert np.all(np.diag(found.root @ found.root.T) >= np.diag(_mode(f, z2, 1.0).root @ _mode(f, z2, 1.0).root.T))
+        found, whole = _found(f, z2, _wide(M)), _mode(f, z2, _wide(M), np.ones(400), 1.0)
+        assert np.all(np.diag(found.root @ found.root.T) >= np.diag(whole.root @ whole.root.T))
         off.append(np.linalg.solve(found.root, found.mode - c)[1:])
     assert np.std(off) == pytest.approx(1.0, abs=0.3)
 
@@ -250,8 +373,19 @@ def test_functions_of_a_stationary_process_have_none() -> None:
 
 
 def test_settings_and_noise_have_none() -> None:
+    assert local_size(D) == M
     assert not fitted(scales="given").process.local.size
     assert not fitted(noise="fitted").process.local.size
+
+
+def test_coefficients_follow_the_order_of_the_inputs() -> None:
+    """Of three inputs in every order: the same scale at the same place."""
+    rng = np.random.default_rng(3)
+    c, x = rng.standard_normal((2, 2, local_size(3))), rng.random((5, 3))
+    expected = np.einsum("km,hqm->hqk", local_features(x), c)
+    for order in itertools.permutations(range(3)):
+        back = _reordered(c, np.array(order))
+        np.testing.assert_allclose(np.einsum("km,hqm->hqk", local_features(x[:, order]), back), expected, rtol=1e-12)
 
 
 def test_order_of_inputs_and_runs_does_not_matter() -> None:
@@ -278,9 +412,12 @@ def test_each_hyperparameter_draw_has_its_own_coefficients() -> None:
     for h in range(process.draws):
         error, variance, _ = left_out_scores(plain, h, 0)
         z2 += error**2 / (variance - own_jitter(plain, h, 0, variance)) / process.draws
-    found = _found(local_features(process.x), z2)
-    np.testing.assert_allclose(process.local[:, 0].mean(axis=0), found.mode, atol=1e-4)
-    ratio = process.local[:, 0].std(axis=0) / np.sqrt(np.sum(found.root**2, axis=1))
+    several = [_found(local_features(process.x)[:, :m], z2, _wide(m)) for m in (5, M)]
+    found = max(several, key=lambda one: one.evidence)
+    m = len(found.mode)
+    np.testing.assert_allclose(process.local[:, 0, :m].mean(axis=0), found.mode, atol=1e-4)
+    np.testing.assert_array_equal(process.local[:, 0, m:], 0.0)
+    ratio = process.local[:, 0, :m].std(axis=0) / np.sqrt(np.sum(found.root**2, axis=1))
     assert 0.4 < ratio.min()
     assert ratio.max() < 2.5
 
@@ -288,7 +425,7 @@ def test_each_hyperparameter_draw_has_its_own_coefficients() -> None:
 def test_draws_of_the_function_have_its_covariance() -> None:
     """Draws of whole functions against the covariance between inputs, within 5 standard errors."""
     surrogate = fitted(n=24, hyperparameters="point")
-    process = surrogate.process.with_local(np.array([[[0.3, 1.0, -1.5, 0.8, 0.4]]]))
+    process = surrogate.process.with_local(np.array([[[0.3, 1.0, -1.5, 0.8, 0.4, 0.7]]]))
     surrogate = GaussianProcessSurrogate(surrogate.domain, process, surrogate.bases)
     u = np.random.default_rng(2).random((5, 2))
     found, n = surrogate.scores(u), 4000

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple, final
 
 import numpy as np
 
-from uqms._typing import Array, Bools, Ints
+from uqms._typing import Array, Ints
 from uqms.surrogates import averaging
 from uqms.surrogates.adapted import OneOf, converted
 from uqms.surrogates.climbing import climb
@@ -50,7 +50,6 @@ FEW = 20  # runs per input up to which hyperparameters are averaged, and which c
 FEW_LEARNED = 30  # the same of kernels that learn directions or an amplitude, or were chosen: they have more of them
 LEAST = 60  # runs that choose a kernel, where there are as many
 BETWEEN = 0.1  # share of the variance of left-out runs above which they are averaged too
-CLEAR = 3.0  # standard errors
 ROUNDS, POINTS = (1, 3), 512  # of draws of a kernel that was chosen, which has more hyperparameters; of a round
 SMOOTHER = -2.0  # log prior odds of a smoother kernel: few runs prefer one by chance
 TIE = 2.0  # of log evidence: within it a single kernel is the simplest
@@ -140,20 +139,6 @@ class Fitting:
             left = self._left_out(y[known, j], self.x[known], one, np.empty((int(known.sum()), 0)))
             out[:, known, j] = left.error, left.variance
         return out
-
-    def left_out_variances(self, y: Array, found: Sequence[Hyperparameters]) -> Array:
-        """Return the variances (n, q) that left-out scores are predicted with, NaN where a run has none."""
-        return np.asarray(self.left_out(y, found)[1])
-
-    def predicted(self, y: Array, found: Sequence[Hyperparameters]) -> Bools:
-        """Return which scores (q,) left-out runs predict better than a constant law does, by 3 standard errors.
-
-        Better by the mean log score, which sees that a score is calm in most of the box where it is wild in a corner.
-        """
-        error, variance = self.left_out(y, found)
-        constant = np.nanmean(y**2, axis=0)
-        gain = 0.5 * (np.log(constant) - np.log(variance) + y**2 / constant - error**2 / variance)
-        return np.asarray(np.nanmean(gain, axis=0) > CLEAR * np.nanstd(gain, axis=0) / math.sqrt(len(y)))
 
     def _left_out(self, score: Array, runs: Array, one: Hyperparameters, others: Array) -> LeftOut:
         return left_out_errors(runs, score, trend_basis(runs, self.columns), self.kernel, one, others)

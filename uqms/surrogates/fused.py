@@ -1,10 +1,10 @@
 """The compiled prediction of `ScoreProcess.flat()` and its reverse derivative; symbols as in `process`.
 
 The block begins with H, q, n, d, b, the number of the kernel's parts, whether directions and an amplitude are learned,
-whether each score has a kernel of its own, whether errors have a local scale, H log weights, `Kernel.layout` (two
-numbers for each part) and the inputs x. The arrays of each draw and score follow, see `ScoreProcess.flat`. The
-amplitude at the runs is a factor of the columns of L^-1, so k has only the amplitude at u. Every score has its own
-inputs in learned directions.
+whether each score has a kernel of its own, the number of coefficients of the local scale (0: errors have none), H log
+weights, `Kernel.layout` (two numbers for each part) and the inputs x. The arrays of each draw and score follow, see
+`ScoreProcess.flat`. The amplitude at the runs is a factor of the columns of L^-1, so k has only the amplitude at u.
+Every score has its own inputs in learned directions.
 
 One pass over each row of L^-1 gives w = L^-1 k and t = L^-T w, from which value and derivative follow. `scores_at` in
 `process` is the same algebra in matrix products for many points; a test holds the two to 1e-10 of each other.
@@ -71,7 +71,7 @@ def kernel_size(block: Array) -> int:
 def score_size(block: Array) -> int:
     """Return how many numbers each draw and score have."""
     n, d, b = int(block[2]), int(block[3]), int(block[4])
-    own = int(block[6]) * (d + n) * d + int(block[7]) * d + int(block[8]) + int(block[9]) * (1 + 2 * d)
+    own = int(block[6]) * (d + n) * d + int(block[7]) * d + int(block[8]) + int(block[9])
     return int(adapted_at(n, b) + kernel_size(block) + own)
 
 
@@ -123,7 +123,7 @@ def see(block: Array, at: int, u: Array, z: Array, amplitude: Array) -> None:
 def fill_local(block: Array, at: int, u: Array, scale: Array) -> None:
     """Fill the local scale (k,) at u (k, d) of a score whose arrays begin at `at`; ones where there is none."""
     k, d = u.shape
-    begin = at + score_size(block) - 1 - 2 * d
+    begin = at + score_size(block) - int(block[9])
     for a in range(k):
         scale[a] = 1.0
     if block[9] > 0.0:
@@ -132,6 +132,12 @@ def fill_local(block: Array, at: int, u: Array, scale: Array) -> None:
             for c in range(d):
                 step = min(max(u[a, c], 0.0), 1.0) - 0.5
                 s += block[begin + 1 + c] * step + block[begin + 1 + d + c] * (2.0 * step * step - 1.0 / 6.0)
+            here = begin + 1 + 2 * d
+            for c in range(d):
+                step = math.sqrt(8.0) * (min(max(u[a, c], 0.0), 1.0) - 0.5)
+                for e in range(c + 1, d):
+                    s += block[here] * step * (min(max(u[a, e], 0.0), 1.0) - 0.5)
+                    here += 1
             scale[a] = math.exp(s)
 
 
@@ -139,10 +145,16 @@ def fill_local(block: Array, at: int, u: Array, scale: Array) -> None:
 def add_local_slopes(block: Array, at: int, bar: float, u: Array, u_bar: Array) -> None:
     """Add to u_bar (d,) the derivative by u (d,) of bar times the logarithm of the local scale."""
     d = len(u)
-    begin = at + score_size(block) - 2 * d
+    begin = at + score_size(block) - int(block[9]) + 1
     for c in range(d):
         if 0.0 < u[c] < 1.0:
-            u_bar[c] += bar * (block[begin + c] + block[begin + d + c] * 4.0 * (u[c] - 0.5))
+            s = block[begin + c] + block[begin + d + c] * 4.0 * (u[c] - 0.5)
+            for e in range(d):
+                if e != c:
+                    low, high = min(c, e), max(c, e)
+                    here = begin + 2 * d + low * d - low * (low + 1) // 2 + high - low - 1
+                    s += math.sqrt(8.0) * block[here] * (min(max(u[e], 0.0), 1.0) - 0.5)
+            u_bar[c] += bar * s
 
 
 @compiled

@@ -17,7 +17,7 @@ from uqms import _checks as check
 from uqms import ensemble as table
 from uqms._teaching import missing, taught
 from uqms._threads import single_threaded
-from uqms._typing import Array, Ints, RandomState, as_generator
+from uqms._typing import Array, Bools, Ints, RandomState, as_generator
 from uqms.errors import (
     PACKAGE,
     ConstantOutputWarning,
@@ -40,7 +40,7 @@ from uqms.surrogates.jax_process import JaxScores
 from uqms.surrogates.kernel_files import description_of
 from uqms.surrogates.kernels import Kernel, Matern52, Stationary
 from uqms.surrogates.left_out import left_out_scores, truncation_share
-from uqms.surrogates.local_scale import with_local_scale
+from uqms.surrogates.local_scale import scales_at_runs, with_local_scale
 from uqms.surrogates.outputs import (
     Curve,
     Layout,
@@ -87,6 +87,7 @@ __all__ = [
 ]
 
 _logger = logging.getLogger(__name__)
+CLEAR = 3.0  # standard errors by which a score is predicted better than by a constant
 PART, LOW = 0.1, 0.1  # of the variance of scores at its quantile LOW: what their basis leaves is at most PART of that
 LEAST = 1e-15  # share of an output's variance that counts
 SHOWN = 0.005  # truncation's share of the stated variance that is printed
@@ -339,12 +340,13 @@ class GaussianProcess:
             _logger.info("%d of %d runs miss coordinates of an output and are used in part", in_part, len(x))
             fitting, y = refined(fitting, y, missing, [one.shape[1] for one in scores])
         found = fitting.trained(y)
+        local = chosen and cheap is None and self.noise == "none"
         if cheap is None and learned is None:
-            bases, y, found = _with_enough_scores(fitting, bases, y, found, every, self.outputs)
+            bases, y, found = _with_enough_scores(fitting, bases, y, found, every, self.outputs, local)
         if self.scalars == "auto" and cheap is None and self.noise == "none":
             fitting, y, bases, found = fitting.with_scores_in_common(y, bases, found)
         process = fitting.conditioned(y, found, bases)
-        if chosen and cheap is None and self.noise == "none":
+        if local:
             process = with_local_scale(process, orders_of(bases, "local scale"))
         report(process, found, bases)
         attrs = {key: str(runs.attrs[key]) for key in ("space", "box_note", "simulator", "design") if key in runs.attrs}
@@ -847,13 +849,15 @@ def _with_enough_scores(
     found: list[Hyperparameters],
     every: Sequence[Array],
     outputs: Mapping[str, Curve | Scalar],
+    local: bool,
 ) -> tuple[list[OutputBasis], Array, list[Hyperparameters]]:
     """Return bases, scores and hyperparameters with more scores of curves whose truncation is much of their error.
 
     What a basis leaves out has one variance for the whole box. Where scores are predicted more precisely than that, as
     smooth curves are, it would be most of the error that a prediction states, and more runs would not make it smaller.
     A score that other runs do not predict, such as a solver's rounding, is better off in the truncation: it ends there.
-    One that is wild in a corner of the box is predicted where it is calm, which `Fitting.predicted` sees.
+    One that is wild in a corner of the box is predicted where it is calm, which `_predicted` sees. Where errors will
+    have a `local` scale, so have those of left-out scores here.
     Whether held-out runs vary more along it than those of its basis, as shapes that only a corner of the box has do,
     does not end it: what is predicted at the runs is known there, and a truncation would say the same of all the box.
     """
@@ -864,7 +868,12 @@ def _with_enough_scores(
             settings_of[i] = one
     if not settings_of:
         return bases, y, found
-    variances = fitting.left_out_variances(y, found)
+
+    def left_out(y: Array, found: Sequence[Hyperparameters]) -> tuple[Array, Array]:
+        error, variance = fitting.left_out(y, found)
+        return error, variance * scales_at_runs(fitting.x, error, variance) ** 2 if local else variance
+
+    _, variances = left_out(y, found)
     columns = [list(one) for one in score_columns(bases)]
     parts, kept, following = [y[:, one] for one in columns], [[found[j] for j in one] for one in columns], list(bases)
     for i, settings in settings_of.items():
@@ -877,7 +886,7 @@ def _with_enough_scores(
         more, scores = fit_curve(basis.name, basis.layout, values, tighter, overfitted=None)
         q, new = len(columns[i]), scores[:, len(columns[i]) :]
         trained = fitting.trained(new)
-        unpredicted = np.flatnonzero(~fitting.predicted(new, trained))
+        unpredicted = np.flatnonzero(~_predicted(new, *left_out(new, trained)))
         count = int(unpredicted[0]) if len(unpredicted) else new.shape[1]
         if not count:
             continue
@@ -887,6 +896,16 @@ def _with_enough_scores(
         following[i], parts[i] = more, np.hstack([parts[i], new[:, :count]])
         kept[i] = kept[i] + trained[:count]
     return following, np.hstack(parts), [one for some in kept for one in some]
+
+
+def _predicted(y: Array, error: Array, variance: Array) -> Bools:
+    """Return which scores (q,) left-out runs predict better than a constant law does, by 3 standard errors.
+
+    Better by the mean log score, which sees that a score is calm in most of the box where it is wild in a corner.
+    """
+    constant = np.nanmean(y**2, axis=0)
+    gain = 0.5 * (np.log(constant) - np.log(variance) + y**2 / constant - error**2 / variance)
+    return np.asarray(np.nanmean(gain, axis=0) > CLEAR * np.nanstd(gain, axis=0) / np.sqrt(len(y)))
 
 
 def _ended_by_settings(bases: Sequence[OutputBasis], outputs: Mapping[str, Curve | Scalar]) -> list[str]:

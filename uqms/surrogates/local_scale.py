@@ -5,18 +5,23 @@ symbol      meaning                                                            s
 ==========  =================================================================  ============
 u           inputs in the unit cube                                            (k, d)
 v           u - 1/2, with u at most at the ends of the box                     (k, d)
-f           1, v and 2 v² - 1/6                                                (k, 1 + 2 d)
-c           coefficients, of each hyperparameter draw and score                (H, q, 1 + 2 d)
+f           1, v, 2 v² - 1/6, and √8 v v' of all pairs of inputs               (k, m)
+c           coefficients, of each hyperparameter draw and score                (H, q, m)
 r           exp(f · c), the local scale                                        (k,)
-z²          squares of the left-out errors of the runs, over their variances   (n,)
+z²          squares of the left-out errors of the runs, over their variances   (n, q)
 ==========  =================================================================  ============
 
 The error of a score at u is r(u) times that of its process: it stays one random function, and the mean stays as it is.
 A stationary process says almost the same error wherever the runs are equally dense. Where a function is calm in a part
-of the box and wild in another, left-out errors show it. Given c, z² is r² times a square of a standard normal; c has a
-normal prior with mean 0. Each hyperparameter draw has a draw of c from the normal approximation to its posterior. A
-score has a local scale only where z² are more probable by `CLEAR` nats than with r = 1. Where z² scatter more than the
-model says, each counts less (McCullagh & Nelder 1989, Generalized Linear Models, section 9.2).
+of the box and wild in another, left-out errors show it. Given c, z² is r² times a square of a standard normal. The
+prior of c is normal, and for squares and products of inputs the same in all rotated inputs. Each hyperparameter draw
+has a draw of c from the normal approximation to its posterior.
+
+A score has a local scale where z² are more probable with it than with r = 1. Its own z² must be so by `CLEAR` nats. As
+a simulator is calm in the same part of the box for many of its scores, its coefficients may also have the prior that
+all other scores together give, each with a level of its own: there they differ by `OWN`. What the other scores say
+counts from `CLEAR` nats on. Where z² scatter more than the model says, as next to a kink, or as those of several scores
+at the same run, each counts less (McCullagh & Nelder 1989, Generalized Linear Models, section 9.2).
 
 References
 ----------
@@ -30,15 +35,16 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import minimize
 
-from uqms._typing import Array
+from uqms._typing import Array, Bools, Ints
 from uqms.surrogates.fitting import own_order
 from uqms.surrogates.left_out import left_out_scores, own_jitter
 from uqms.surrogates.process import ScoreProcess, local_features
 
-__all__ = ["with_local_scale"]
+__all__ = ["scales_at_runs", "with_local_scale"]
 
 LEVEL = 3.0  # prior sd of the first coefficient, one factor for the whole box: of linear outputs it is a thousandth
 SPREAD = 1.0  # of the others: from the middle of the box to its ends the scale changes by factors of 1.6
+OWN = 0.5  # sd of the coefficients of a score around those that the others have in common
 CLEAR = 3.0  # nats
 LEAST = 1e-6  # of z²: errors that are smaller than a thousandth of the stated ones are rounding
 ENOUGH = 1e-6  # nats by a coefficient at which the search of the mode ends
@@ -49,36 +55,79 @@ def with_local_scale(process: ScoreProcess, orders: Sequence[int]) -> ScoreProce
 
     `orders` (q,) name the random numbers of each score. What is found does not depend on the order of runs and inputs.
     """
-    d = process.x.shape[1]
-    found = np.zeros((process.draws, process.q, 1 + 2 * d))
+    rows, inputs = own_order(process.x, np.nan_to_num(process.y[:, 0]))
+    f = local_features(process.x[np.ix_(rows, inputs)])
+    c = np.zeros((process.draws, process.q, f.shape[1]))
+    for j, found in enumerate(_of_scores(f, _squares(process)[rows], process.x.shape[1])):
+        if found is not None:
+            m = len(found.mode)
+            c[:, j, :m] = found.mode
+            if process.draws > 1:
+                c[:, j, :m] += _normals(process.draws, m, orders[j]) @ found.root.T
+    return process.with_local(_reordered(c, np.argsort(inputs))) if c.any() else process
+
+
+def scales_at_runs(
+    x: Float[np.ndarray, "n d"], error: Float[np.ndarray, "n q"], variance: Float[np.ndarray, "n q"]
+) -> Float[np.ndarray, "n q"]:
+    """Return the local scales of scores at the runs x, with the modes of c; NaN errors: a run has no value."""
+    square = np.divide(error**2, variance, out=np.full(error.shape, np.nan), where=variance > 0.0)
+    f, out = local_features(x), np.ones(square.shape)
+    for j, found in enumerate(_of_scores(f, square, x.shape[1])):
+        if found is not None:
+            out[:, j] = np.exp(f[:, : len(found.mode)] @ found.mode)
+    return out
+
+
+def _squares(process: ScoreProcess) -> Float[np.ndarray, "n q"]:
+    """Return z², of hyperparameter draws their mean; NaN where a run has no value, and for scores that do not vary."""
+    weights = np.exp(process.log_weights - np.logaddexp.reduce(process.log_weights))
+    out = np.full(process.y.shape, np.nan)
     for j in range(process.q):
         known = process.known(j)
         if process.y[known, j].any():
-            found[:, j] = _of_score(process, j, orders[j])
-    return process.with_local(found) if found.any() else process
-
-
-def _of_score(process: ScoreProcess, j: int, order: int) -> Float[np.ndarray, "H m"]:
-    """Return the coefficients of a score, zeros where it needs none."""
-    known, weights = process.known(j), np.exp(process.log_weights - np.logaddexp.reduce(process.log_weights))
-    square = np.zeros(int(known.sum()))
-    for h, weight in enumerate(weights):
-        error, variance, _ = left_out_scores(process, h, j)
-        variance = variance - own_jitter(process, h, j, variance)
-        square += weight * error[known] ** 2 / variance[known]
-    d, x = process.x.shape[1], process.x[known]
-    rows, inputs = own_order(x, process.y[known, j])
-    if not np.isfinite(square).all():
-        return np.zeros((process.draws, 1 + 2 * d))
-    found = _found(local_features(x[np.ix_(rows, inputs)]), np.maximum(square[rows], LEAST))
-    if found.evidence < CLEAR:
-        return np.zeros((process.draws, 1 + 2 * d))
-    out = np.tile(found.mode, (process.draws, 1))
-    if process.draws > 1:
-        out += _normals(len(out), out.shape[1], order) @ found.root.T
-    by_input = out[:, 1:].reshape(-1, 2, d)
-    out[:, 1:] = by_input[:, :, np.argsort(inputs)].reshape(-1, 2 * d)
+            out[known, j] = 0.0
+            for h, weight in enumerate(weights):
+                error, variance, _ = left_out_scores(process, h, j)
+                variance = variance - own_jitter(process, h, j, variance)
+                out[known, j] += weight * error[known] ** 2 / variance[known]
     return out
+
+
+def _of_scores(f: Float[np.ndarray, "n m"], square: Float[np.ndarray, "n q"], d: int) -> list["_Found | None"]:
+    """Return the coefficients of every score, None where it needs none."""
+    counts = np.isfinite(square)
+    square = np.where(counts, np.maximum(square, LEAST), 0.0)
+    return [_of_score(f, square, counts, j, d) for j in range(square.shape[1])]
+
+
+def _of_score(f: Array, square: Array, counts: Bools, j: int, d: int) -> "_Found | None":
+    """Return the coefficients of score j: found alone, or with what the other scores say of theirs."""
+    known = counts[:, j]
+    if not known.any():
+        return None
+    own, sizes = square[known, j], (1 + 2 * d, f.shape[1])  # without products of inputs, and with them
+    several = [_found(f[known, :m], own, _wide(m)) for m in sizes]
+    several = [one._replace(evidence=one.evidence - CLEAR) for one in several]
+    others = np.delete(np.arange(square.shape[1]), j)
+    others = others[counts[:, others].any(axis=0)]
+    if len(others):
+        level = square[:, others].sum(axis=0) / counts[:, others].sum(axis=0)
+        total, count = (square[:, others] / level).sum(axis=1), counts[:, others].sum(axis=1).astype(float)
+        common = max((_found(f[:, :m], total, _wide(m), count) for m in sizes), key=_evidence)
+        if common.evidence >= CLEAR:
+            several.append(_found(f[known, : len(common.mode)], own, _around(common)))
+    found = max(several, key=_evidence)
+    return found if found.evidence >= 0.0 else None
+
+
+def _reordered(c: Float[np.ndarray, "H q m"], order: Ints) -> Float[np.ndarray, "H q m"]:
+    """Return the coefficients of inputs that are taken in another order."""
+    d = len(order)
+    pairs, (first, second) = np.zeros((*c.shape[:2], d, d)), np.triu_indices(d, 1)
+    pairs[..., first, second] = pairs[..., second, first] = c[..., 1 + 2 * d :]
+    products = pairs[..., order[first], order[second]]
+    return np.concatenate([c[..., :1], c[..., 1 + order], c[..., 1 + d + order], products], axis=-1)
 
 
 def _normals(draws: int, size: int, order: int) -> Array:
@@ -86,6 +135,18 @@ def _normals(draws: int, size: int, order: int) -> Array:
     xi = np.random.default_rng(order).standard_normal((draws, size))
     xi -= xi.mean(axis=0)
     return np.asarray(xi / xi.std(axis=0))
+
+
+class _Prior(NamedTuple):
+    """Normal law of c."""
+
+    centre: Array  # (m,)
+    covariance: Array  # (m, m)
+
+
+def _wide(m: int) -> _Prior:
+    """Return the prior of a score of which nothing is known."""
+    return _Prior(np.zeros(m), np.diag(np.array([LEVEL] + [SPREAD] * (m - 1)) ** 2))
 
 
 class _Found(NamedTuple):
@@ -96,40 +157,56 @@ class _Found(NamedTuple):
     evidence: float  # nats
 
 
-def _found(f: Float[np.ndarray, "n m"], square: Float[np.ndarray, " n"]) -> _Found:
-    """Return what z² say of c, by Laplace's method.
+def _around(common: _Found) -> _Prior:
+    """Return the prior of a score where the other scores have coefficients in common; its level is its own."""
+    m = len(common.mode)
+    covariance = np.diag(np.array([LEVEL] + [OWN] * (m - 1)) ** 2)
+    covariance[1:, 1:] += (common.root @ common.root.T)[1:, 1:]
+    return _Prior(np.append(0.0, common.mode[1:]), covariance)
+
+
+def _evidence(found: _Found) -> float:
+    return found.evidence
+
+
+def _found(f: Array, square: Array, prior: _Prior, count: Array | None = None) -> _Found:
+    """Return what z² (n,) say of c, by Laplace's method; what sums of `count` (n,) of them say where that is given.
 
     Where z² / r² scatter more than squares of normals do, as next to a kink that f cannot follow, the log-likelihood is
     divided by the ratio of the two variances.
     """
-    first = _mode(f, square, 1.0)
-    left = square * np.exp(-2.0 * (f @ first.mode))
-    scatter = float(np.mean((left / left.mean() - 1.0) ** 2))
-    return first if scatter <= 2.0 else _mode(f, square, 2.0 / scatter)
+    count = np.ones(len(f)) if count is None else count
+    first = _mode(f, square, prior, count, 1.0)
+    some = count > 0
+    left = square[some] / count[some] * np.exp(-2.0 * (f[some] @ first.mode))
+    scatter = float(np.mean(count[some] * (left / left.mean() - 1.0) ** 2))
+    return first if scatter <= 2.0 else _mode(f, square, prior, count, 2.0 / scatter)
 
 
-def _mode(f: Array, square: Array, share: float) -> _Found:
+def _mode(f: Array, square: Array, prior: _Prior, count: Array, share: float) -> _Found:
     """Return the normal approximation to the posterior of c whose log-likelihood is multiplied by `share`.
 
     The log posterior is concave. Its curvature is the expected information, 2 f' f, which is the same at every c.
     """
-    precision = np.array([LEVEL] + [SPREAD] * (f.shape[1] - 1)) ** -2.0
+    at, precision = prior.centre, np.linalg.inv(prior.covariance)
 
     def value(c: Array) -> float:
         size = f @ c
-        return float(share * np.sum(size + 0.5 * square * np.exp(-2.0 * size)) + 0.5 * precision @ c**2)
+        fit = share * np.sum(count * size + 0.5 * square * np.exp(-2.0 * size))
+        return float(fit + 0.5 * (c - at) @ precision @ (c - at))
 
     def slope(c: Array) -> Array:
-        return np.asarray(share * f.T @ (1.0 - square * np.exp(-2.0 * (f @ c))) + precision * c)
+        fit = share * f.T @ (count - square * np.exp(-2.0 * (f @ c)))
+        return np.asarray(fit + precision @ (c - at))
 
     def curvature(c: Array) -> Array:
         weights = 2.0 * share * square * np.exp(-2.0 * (f @ c))
-        return np.asarray((f * weights[:, None]).T @ f + np.diag(precision))
+        return np.asarray((f * weights[:, None]).T @ f + precision)
 
-    zero = np.zeros(f.shape[1])
-    start = zero.copy()
-    start[0] = 0.5 * np.log(square.mean())  # from r = 1 steps would be far too long where z² are large
+    start = at.copy()
+    start[0] = 0.5 * np.log(np.sum(square * np.exp(-2.0 * (f @ at))) / count.sum())  # from r = 1 steps are far too long
     c = minimize(value, start, jac=slope, hess=curvature, method="trust-exact", options={"gtol": ENOUGH}).x
-    lower = np.linalg.cholesky(2.0 * share * f.T @ f + np.diag(precision))
-    evidence = value(zero) - value(c) - float(np.sum(np.log(np.diag(lower)))) + 0.5 * float(np.sum(np.log(precision)))
+    lower = np.linalg.cholesky(2.0 * share * (f * count[:, None]).T @ f + precision)
+    none = 0.5 * share * float(square.sum())
+    evidence = none - value(c) - float(np.sum(np.log(np.diag(lower)))) + 0.5 * float(np.linalg.slogdet(precision)[1])
     return _Found(c, np.linalg.inv(lower).T, evidence)

@@ -13,7 +13,7 @@ G           L^-1 F                                                         (n, b
 R           R' R = (F' K^-1 F)^-1, zero when the trend is not estimated    (b, b)
 w           L^-1 k(x, u)                                                   (n, k)
 v           R (t(u) - G' w), so that cov = k(u, u) - w' w + v' v           (b, k)
-local       coefficients of the local scale r(u), a factor of errors       (1 + 2 d,)
+local       coefficients of the local scale r(u), a factor of errors       (m,)
             alone: cov r(u) r(u'); see `local_scale`
 ==========  =============================================================  ===============
 
@@ -48,6 +48,7 @@ __all__ = [
     "draw_at",
     "joint_at",
     "local_features",
+    "local_size",
     "local_slopes",
     "means_at",
     "normals_at",
@@ -129,7 +130,7 @@ class ScoreProcess:
     trend_root: Array  # (H, q, b, b), R
     log_weights: Array  # (H,)
     noise: Array = field(default_factory=lambda: np.zeros((0, 0)))  # (q, n), diagonal of V; empty: zeros
-    local: Array = field(default_factory=lambda: np.zeros((0, 0, 0)))  # (H, q, 1 + 2 d); (H, q, 0): no local scale
+    local: Array = field(default_factory=lambda: np.zeros((0, 0, 0)))  # (H, q, m); (H, q, 0): no local scale
 
     def __post_init__(self) -> None:
         if not self.noise.size:
@@ -227,8 +228,8 @@ class ScoreProcess:
         # Of one part each; those of some scores only may all have another kernel than that of the layout.
         own = any(tuple(cast("Array", kernel.layout())) != tuple(layout) for kernel in {seen.kernel for seen in flat})
         learned = [directions, slopes, own]
-        scaled = bool(self.local.size)
-        header = np.array([self.draws, self.q, n, d, b, len(layout) // 2, *learned, scaled], dtype=np.float64)
+        features = self.local.shape[2]
+        header = np.array([self.draws, self.q, n, d, b, len(layout) // 2, *learned, features], dtype=np.float64)
         parts = [header, self.log_weights, layout, self.x.ravel()]
         for h in range(self.draws):
             for j in range(self.q):
@@ -257,17 +258,25 @@ class ScoreProcess:
         return np.concatenate(parts)
 
 
+def local_size(d: int) -> int:
+    """Return the number of coefficients of a local scale of d inputs."""
+    return 1 + 2 * d + d * (d - 1) // 2
+
+
 def local_features(u: Float[np.ndarray, "*batch d"]) -> Float[np.ndarray, "*batch m"]:
     """Return the features f of `local_scale.py` at inputs; beyond the box as at its end."""
     v = np.clip(u, 0.0, 1.0) - 0.5
-    return np.concatenate([np.ones((*u.shape[:-1], 1)), v, 2.0 * v * v - 1.0 / 6.0], axis=-1)
+    first, second = np.triu_indices(u.shape[-1], 1)
+    products = np.sqrt(8.0) * v[..., first] * v[..., second]
+    return np.concatenate([np.ones((*u.shape[:-1], 1)), v, 2.0 * v * v - 1.0 / 6.0, products], axis=-1)
 
 
 def local_slopes(u: Float[np.ndarray, "k d"], c: Float[np.ndarray, " m"]) -> Float[np.ndarray, "k d"]:
     """Return the derivative of log r at inputs."""
     d = u.shape[1]
-    inside = (u > 0.0) & (u < 1.0)
-    return np.where(inside, c[1 : 1 + d] + 4.0 * (u - 0.5) * c[1 + d :], 0.0)
+    v, curvature = np.clip(u, 0.0, 1.0) - 0.5, np.diag(2.0 * c[1 + d : 1 + 2 * d])
+    curvature[np.triu_indices(d, 1)] = np.sqrt(8.0) * c[1 + 2 * d :]
+    return np.where((u > 0.0) & (u < 1.0), c[1 : 1 + d] + v @ (curvature + curvature.T), 0.0)
 
 
 def _condition_one(

@@ -26,7 +26,7 @@ from uqms.surrogates.adapted import OneOf
 from uqms.surrogates.kernel_files import kernel_of_description
 from uqms.surrogates.kernels import Kernel, Matern52, Stationary, Structured, hyperparameter_count
 from uqms.surrogates.outputs import Layout, OutputBasis, score_columns
-from uqms.surrogates.process import ScoreProcess
+from uqms.surrogates.process import ScoreProcess, local_size
 from uqms.surrogates.run_noise import SimulatorNoise
 from uqms.surrogates.training import trend_columns
 from uqms.surrogates.transforms import IDENTITY, Identity, from_dict, to_dict
@@ -64,7 +64,7 @@ PROCESS = {
     "trend_root": "Hqbb",
     "log_weights": "H",
 }
-MORE = {"noise": "qn", "local": "Hqs"}  # where runs have known errors; where a score has a local scale, s = 1 + 2 d
+MORE = {"noise": "qn", "local": "Hqs"}  # where runs have known errors; where a score has a local scale
 _BASIS = ("offset", "basis", "truncation", "interpolation_sd", "left_out")
 
 
@@ -150,7 +150,7 @@ def rebuilt_process(
     for name, letters in MORE.items():
         if f"{prefix}.{name}" in arrays:
             parts[name] = arrays.pop(f"{prefix}.{name}")
-            agree(f"{prefix}.{name}", parts[name].shape, letters, sizes | {"s": 1 + 2 * known["d"]})
+            agree(f"{prefix}.{name}", parts[name].shape, letters, sizes | {"s": local_size(known["d"])})
     if sizes["b"] > max(trend_columns(known["d"]).values()):
         raise InputError(f"{sizes['b']} trend functions for {known['d']} inputs")
     return ScoreProcess(kernel=kernel, **parts), sizes
