@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 from scipy.interpolate import CubicSpline
 
-from uqms._typing import Array
+import uqms as uq
+from uqms._typing import Array, Bools
 from uqms.errors import DataError, ExtrapolationError, InputError
-from uqms.surrogates import Curve, outputs
+from uqms.surrogates import Curve, gp, outputs
+from uqms.surrogates.left_out import left_out_scores
 from uqms.surrogates.outputs import Layout, OutputBasis, fit_curve, fit_scalar, interpolation_error
 
 DAYS = np.linspace(0.0, 10.0, 21)
@@ -280,3 +283,50 @@ def test_a_tolerance_is_a_share(settings: dict[str, float]) -> None:
 def test_scores_are_counted_in_whole_numbers(count: int) -> None:
     with pytest.raises(InputError, match=f"max_scores is {count}"):
         Curve(max_scores=count)
+
+
+def runs_with_a_corner() -> xr.Dataset:
+    """Return runs whose curves are logarithms of a decay above a floor, which only a corner of the box reaches."""
+    design = uq.sobol(uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0)), 60, rng=3)
+    a, b, t = design["a"].values[:, None], design["b"].values[:, None], np.linspace(0.2, 2.0, 12)
+    return uq.ensemble.build(design, {"y": ("t", np.log(np.exp(-np.exp(3.0 * a) * t) + 1e-4 * np.exp(-b * t)), t)})
+
+
+def test_what_a_basis_leaves_is_small_beside_the_errors_where_the_curve_is_calm() -> None:
+    """At every run the truncation is at most a quarter of the variance that its left-out scores are stated with."""
+    runs = runs_with_a_corner()
+    surrogate = uq.GaussianProcess().fit(runs)
+    first = uq.GaussianProcess(outputs={"y": uq.Curve(tolerance=1e-6)}).fit(runs)
+    share = []
+    for one in (surrogate, first):
+        process, basis = one.process, one.bases[0]
+        variance = sum(left_out_scores(process, 0, j)[1] * np.sum(basis.basis[:, j] ** 2) for j in range(process.q))
+        share.append(np.sum(basis.truncation**2) / np.quantile(variance, 0.1))
+    assert share[0] < 0.25
+    assert share[1] > 1.0
+
+
+def test_scores_are_added_up_to_the_last_that_is_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that would follow the second is not predicted and the third is: three follow, and none if no one is."""
+    runs = runs_with_a_corner()
+    counts = []
+    for told in ([False], [True], [True, False, True], [False, False, True]):
+
+        def predicted(new: Array, *_: Array, told: list[bool] = told) -> Bools:
+            return np.array([*told, *[False] * new.shape[1]])[: new.shape[1]]
+
+        monkeypatch.setattr(gp, "_predicted", predicted)
+        counts.append(uq.GaussianProcess().fit(runs).process.q)
+    np.testing.assert_array_equal(np.array(counts) - counts[0], [0, 1, 3, 3])
+
+
+def test_scores_are_counted_with_the_local_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where errors are stated smaller, less may be left out; not where there is no local scale."""
+    runs, counts = runs_with_a_corner(), {}
+    monkeypatch.setattr(gp, "_predicted", lambda new, *_: np.ones(new.shape[1], dtype=bool))
+    for scales in ("auto", "given"):
+        for scale in (10.0, 0.1):
+            monkeypatch.setattr(gp, "scales_at_runs", lambda x, e, v, s=scale: np.full(e.shape, s))
+            counts[scales, scale] = uq.GaussianProcess(scales=scales).fit(runs).process.q
+    assert counts["auto", 0.1] > counts["auto", 10.0]
+    assert counts["given", 0.1] == counts["given", 10.0]

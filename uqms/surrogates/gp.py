@@ -855,7 +855,8 @@ def _with_enough_scores(
 
     What a basis leaves out has one variance for the whole box. Where scores are predicted more precisely than that, as
     smooth curves are, it would be most of the error that a prediction states, and more runs would not make it smaller.
-    A score that other runs do not predict, such as a solver's rounding, is better off in the truncation: it ends there.
+    Behind the last score that other runs predict, what is left, such as a solver's rounding, is better off in the
+    truncation.
     One that is wild in a corner of the box is predicted where it is calm, which `_predicted` sees. Where errors will
     have a `local` scale, so have those of left-out scores here.
     Whether held-out runs vary more along it than those of its basis, as shapes that only a corner of the box has do,
@@ -886,10 +887,10 @@ def _with_enough_scores(
         more, scores = fit_curve(basis.name, basis.layout, values, tighter, overfitted=None)
         q, new = len(columns[i]), scores[:, len(columns[i]) :]
         trained = fitting.trained(new)
-        unpredicted = np.flatnonzero(~_predicted(new, *left_out(new, trained)))
-        count = int(unpredicted[0]) if len(unpredicted) else new.shape[1]
-        if not count:
+        predicted = np.flatnonzero(_predicted(new, *left_out(new, trained)))
+        if not len(predicted):
             continue
+        count = int(predicted[-1]) + 1
         if count < new.shape[1]:
             ended = replace(tighter, max_scores=q + count)
             more, _ = fit_curve(basis.name, basis.layout, values, ended, overfitted=None)
