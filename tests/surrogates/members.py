@@ -158,7 +158,9 @@ def locally_scaled(one: GaussianProcessSurrogate, seed: int) -> GaussianProcessS
     """Return a surrogate whose errors have local scales drawn at random."""
     process = one.process
     size = (process.draws, process.q, local_size(process.x.shape[1]))
-    return replace(one, process=process.with_local(0.7 * np.random.default_rng(seed).standard_normal(size)))
+    c = 0.7 * np.random.default_rng(seed).standard_normal(size)
+    c[..., -1] = 0.01 * np.abs(c[..., -1])  # the limit
+    return replace(one, process=process.with_local(c))
 
 
 def of_local_scales() -> uq.Chain:

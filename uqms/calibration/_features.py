@@ -434,7 +434,7 @@ def features_reverse(
                     phi_bar[k, e] *= local[k]
                 by_local += 2.0 * own_bar[k, j] * before
                 own_bar[k, j] *= local[k] ** 2
-                add_local_slopes(process, score_begin(process, h, j), by_local, u[k], u_bar[k])
+                add_local_slopes(process, score_begin(process, h, j), by_local, u[k], local[k], u_bar[k])
         _score_reverse(process, r, points[:m], P, h, j, u, W, g, g_points, v, mean_bar, phi_bar, own_bar, u_bar)
         here += (m + n + b) * r
         begin += K * r

@@ -138,14 +138,16 @@ def fill_local(block: Array, at: int, u: Array, scale: Array) -> None:
                 for e in range(c + 1, d):
                     s += block[here] * step * (min(max(u[a, e], 0.0), 1.0) - 0.5)
                     here += 1
-            scale[a] = math.exp(s)
+            scale[a] = (math.exp(-8.0 * s) + block[here]) ** -0.125
 
 
 @compiled(fastmath=FAST, inline="always")
-def add_local_slopes(block: Array, at: int, bar: float, u: Array, u_bar: Array) -> None:
-    """Add to u_bar (d,) the derivative by u (d,) of bar times the logarithm of the local scale."""
+def add_local_slopes(block: Array, at: int, bar: float, u: Array, scale: float, u_bar: Array) -> None:
+    """Add to u_bar (d,) the derivative by u (d,) of bar times the logarithm of the local scale, which is `scale`."""
     d = len(u)
-    begin = at + score_size(block) - int(block[9]) + 1
+    end = at + score_size(block)
+    begin = end - int(block[9]) + 1
+    bar *= 1.0 - block[end - 1] * scale**8
     for c in range(d):
         if 0.0 < u[c] < 1.0:
             s = block[begin + c] + block[begin + d + c] * 4.0 * (u[c] - 0.5)
@@ -416,7 +418,7 @@ def reverse(
                     of_mean += alpha[i] * scale * kappa
         if scaled:  # covariances are linear in what belongs to their row: covariances before runs, k, trend functions
             by_local = by_amplitude + by_trend - mean_bar[a] * of_mean
-            add_local_slopes(block, score, by_local, u[a], u_bar[a])
+            add_local_slopes(block, score, by_local, u[a], local[a], u_bar[a])
         for c in range(d):
             u_bar[a, c] += z_bar[c]
         if block[6] > 0.0:

@@ -7,15 +7,23 @@ u           inputs in the unit cube                                            (
 v           u - 1/2, with u at most at the ends of the box                     (k, d)
 f           1, v, 2 v² - 1/6, and √8 v v' of all pairs of inputs               (k, m)
 c           coefficients, of each hyperparameter draw and score                (H, q, m)
-r           exp(f · c), the local scale                                        (k,)
-z²          squares of the left-out errors of the runs, over their variances   (n, q)
+r           the local scale: r^-8 = exp(-8 f · c) + R^-8                   (k,)
+R           what r does not exceed                                             (q,)
+e, v        left-out errors of the runs, and their variances                   (n, q)
+z²          e² / v                                                             (n, q)
 ==========  =================================================================  ============
 
 The error of a score at u is r(u) times that of its process: it stays one random function, and the mean stays as it is.
 A stationary process says almost the same error wherever the runs are equally dense. Where a function is calm in a part
-of the box and wild in another, left-out errors show it. Given c, z² is r² times a square of a standard normal. The
-prior of c is normal, and for squares and products of inputs the same in all rotated inputs. Each hyperparameter draw
-has a draw of c from the normal approximation to its posterior.
+of the box and wild in another, left-out errors show it. Given c and no R, z² is r² times a square of a standard normal.
+The prior of c is normal, and for squares and products of inputs the same in all rotated inputs. Each hyperparameter
+draw has a draw of c from the normal approximation to its posterior.
+
+Few runs say how large errors are where they are largest, in a corner of the box, while exp(f · c) goes on to grow
+there, and a mean over the box, as in a Sobol' index, is mostly the error of that corner. So R is at most the largest
+exp(f · c) of the runs, and such that the stated variances of the runs, the sum of r² v, are together at most `SLACK`
+times those of the process, or of the errors, where the sum of e² is larger. Where few runs make up the sum of
+exp(2 f · c) v, e² count less: where it is n, the ratio of the sums has the power n / (n + `FEW`).
 
 A score has a local scale where z² are more probable with it than with r = 1. Its own z² must be so by `CLEAR` nats. As
 a simulator is calm in the same part of the box for many of its scores, its coefficients may also have the prior that
@@ -33,12 +41,12 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import minimize
+from scipy.optimize import brentq, minimize
 
 from uqms._typing import Array, Bools, Ints
 from uqms.surrogates.fitting import own_order
 from uqms.surrogates.left_out import left_out_scores, own_jitter
-from uqms.surrogates.process import ScoreProcess, local_features
+from uqms.surrogates.process import ScoreProcess, limited, local_features
 
 __all__ = ["scales_at_runs", "with_local_scale"]
 
@@ -46,6 +54,7 @@ LEVEL = 3.0  # prior sd of the first coefficient, one factor for the whole box: 
 SPREAD = 1.0  # of the others: from the middle of the box to its ends the scale changes by factors of 1.6
 OWN = 0.5  # sd of the coefficients of a score around those that the others have in common
 CLEAR = 3.0  # nats
+SLACK, FEW = 2.0, 2.0  # of the limit R
 LEAST = 1e-6  # of z²: errors that are smaller than a thousandth of the stated ones are rounding
 ENOUGH = 1e-6  # nats by a coefficient at which the search of the mode ends
 
@@ -56,15 +65,18 @@ def with_local_scale(process: ScoreProcess, orders: Sequence[int]) -> ScoreProce
     `orders` (q,) name the random numbers of each score. What is found does not depend on the order of runs and inputs.
     """
     rows, inputs = own_order(process.x, np.nan_to_num(process.y[:, 0]))
-    f = local_features(process.x[np.ix_(rows, inputs)])
-    c = np.zeros((process.draws, process.q, f.shape[1]))
-    for j, found in enumerate(_of_scores(f, _squares(process)[rows], process.x.shape[1])):
+    f, left = local_features(process.x[np.ix_(rows, inputs)]), _left_out(process, rows)
+    c, limit = np.zeros((process.draws, process.q, f.shape[1])), np.zeros((process.draws, process.q, 1))
+    for j, found in enumerate(_of_scores(f, left.ratio, process.x.shape[1])):
         if found is not None:
             m = len(found.mode)
             c[:, j, :m] = found.mode
             if process.draws > 1:
                 c[:, j, :m] += _normals(process.draws, m, orders[j]) @ found.root.T
-    return process.with_local(_reordered(c, np.argsort(inputs))) if c.any() else process
+            limit[:, j] = _limit(f[:, :m] @ found.mode, left.square[:, j], left.variance[:, j])
+    if not c.any():
+        return process
+    return process.with_local(np.concatenate([_reordered(c, np.argsort(inputs)), limit], axis=2))
 
 
 def scales_at_runs(
@@ -75,23 +87,49 @@ def scales_at_runs(
     f, out = local_features(x), np.ones(square.shape)
     for j, found in enumerate(_of_scores(f, square, x.shape[1])):
         if found is not None:
-            out[:, j] = np.exp(f[:, : len(found.mode)] @ found.mode)
+            g = f[:, : len(found.mode)] @ found.mode
+            out[:, j] = limited(g, _limit(g, error[:, j] ** 2, variance[:, j]))
     return out
 
 
-def _squares(process: ScoreProcess) -> Float[np.ndarray, "n q"]:
-    """Return z², of hyperparameter draws their mean; NaN where a run has no value, and for scores that do not vary."""
+def _limit(g: Float[np.ndarray, " n"], square: Float[np.ndarray, " n"], variance: Float[np.ndarray, " n"]) -> float:
+    """Return R^-8 of a score from f · c, e² and v at the runs; they are NaN where a run has no value."""
+    known = np.isfinite(square)
+    g, square, variance = g[known], square[known], variance[known]
+    stated = np.exp(2.0 * g) * variance
+    runs = stated.sum() ** 2 / np.sum(stated**2)
+    most = SLACK * variance.sum() * max(1.0, square.sum() / variance.sum()) ** (runs / (runs + FEW))
+
+    def above(log_r: float) -> float:
+        return float(np.log(np.sum(limited(g, np.exp(-8.0 * log_r)) ** 2 * variance) / most))
+
+    largest = float(g.max())
+    if above(largest) > 0.0:
+        largest = brentq(above, 0.5 * np.log(most / variance.sum()), largest)  # all r are at most R
+    return float(np.exp(-8.0 * largest))
+
+
+class _LeftOut(NamedTuple):
+    """e², v and z² (n, q), means over the hyperparameter draws; NaN where a run has no value."""
+
+    square: Array
+    variance: Array
+    ratio: Array
+
+
+def _left_out(process: ScoreProcess, rows: Ints) -> _LeftOut:
+    """Return what is known of left-out runs; of scores that do not vary nothing is."""
     weights = np.exp(process.log_weights - np.logaddexp.reduce(process.log_weights))
-    out = np.full(process.y.shape, np.nan)
+    out = np.full((3, *process.y.shape), np.nan)
     for j in range(process.q):
         known = process.known(j)
         if process.y[known, j].any():
-            out[known, j] = 0.0
+            out[:, known, j] = 0.0
             for h, weight in enumerate(weights):
                 error, variance, _ = left_out_scores(process, h, j)
-                variance = variance - own_jitter(process, h, j, variance)
-                out[known, j] += weight * error[known] ** 2 / variance[known]
-    return out
+                square, variance = error[known] ** 2, (variance - own_jitter(process, h, j, variance))[known]
+                out[:, known, j] += weight * np.stack([square, variance, square / variance])
+    return _LeftOut(*out[:, rows])
 
 
 def _of_scores(f: Float[np.ndarray, "n m"], square: Float[np.ndarray, "n q"], d: int) -> list["_Found | None"]:

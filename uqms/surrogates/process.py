@@ -47,6 +47,7 @@ __all__ = [
     "condition",
     "draw_at",
     "joint_at",
+    "limited",
     "local_features",
     "local_size",
     "local_slopes",
@@ -176,7 +177,7 @@ class ScoreProcess:
     def local_scale(self, h: int, j: int, u: Float[np.ndarray, "*batch d"]) -> Float[np.ndarray, "*batch"]:
         """Return r of `local_scale.py` at inputs; ones where there is no local scale."""
         c = self.local[h, j]
-        return np.asarray(np.exp(local_features(u) @ c)) if c.size else np.ones(u.shape[:-1])
+        return limited(local_features(u) @ c[:-1], c[-1]) if c.size else np.ones(u.shape[:-1])
 
     def scaled(self, factor: Float[np.ndarray, "H q"]) -> "ScoreProcess":
         """Return the process with `factor` times the variances, means as they were.
@@ -259,8 +260,13 @@ class ScoreProcess:
 
 
 def local_size(d: int) -> int:
-    """Return the number of coefficients of a local scale of d inputs."""
-    return 1 + 2 * d + d * (d - 1) // 2
+    """Return the number of coefficients of a local scale of d inputs: those of the features, and R^-8."""
+    return 2 + 2 * d + d * (d - 1) // 2
+
+
+def limited(g: Float[np.ndarray, "*batch"], limit: float) -> Float[np.ndarray, "*batch"]:
+    """Return r of `local_scale.py` from g = f · c, and R^-8."""
+    return np.asarray((np.exp(-8.0 * g) + limit) ** -0.125)
 
 
 def local_features(u: Float[np.ndarray, "*batch d"]) -> Float[np.ndarray, "*batch m"]:
@@ -275,8 +281,9 @@ def local_slopes(u: Float[np.ndarray, "k d"], c: Float[np.ndarray, " m"]) -> Flo
     """Return the derivative of log r at inputs."""
     d = u.shape[1]
     v, curvature = np.clip(u, 0.0, 1.0) - 0.5, np.diag(2.0 * c[1 + d : 1 + 2 * d])
-    curvature[np.triu_indices(d, 1)] = np.sqrt(8.0) * c[1 + 2 * d :]
-    return np.where((u > 0.0) & (u < 1.0), c[1 : 1 + d] + v @ (curvature + curvature.T), 0.0)
+    curvature[np.triu_indices(d, 1)] = np.sqrt(8.0) * c[1 + 2 * d : -1]
+    slopes = np.where((u > 0.0) & (u < 1.0), c[1 : 1 + d] + v @ (curvature + curvature.T), 0.0)
+    return np.asarray((1.0 - c[-1] * limited(local_features(u) @ c[:-1], c[-1]) ** 8)[:, None] * slopes)
 
 
 def _condition_one(
