@@ -539,3 +539,19 @@ def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path) -> None:
     GaussianProcessSurrogate(surrogate.domain, wrong, surrogate.bases, surrogate.attrs).save(tmp_path / "w.npz")
     with pytest.raises(UqmsError, match="local"):
         uq.load_surrogate(tmp_path / "w.npz")
+
+
+def test_products_of_inputs_are_left_out_where_they_are_more_than_the_runs() -> None:
+    """Of 8 inputs there are 45 features: 44 runs use 17 of them."""
+    rng = np.random.default_rng(4)
+    c = np.zeros(45)
+    c[[1, -1]] = 3.0, 6.0  # the first input, and the product of the last two
+    found = {}
+    for n in (44, 400):
+        f = local_features(rng.random((n, 8)))
+        found[n] = _of_scores(f, np.exp(2.0 * f @ c)[:, None] * rng.standard_normal((n, 1)) ** 2, 8)[0]
+    assert found[44] is not None
+    assert found[400] is not None
+    assert len(found[44].mode) == 17
+    assert len(found[400].mode) == 45
+    assert found[400].mode[-1] == pytest.approx(6.0, abs=2.0)

@@ -855,12 +855,11 @@ def _with_enough_scores(
 
     What a basis leaves out has one variance for the whole box. Where scores are predicted more precisely than that, as
     smooth curves are, it would be most of the error that a prediction states, and more runs would not make it smaller.
-    Behind the last score that other runs predict, what is left, such as a solver's rounding, is better off in the
-    truncation.
-    One that is wild in a corner of the box is predicted where it is calm, which `_predicted` sees. Where errors will
-    have a `local` scale, so have those of left-out scores here.
-    Whether held-out runs vary more along it than those of its basis, as shapes that only a corner of the box has do,
-    does not end it: what is predicted at the runs is known there, and a truncation would say the same of all the box.
+    What is left behind the last score that other runs predict, such as a solver's rounding, is better off in the
+    truncation. A score that is wild in a corner of the box is predicted where it is calm, which `_predicted` sees.
+    Where errors will have a `local` scale, so have those of left-out scores here. Whether held-out runs vary more along
+    it than those of its basis, as shapes that only a corner of the box has do, does not count: what is predicted at the
+    runs is known there, and a truncation would say the same of all the box.
     """
     settings_of = {}
     for i, (basis, values) in enumerate(zip(bases, every, strict=True)):

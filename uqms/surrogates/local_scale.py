@@ -7,7 +7,7 @@ u           inputs in the unit cube                                            (
 v           u - 1/2, with u at most at the ends of the box                     (k, d)
 f           1, v, 2 v² - 1/6, and √8 v v' of all pairs of inputs               (k, m)
 c           coefficients, of each hyperparameter draw and score                (H, q, m)
-r           the local scale: r^-8 = exp(-8 f · c) + R^-8                   (k,)
+r           the local scale: r^-8 = exp(-8 f · c) + R^-8                       (k,)
 R           what r does not exceed                                             (q,)
 e, v        left-out errors of the runs, and their variances                   (n, q)
 z²          e² / v                                                             (n, q)
@@ -144,7 +144,9 @@ def _of_score(f: Array, square: Array, counts: Bools, j: int, d: int) -> "_Found
     known = counts[:, j]
     if not known.any():
         return None
-    own, sizes = square[known, j], (1 + 2 * d, f.shape[1])  # without products of inputs, and with them
+    own, sizes = square[known, j], [1 + 2 * d]
+    if sizes[0] < f.shape[1] <= len(own):  # products of inputs, where they are no more than the runs
+        sizes.append(f.shape[1])
     several = [_found(f[known, :m], own, _wide(m)) for m in sizes]
     several = [one._replace(evidence=one.evidence - CLEAR) for one in several]
     others = np.delete(np.arange(square.shape[1]), j)
