@@ -26,6 +26,8 @@ over the problems of a kind and half, each widened by two standard errors betwee
 - the mean log score at draws of the exact posterior is printed beside that of an oracle, which has the same mean and
   the error that it really makes there (root mean square by output), and so is the 95 % interval score: an inflated
   error covers too, and pays there;
+- over the whole box, whose mean error is mostly that of its worst corner, the mean and the root mean square of the
+  logarithm of the stated over the actual sum of squared errors are printed;
 - cost: of each problem the default fit and one with the fixed tolerance 1e-6, ``Curve(tolerance=1e-6)``, are timed one
   after the other, which first takes turns. The median of the ratios of their processor times is at most 1.5.
 
@@ -60,7 +62,7 @@ from uqms._typing import Array
 
 SIGMAS = 61  # of the grid over the noise sd
 SIDE = {1: 401, 2: 81, 3: 33}  # points of the grid along each of so many parameters
-DRAWS = 200
+DRAWS, BOX = 200, 600
 PLAIN = uq.GaussianProcess(outputs={"y": uq.Curve(tolerance=1e-6)})
 
 
@@ -308,6 +310,7 @@ class Found(NamedTuple):
     runs: int  # in all rounds
     ended: str  # what `another_round` said at the end, where rounds were asked for
     fixed: float  # the largest error of a mean, exact sds, with a fixed design of as many runs
+    whole: float  # logarithm of the stated over the actual sum of squared errors of the whole box
     doubts: tuple[str, ...]  # checks of the verdict that warn or fail, but for parameters that data say little of
 
 
@@ -363,6 +366,7 @@ def judged(
         inside.append(float(np.mean((lower <= truth) & (truth <= upper))))
     oracle = np.broadcast_to(np.mean((truth - mean) ** 2, axis=0), variance.shape)
     scores = np.array([[_log_score(truth, mean, v), _interval_score(truth, mean, v)] for v in (variance, oracle)])
+    whole = _whole(one, surrogate, rng) if not rounds else float("nan")  # rounds narrow the box
     off = np.array([(draws[name].mean() - right.mean[i]) / right.sd[i] for i, name in enumerate(keys)])
     ratio = np.array([draws[name].std() / right.sd[i] for i, name in enumerate(keys)])
     left = float(np.mean(np.sum(surrogate.decode("y").truncation ** 2, axis=1)) / np.mean(variance))
@@ -384,8 +388,17 @@ def judged(
         runs=used,
         ended=ended,
         fixed=fixed,
+        whole=whole,
         doubts=doubts,
     )
+
+
+def _whole(one: Problem, surrogate: uq.surrogates.GaussianProcessSurrogate, rng: np.random.Generator) -> float:
+    """Return the logarithm of the stated over the actual sum of squared errors of the whole box."""
+    box = one.ends[:, 0] + (one.ends[:, 1] - one.ends[:, 0]) * rng.random((BOX, len(one.ends)))
+    told = surrogate.predict({name: box[:, i] for i, name in enumerate(one.names)})
+    actual = np.sum((told.mean["y"].values - one.curve(box)) ** 2)
+    return float(np.log(told.variance["y"].values.sum() / actual))
 
 
 def _timed(
@@ -431,6 +444,8 @@ def aims_of(kind: str, half: str, found: list[Found]) -> list[Aim]:
     cost = float(np.median(seconds[:, 0] / seconds[:, 1]))
     medians = "default {:.2f} s, fixed tolerance {:.2f} s".format(*np.median(seconds[:, :2], axis=0))
     failed = sum(one.verdict == "fail" for one in found)
+    whole = np.array([one.whole for one in found])
+    rms = float(np.sqrt(np.mean(whole**2)))
     return [
         pooled("squared ratio of actual to stated error", np.array([one.square for one in found]), 0.6, 1.6),
         pooled("95 % intervals of new runs", inside[:, 0], 0.92, 0.98),
@@ -441,6 +456,10 @@ def aims_of(kind: str, half: str, found: list[Found]) -> list[Aim]:
         aim(f"{label}: log score less the oracle's", float(scores[0, 0] - scores[1, 0]), None, None, None, n),
         aim(f"{label}: interval score over the oracle's", float(scores[0, 1] / scores[1, 1]), None, None, None, n),
         aim(f"{label}: truncation's share", float(np.mean([one.share for one in found])), None, None, None, n),
+        aim(
+            f"{label}: stated over actual squares of the box, mean logarithm", float(whole.mean()), None, None, None, n
+        ),
+        aim(f"{label}: stated over actual squares of the box, rms log", rms, None, None, None, n),
         aim(f"{label}: verdicts that fail", failed / n, None, None, None, n),
         aim(f"{label}: cost of a fit over one with a fixed tolerance", cost, None, 1.5, None, n, medians),
         aim(f"{label}: seconds of everything", float(seconds[:, 2].sum()), None, None, None, n),
