@@ -855,7 +855,7 @@ def _with_enough_scores(
 
     What a basis leaves out has one variance for the whole box. Where scores are predicted more precisely than that, as
     smooth curves are, it would be most of the error that a prediction states, and more runs would not make it smaller.
-    What is left behind the last score that other runs predict, such as a solver's rounding, is better off in the
+    Where other runs predict no score of two in a row, what is left, such as a solver's rounding, is better off in the
     truncation. A score that is wild in a corner of the box is predicted where it is calm, which `_predicted` sees.
     Where errors will have a `local` scale, so have those of left-out scores here. Whether held-out runs vary more along
     it than those of its basis, as shapes that only a corner of the box has do, does not count: what is predicted at the
@@ -886,10 +886,12 @@ def _with_enough_scores(
         more, scores = fit_curve(basis.name, basis.layout, values, tighter, overfitted=None)
         q, new = len(columns[i]), scores[:, len(columns[i]) :]
         trained = fitting.trained(new)
-        predicted = np.flatnonzero(_predicted(new, *left_out(new, trained)))
-        if not len(predicted):
+        predicted = _predicted(new, *left_out(new, trained))
+        ends = np.flatnonzero(~predicted[:-1] & ~predicted[1:])
+        kept_new = np.flatnonzero(predicted[: ends[0]] if len(ends) else predicted)
+        if not len(kept_new):
             continue
-        count = int(predicted[-1]) + 1
+        count = int(kept_new[-1]) + 1
         if count < new.shape[1]:
             ended = replace(tighter, max_scores=q + count)
             more, _ = fit_curve(basis.name, basis.layout, values, ended, overfitted=None)

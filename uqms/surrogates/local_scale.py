@@ -19,7 +19,7 @@ of the box and wild in another, left-out errors show it. Given c and no R, z² i
 The prior of c is normal, and for squares and products of inputs the same in all rotated inputs. Each hyperparameter
 draw has a draw of c from the normal approximation to its posterior.
 
-Few runs say how large errors are where they are largest, in a corner of the box, while exp(f · c) goes on to grow
+Few runs show how large errors are where they are largest, in a corner of the box, while exp(f · c) goes on to grow
 there, and a mean over the box, as in a Sobol' index, is mostly the error of that corner. So R is at most the largest
 exp(f · c) of the runs, and such that the stated variances of the runs, the sum of r² v, are together at most `SLACK`
 times those of the process, or of the errors, where the sum of e² is larger. Where few runs make up the sum of
