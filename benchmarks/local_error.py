@@ -456,9 +456,7 @@ def aims_of(kind: str, half: str, found: list[Found]) -> list[Aim]:
         aim(f"{label}: log score less the oracle's", float(scores[0, 0] - scores[1, 0]), None, None, None, n),
         aim(f"{label}: interval score over the oracle's", float(scores[0, 1] / scores[1, 1]), None, None, None, n),
         aim(f"{label}: truncation's share", float(np.mean([one.share for one in found])), None, None, None, n),
-        aim(
-            f"{label}: stated over actual squares of the box, mean logarithm", float(whole.mean()), None, None, None, n
-        ),
+        aim(f"{label}: stated over actual squares of the box, mean log", float(whole.mean()), None, None, None, n),
         aim(f"{label}: stated over actual squares of the box, rms log", rms, None, None, None, n),
         aim(f"{label}: verdicts that fail", failed / n, None, None, None, n),
         aim(f"{label}: cost of a fit over one with a fixed tolerance", cost, None, 1.5, None, n, medians),

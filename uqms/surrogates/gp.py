@@ -855,11 +855,11 @@ def _with_enough_scores(
 
     What a basis leaves out has one variance for the whole box. Where scores are predicted more precisely than that, as
     smooth curves are, it would be most of the error that a prediction states, and more runs would not make it smaller.
-    Where other runs predict no score of two in a row, what is left, such as a solver's rounding, is better off in the
-    truncation. A score that is wild in a corner of the box is predicted where it is calm, which `_predicted` sees.
-    Where errors will have a `local` scale, so have those of left-out scores here. Whether held-out runs vary more along
-    it than those of its basis, as shapes that only a corner of the box has do, does not count: what is predicted at the
-    runs is known there, and a truncation would say the same of all the box.
+    Two scores in a row that other runs do not predict end the basis: what is left, such as a solver's rounding, stays
+    in the truncation. A score that is wild in a corner of the box is predicted where it is calm, which `_predicted`
+    sees. With `local`, left-out variances have the local scale that the errors of the surrogate will have. Held-out
+    runs may vary more along a score than those of its basis, as shapes that only a corner of the box has do: the score
+    is known at the runs, where a truncation has the same variance as in all the box.
     """
     settings_of = {}
     for i, (basis, values) in enumerate(zip(bases, every, strict=True)):

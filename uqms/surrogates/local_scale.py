@@ -22,14 +22,14 @@ draw has a draw of c from the normal approximation to its posterior.
 Few runs show how large errors are where they are largest, in a corner of the box, while exp(f · c) goes on to grow
 there, and a mean over the box, as in a Sobol' index, is mostly the error of that corner. So R is at most the largest
 exp(f · c) of the runs, and such that the stated variances of the runs, the sum of r² v, are together at most `SLACK`
-times those of the process, or of the errors, where the sum of e² is larger. Where few runs make up the sum of
-exp(2 f · c) v, e² count less: where it is n, the ratio of the sums has the power n / (n + `FEW`).
+times the sum of v. The limit is higher if the sum of e² is larger than that of v: by the ratio of the two sums, to the
+power n / (n + `FEW`), where n is the effective number of runs in the sum of exp(2 f · c) v.
 
 A score has a local scale where z² are more probable with it than with r = 1. Its own z² must be so by `CLEAR` nats. As
 a simulator is calm in the same part of the box for many of its scores, its coefficients may also have the prior that
 all other scores together give, each with a level of its own: there they differ by `OWN`. What the other scores say
-counts from `CLEAR` nats on. Where z² scatter more than the model says, as next to a kink, or as those of several scores
-at the same run, each counts less (McCullagh & Nelder 1989, Generalized Linear Models, section 9.2).
+counts from `CLEAR` nats on. If z² scatter more than the model says, next to a kink or because those of several scores
+at the same run are alike, each counts less (McCullagh & Nelder 1989, Generalized Linear Models, section 9.2).
 
 References
 ----------
@@ -178,7 +178,7 @@ def _normals(draws: int, size: int, order: int) -> Array:
 
 
 class _Prior(NamedTuple):
-    """Normal law of c."""
+    """A normal prior of c."""
 
     centre: Array  # (m,)
     covariance: Array  # (m, m)

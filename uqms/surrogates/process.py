@@ -13,7 +13,7 @@ G           L^-1 F                                                         (n, b
 R           R' R = (F' K^-1 F)^-1, zero when the trend is not estimated    (b, b)
 w           L^-1 k(x, u)                                                   (n, k)
 v           R (t(u) - G' w), so that cov = k(u, u) - w' w + v' v           (b, k)
-local       coefficients of the local scale r(u), a factor of errors       (m,)
+local       coefficients of the local scale r(u), a factor of errors       (m + 1,)
             alone: cov r(u) r(u'); see `local_scale`
 ==========  =============================================================  ===============
 
@@ -131,7 +131,7 @@ class ScoreProcess:
     trend_root: Array  # (H, q, b, b), R
     log_weights: Array  # (H,)
     noise: Array = field(default_factory=lambda: np.zeros((0, 0)))  # (q, n), diagonal of V; empty: zeros
-    local: Array = field(default_factory=lambda: np.zeros((0, 0, 0)))  # (H, q, m); (H, q, 0): no local scale
+    local: Array = field(default_factory=lambda: np.zeros((0, 0, 0)))  # (H, q, m + 1); (H, q, 0): no local scale
 
     def __post_init__(self) -> None:
         if not self.noise.size:
@@ -260,7 +260,7 @@ class ScoreProcess:
 
 
 def local_size(d: int) -> int:
-    """Return the number of coefficients of a local scale of d inputs: those of the features, and R^-8."""
+    """Return how many numbers describe a local scale of d inputs: m coefficients of features, and R^-8."""
     return 2 + 2 * d + d * (d - 1) // 2
 
 
