@@ -293,7 +293,7 @@ def runs_with_a_corner() -> xr.Dataset:
 
 
 def test_what_a_basis_leaves_is_small_beside_the_errors_where_the_curve_is_calm() -> None:
-    """The truncation is at most a quarter of the stated variance of left-out scores, at its quantile .1 over the runs."""
+    """The truncation is at most a quarter of the quantile .1 over the runs of the variance of left-out scores."""
     runs = runs_with_a_corner()
     surrogate = uq.GaussianProcess().fit(runs)
     first = uq.GaussianProcess(outputs={"y": uq.Curve(tolerance=1e-6)}).fit(runs)

@@ -17,6 +17,7 @@ import numpy as np
 from uqms._compiled import compiled
 from uqms._typing import Array, Ints
 from uqms.surrogates.kernels import FAST, SINGLE, composite_of, correlation_of, layout_of
+from uqms.surrogates.process import SHARPNESS
 
 __all__ = [
     "HEADER",
@@ -138,7 +139,7 @@ def fill_local(block: Array, at: int, u: Array, scale: Array) -> None:
                 for e in range(c + 1, d):
                     s += block[here] * step * (min(max(u[a, e], 0.0), 1.0) - 0.5)
                     here += 1
-            scale[a] = (math.exp(-8.0 * s) + block[here]) ** -0.125
+            scale[a] = (math.exp(-SHARPNESS * s) + block[here]) ** (-1.0 / SHARPNESS)
 
 
 @compiled(fastmath=FAST, inline="always")
@@ -147,7 +148,7 @@ def add_local_slopes(block: Array, at: int, bar: float, u: Array, scale: float, 
     d = len(u)
     end = at + score_size(block)
     begin = end - int(block[9]) + 1
-    bar *= 1.0 - block[end - 1] * scale**8
+    bar *= 1.0 - block[end - 1] * scale**SHARPNESS
     for c in range(d):
         if 0.0 < u[c] < 1.0:
             s = block[begin + c] + block[begin + d + c] * 4.0 * (u[c] - 0.5)

@@ -46,7 +46,7 @@ from scipy.optimize import brentq, minimize
 from uqms._typing import Array, Bools, Ints
 from uqms.surrogates.fitting import own_order
 from uqms.surrogates.left_out import left_out_scores, own_jitter
-from uqms.surrogates.process import ScoreProcess, limited, local_features
+from uqms.surrogates.process import SHARPNESS, ScoreProcess, limited, local_features
 
 __all__ = ["scales_at_runs", "with_local_scale"]
 
@@ -101,12 +101,12 @@ def _limit(g: Float[np.ndarray, " n"], square: Float[np.ndarray, " n"], variance
     most = SLACK * variance.sum() * max(1.0, square.sum() / variance.sum()) ** (runs / (runs + FEW))
 
     def above(log_r: float) -> float:
-        return float(np.log(np.sum(limited(g, np.exp(-8.0 * log_r)) ** 2 * variance) / most))
+        return float(np.log(np.sum(limited(g, np.exp(-SHARPNESS * log_r)) ** 2 * variance) / most))
 
     largest = float(g.max())
     if above(largest) > 0.0:
         largest = brentq(above, 0.5 * np.log(most / variance.sum()), largest)  # all r are at most R
-    return float(np.exp(-8.0 * largest))
+    return float(np.exp(-SHARPNESS * largest))
 
 
 class _LeftOut(NamedTuple):

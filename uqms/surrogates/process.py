@@ -41,6 +41,7 @@ from uqms.surrogates.kernels import Kernel, correlation, correlation_within, pla
 from uqms.surrogates.training import JITTER_FIRST, Hyperparameters, factorise, trend_basis, trend_reverse
 
 __all__ = [
+    "SHARPNESS",
     "ScoreProcess",
     "Scores",
     "average",
@@ -66,6 +67,7 @@ __all__ = [
 CACHED = 2**17  # numbers of a block
 ROUNDING = 1e-30  # variance of what is known exactly, of scores of variance 1
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+SHARPNESS = 8.0  # of the limit of local scales, see `limited`
 _BY_DRAW = "ell variance nugget jitter beta target inverse_factor trend_factor trend_root local".split()
 
 
@@ -266,7 +268,7 @@ def local_size(d: int) -> int:
 
 def limited(g: Float[np.ndarray, "*batch"], limit: float) -> Float[np.ndarray, "*batch"]:
     """Return r of `local_scale.py` from g = f · c, and R^-8."""
-    return np.asarray((np.exp(-8.0 * g) + limit) ** -0.125)
+    return np.asarray((np.exp(-SHARPNESS * g) + limit) ** (-1.0 / SHARPNESS))
 
 
 def local_features(u: Float[np.ndarray, "*batch d"]) -> Float[np.ndarray, "*batch m"]:
@@ -283,7 +285,7 @@ def local_slopes(u: Float[np.ndarray, "k d"], c: Float[np.ndarray, " m"]) -> Flo
     v, curvature = np.clip(u, 0.0, 1.0) - 0.5, np.diag(2.0 * c[1 + d : 1 + 2 * d])
     curvature[np.triu_indices(d, 1)] = np.sqrt(8.0) * c[1 + 2 * d : -1]
     slopes = np.where((u > 0.0) & (u < 1.0), c[1 : 1 + d] + v @ (curvature + curvature.T), 0.0)
-    return np.asarray((1.0 - c[-1] * limited(local_features(u) @ c[:-1], c[-1]) ** 8)[:, None] * slopes)
+    return np.asarray((1.0 - c[-1] * limited(local_features(u) @ c[:-1], c[-1]) ** SHARPNESS)[:, None] * slopes)
 
 
 def _condition_one(
