@@ -58,6 +58,7 @@ PUBLIC = [
     "Matern32",
     "Matern52",
     "Matern72",
+    "Matern112",
     "Metropolis",
     "MultiFidelity",
     "MultivariateNormal",

@@ -144,6 +144,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import Matern32 as Matern32
     from uqms.surrogates import Matern52 as Matern52
     from uqms.surrogates import Matern72 as Matern72
+    from uqms.surrogates import Matern112 as Matern112
     from uqms.surrogates import MultiFidelity as MultiFidelity
     from uqms.surrogates import NonlinearMultiFidelity as NonlinearMultiFidelity
     from uqms.surrogates import Physics as Physics
@@ -218,6 +219,7 @@ __all__ = [
     "Matern32",
     "Matern52",
     "Matern72",
+    "Matern112",
     "Metropolis",
     "MultiFidelity",
     "MultivariateNormal",
@@ -389,6 +391,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Matern32",
         "Matern52",
         "Matern72",
+        "Matern112",
+        "Matern112",
         "MultiFidelity",
         "NonlinearMultiFidelity",
         "Physics",
@@ -511,7 +515,7 @@ _ELSEWHERE = {
     "GP": "it is uq.GaussianProcess().fit(ensemble)",
     "Emulator": "it is uq.GaussianProcess().fit(ensemble)",
     "RBF": "the kernel is uq.SquaredExponential()",
-    "Matern": "kernels are uq.Matern32(), uq.Matern52() and uq.Matern72()",
+    "Matern": "kernels are uq.Matern32(), uq.Matern52(), uq.Matern72() and uq.Matern112()",
     "lhs": "it is uq.latin_hypercube(space, n, rng=1)",
     "LatinHypercube": "it is uq.latin_hypercube(space, n, rng=1)",
     "saltelli": "uq.sobol_indices(surrogate) makes its own sample",

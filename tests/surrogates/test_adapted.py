@@ -153,7 +153,7 @@ def test_nothing_learned_is_the_kernel_itself() -> None:
 def test_rivals_are_what_can_be_learned() -> None:
     each = ["", " with learned amplitude", " with learned directions", " with learned directions and amplitude"]
     assert list(map(str, OneOf.that_adapts(M52, 3).kernels)) == [
-        f"{name}{more}" for name in ("Matern52", "Matern72") for more in each
+        f"{name}{more}" for name in ("Matern52", "Matern72", "Matern112") for more in each
     ]
     assert OneOf.that_adapts(Adapted(M32), 1).kernels == (M32, Adapted(M32, directions=False))
     assert len(OneOf.that_adapts(M32, 9).kernels) == 2  # a distance of 9 inputs has 36 directions
@@ -180,7 +180,7 @@ def test_one_of_several_kernels_is_that_kernel() -> None:
     runs, y = rng.random((20, D)), rng.standard_normal((20, 2))
     processes = [
         condition(kernel, runs, y, 1, [Hyperparameters(ell, 0.0, 1e-12, 0.0, 1, False) for ell in pair])
-        for kernel, pair in ((one, (ells[0], ells[7])), (M52, (own[0],) * 2), (one.kernels[7], (own[7],) * 2))
+        for kernel, pair in ((one, (ells[0], ells[-1])), (M52, (own[0],) * 2), (one.kernels[-1], (own[-1],) * 2))
     ]
     block = processes[0].flat()
     assert block_size(block) == len(block)
@@ -306,6 +306,32 @@ def test_the_runs_choose_what_helps(function: Callable[[Array], Array], learned:
     score = np.mean(np.log(sd) + 0.5 * (off / sd) ** 2)
     assert score < np.mean(np.log(plain_sd) + 0.5 * (plain / plain_sd) ** 2) - 0.3
     assert np.mean(np.abs(off) < 1.96 * sd) > 0.9
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_runs_of_a_smooth_function_choose_the_smoothest_kernel(seed: int) -> None:
+    def grown(x: Array) -> Array:
+        return np.asarray(1.0 / (1.0 + np.exp(-7.0 * (x[:, 0] - 0.5) * (0.4 + x[:, 1]))))
+
+    runs, score = runs_of(48, 2, seed, function=grown), {}
+    for kernel in (uq.Matern72(), uq.Matern52()):  # the first is not replaced by a smoother one
+        surrogate = uq.GaussianProcess(kernel=kernel).fit(runs)
+        off, sd = errors(surrogate, grown)
+        score[kernel] = np.sqrt(np.mean(off**2)), -np.mean(np.log(sd) + 0.5 * (off / sd) ** 2)
+    assert "Matern112" in repr(surrogate)
+    assert score[uq.Matern52()][0] < 0.8 * score[uq.Matern72()][0]
+    assert score[uq.Matern52()][1] > score[uq.Matern72()][1] + 0.3
+    assert np.mean(np.abs(off) < 1.96 * sd) > 0.85
+
+
+@pytest.mark.parametrize("seed", [11, 17])
+def test_no_stated_error_is_lost_by_rounding(seed: int) -> None:
+    """400 runs of one combination of inputs: a kernel that is smoother still would be predicted with an sd of zero."""
+    surrogate = uq.GaussianProcess(hyperparameters="point").fit(runs_of(400, 2, seed, function=ridge))
+    off, sd = errors(surrogate, ridge)
+    assert np.sqrt(np.mean(off**2)) < 1e-4
+    assert sd.min() > 1e-8
+    assert np.mean(np.abs(off) < 1.96 * sd) > 0.85
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ KERNELS = (
     M52,
     uq.Matern32(),
     uq.Matern72(),
+    uq.Matern112(),
     SE,
     RationalQuadratic(),
     M52 + SE,

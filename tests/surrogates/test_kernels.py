@@ -15,6 +15,7 @@ from uqms.surrogates import (
     Matern32,
     Matern52,
     Matern72,
+    Matern112,
     Product,
     RadialKernel,
     RationalQuadratic,
@@ -81,7 +82,11 @@ def defined(kernel: K.Kernel, a: Array, b: Array, ell: Array) -> Array:
                 squares = np.sum(((a[:, None] - b) / scales) ** 2, axis=2)
                 value = value * (1.0 + squares / (2.0 * part.alpha)) ** -part.alpha
                 continue
-            base = RBF(scales) if part == SquaredExponential() else Matern(scales, nu=0.5 + part.code)
+            base = (
+                RBF(scales)
+                if part == SquaredExponential()
+                else Matern(scales, nu=5.5 if part == Matern112() else 0.5 + part.code)
+            )
             value = value * base(a, b)
         values.append(value)
     shares = np.append(1.0, ell[at:])
@@ -164,14 +169,15 @@ def test_the_correlation_is_its_definition_and_gpytorchs(kernel: K.Kernel) -> No
             np.testing.assert_allclose(within[i], expected, rtol=1e-10)
 
 
-def test_the_smoothest_matern_is_scikit_learns() -> None:
+@pytest.mark.parametrize("smooth", [Matern72(), Matern112()])
+def test_the_smoothest_materns_are_scikit_learns(smooth: RadialKernel) -> None:
     rng = np.random.default_rng(2)
     a, b = rng.random((9, 2)), rng.random((7, 2))
-    for kernel, ell in ((Matern72(), ELLS[OWN]), (Matern52() * Matern72(), ELLS[TIMES])):
+    for kernel, ell in ((smooth, ELLS[OWN]), (Matern52() * smooth, ELLS[TIMES])):
         np.testing.assert_allclose(K.correlation(kernel, a, b, ell), defined(kernel, a, b, ell), rtol=1e-11)
-    wanted = defined(Matern72(), a, b, ELLS[OWN])
-    squares = np.sum(((a[:, None] - b) / ELLS[OWN]) ** 2, axis=2) * factor_of(Matern72().code)
-    radial(Matern72().code, squares)  # the loop that many points take
+    wanted = defined(smooth, a, b, ELLS[OWN])
+    squares = np.sum(((a[:, None] - b) / ELLS[OWN]) ** 2, axis=2) * factor_of(smooth.code)
+    radial(smooth.code, squares)  # the loop that many points take
     np.testing.assert_allclose(squares, wanted, rtol=1e-11)
 
 
@@ -194,6 +200,7 @@ def test_the_rational_quadratic_is_a_kernel_of_ones_own() -> None:
 LINEARISED = {
     **{str(kernel): (kernel, ELLS[kernel], 2) for kernel in KERNELS},
     "Matern72": (Matern72(), ELLS[OWN], 2),
+    "Matern112": (Matern112(), ELLS[OWN], 2),
     "with Matern72": (Matern52() + Matern72(), ELLS[PLUS], 2),
     "CoKriging": (CoKriging(Matern52(), 3), np.array([0.6, 0.5, 1.2, 0.9, 0.4, 0.7, 0.8, 1.3, 2.2, 0.6]), 4),
     "WithLower": (WithLower(SquaredExponential(), Matern52()), np.array([0.6, 0.5, 1.2, 0.9, 0.4, 0.7]), 3),

@@ -94,12 +94,19 @@ def _correlations(
                 r = math.sqrt(5.0 * r2[i])
                 value = variances[a] * decay(r)
                 kappa[a, i], g[a, i] = (1.0 + r + r * r / 3.0) * value, -(5.0 / 3.0) * (1.0 + r) * value
-        else:
+        elif code == 3:
             for i in range(n):
                 r = math.sqrt(7.0 * r2[i])
                 value = variances[a] * decay(r)
                 kappa[a, i] = (1.0 + r + r * r * (0.4 + r / 15.0)) * value
                 g[a, i] = -1.4 * (1.0 + r + r * r / 3.0) * value
+        else:
+            for i in range(n):
+                r = math.sqrt(11.0 * r2[i])
+                value = variances[a] * decay(r)
+                s = r * r
+                kappa[a, i] = (1.0 + r + s * (4.0 / 9.0 + r / 9.0 + s * (1.0 / 63.0 + r / 945.0))) * value
+                g[a, i] = -(11.0 / 9.0) * (1.0 + r + s * (3.0 / 7.0 + r * (2.0 / 21.0) + s / 105.0)) * value
 
 
 @compiled(fastmath=FAST)

@@ -30,6 +30,7 @@ from uqms.surrogates.kernels import (
     Linearised,
     Matern52,
     Matern72,
+    Matern112,
     RadialKernel,
     Seen,
     Slopes,
@@ -325,9 +326,9 @@ class OneOf(Kernel):
 
     @classmethod
     def that_adapts(cls, kernel: Stationary | Adapted, d: int) -> "OneOf":
-        """Return the candidates: a kernel with less learned, and a smoother one in its place."""
+        """Return the candidates: a kernel with less learned, and smoother ones in its place, the smoothest last."""
         whole = kernel if isinstance(kernel, Adapted) else Adapted(kernel, directions=isinstance(kernel, RadialKernel))
-        bases = [whole.kernel, *([Matern72()] if whole.kernel == Matern52() else [])]
+        bases = [whole.kernel, *([Matern72(), Matern112()] if whole.kernel == Matern52() else [])]
         return cls(tuple(one for base in bases for one in _adapted_less(replace(whole, kernel=base), d)))
 
     def choices(self) -> list[list[Kernel]]:

@@ -297,7 +297,7 @@ class EventProbability:
 def _check_settings(kernel: object, hyperparameters: str) -> None:
     if not isinstance(kernel, Kernel):
         raise InputError(
-            f"kernel is {kernel!r}; give Matern52(), Matern32(), Matern72() or SquaredExponential(), or a sum of them."
+            f"kernel is {kernel!r}; give Matern52(), another Matérn kernel or SquaredExponential(), or a sum of them."
         )
     if hyperparameters not in ("auto", "averaged", "point"):
         raise InputError(f"hyperparameters is {hyperparameters!r}; give 'auto', 'averaged' or 'point'.")

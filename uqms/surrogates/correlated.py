@@ -46,10 +46,11 @@ SHARE = 0.5  # of the runs: at most so many scores are found from the correlatio
 
 
 class LeftOut(NamedTuple):
-    """Left-out errors (n,) of one score, their variances, and its correlation with other outputs (m,)."""
+    """Left-out errors (n,) of one score, their variances, the process' own, and correlations with outputs (m,)."""
 
     error: Array
     variance: Array
+    of_process: float
     correlation: Array
 
     @property
@@ -84,7 +85,8 @@ def left_out_errors(
     own, rest = half @ y, half @ others
     squares = max(float(own @ own), 1e-300)
     found = own @ rest / np.sqrt(squares * np.maximum(np.sum(rest * rest, axis=0), 1e-300))
-    return LeftOut(half.T @ own / size, squares / (n - b) / size, found)
+    of_process = squares / (n - b)
+    return LeftOut(half.T @ own / size, of_process / size, of_process, found)
 
 
 def with_scores_in_common(

@@ -51,13 +51,14 @@ FEW_LEARNED = 30  # the same of kernels that learn directions or an amplitude, o
 LEAST = 60  # runs that choose a kernel, where there are as many
 BETWEEN = 0.1  # share of the variance of left-out runs above which they are averaged too
 ROUNDS, POINTS = (1, 3), 512  # of draws of a kernel that was chosen, which has more hyperparameters; of a round
-SMOOTHER = -2.0  # log prior odds of a smoother kernel: few runs prefer one by chance
+SMOOTHER = -2.0  # log prior odds of a kernel over a rougher one: few runs prefer one by chance
 TIE = 2.0  # of log evidence: within it a single kernel is the simplest
 FAR = 10.0  # below the largest log evidence: no draw would be of such a kernel
 APPROXIMATE = 10.0  # of log evidence, by which two that come from the average information may be wrong
 HOPELESS = 20.0  # of log posterior, by which other inputs are behind when they are given up
 FINE, ROUGH = 1e-5, 1e-2  # nats from the mode at which climbs end: where kernels and where inputs are compared
 PREDICTED = 1e-4  # sd of the errors of left-out runs over that of all: below it no other kernel is tried
+ROUNDING = 1e-5  # sd of a left-out run over that of the process: the next kernel's may be a tenth, and 1e-7 is lost
 LARGEST = 2**30  # bytes that averaging may take without having been asked for
 
 
@@ -286,7 +287,7 @@ class _Ordered(NamedTuple):
             some = self._some(rows)
             asks = self._asks(first, columns, plain)
             close = FAR if averages and len(rows) == len(self.x) else TIE
-            rivals = some._rivals(kernel, columns, averaging.logarithms(plain, self.noise), asks, close)
+            rivals = some._rivals(kernel, columns, averaging.logarithms(plain, self.noise), asks, close, self)
             if len(rows) < len(self.x):  # what some say of its hyperparameters is too wide for all
                 of_some = _simplest(rivals, kernel)
                 if averages:
@@ -335,12 +336,15 @@ class _Ordered(NamedTuple):
         cheap = tuple(one[rows] for one in self.cheap)
         return self._replace(x=self.x[rows], y=self.y[rows], noise=taken(self.noise, rows), cheap=cheap)
 
-    def _rivals(self, kernel: OneOf, columns: int, plain: Array, asks: bool, close: float) -> list[Rival]:
+    def _rivals(
+        self, kernel: OneOf, columns: int, plain: Array, asks: bool, close: float, every: "_Ordered"
+    ) -> list[Rival]:
         """Return what is compared, each climbed to from the best of those that are a part of it.
 
-        A smoother kernel is compared with as much learned as that which is best without it. Of those whose log evidence
-        is not within `close` of the largest it is approximate, since their curvature, which would cost more than the
-        climb, changes nothing.
+        A smoother kernel is compared with as much learned as that which is best without it, and a still smoother one
+        where these runs prefer the former. There is none where rounding is near when `every` run is left out. Of those
+        whose log evidence is not within `close` of the largest it is approximate, since their curvature, which would
+        cost more than the climb, changes nothing.
         """
         d = self.x.shape[1]
         same, *smoother = kernel.choices()
@@ -364,9 +368,15 @@ class _Ordered(NamedTuple):
             start = np.log(converted(np.exp(mode[:own]), best.kernel, rival, d))
             rivals.append(self._rough(rival, columns, np.append(start, mode[own:])))
         best = best_of()
-        for several in smoother if asks else []:
-            found = self._rough(several[same.index(best.kernel)], columns, best.at.mode)
-            rivals.append(found._replace(log_odds=SMOOTHER))
+        learned, last = same.index(best.kernel), best
+        for smooth, several in enumerate(smoother if asks else [], start=1):
+            if every._is_near_rounding(last, columns):
+                break
+            found = self._rough(several[learned], columns, last.at.mode)
+            rivals.append(found._replace(log_odds=smooth * SMOOTHER))
+            last = best_of()
+            if last.kernel != found.kernel:
+                break
         best_of(close)
         return rivals
 
@@ -376,9 +386,18 @@ class _Ordered(NamedTuple):
 
     def _asks(self, kernel: Kernel, columns: int, found: Hyperparameters) -> bool:
         """Tell whether the runs ask for more than the simplest kernel."""
-        trend, none = trend_basis(self.x, columns, *self.cheap), np.empty((len(self.x), 0))
-        left = left_out_errors(self.x, self.y, trend, kernel, found, none)
+        left = self._left_out(kernel, columns, found)
         return float(np.mean(left.variance)) > PREDICTED**2 * float(np.var(self.y))
+
+    def _is_near_rounding(self, rival: Rival, columns: int) -> bool:
+        """Tell whether left-out errors are so small beside the process that a smoother kernel's would be rounding."""
+        at_mode = hyperparameters_at(rival.at.mode, rival.at.log_evidence, self.x, rival.kernel, self.noise)
+        left = self._left_out(rival.kernel, columns, at_mode)
+        return float(np.median(left.variance)) < ROUNDING**2 * left.of_process
+
+    def _left_out(self, kernel: Kernel, columns: int, found: Hyperparameters) -> LeftOut:
+        trend, none = trend_basis(self.x, columns, *self.cheap), np.empty((len(self.x), 0))
+        return left_out_errors(self.x, self.y, trend, kernel, found, none)
 
     def _rough(self, kernel: Kernel, columns: int, start: Array) -> Rival:
         """Return a rival whose evidence is approximate: by the average information, not by the curvature."""

@@ -118,9 +118,9 @@ class GaussianProcess:
     Parameters
     ----------
     kernel
-        `Matern52()` (default), `Matern32()`, `Matern72()`, `SquaredExponential()` or `RationalQuadratic()`, with one
-        length scale per input; or a sum or product such as `SquaredExponential() + Matern52()`, whose parts have their
-        own length scales and fractions of the variance.
+        `Matern52()` (default), `Matern32()`, `Matern72()`, `Matern112()`, `SquaredExponential()` or
+        `RationalQuadratic()`, with one length scale per input; or a sum or product such as
+        `SquaredExponential() + Matern52()`, whose parts have their own length scales and fractions of the variance.
     trend
         Mean function: "constant" (default), "linear" or "quadratic" (squares and cross products too) in the unit cube's
         inputs; its uncertainty is carried. With too few runs for its coefficients the next shorter one is taken.
@@ -144,11 +144,12 @@ class GaussianProcess:
     scales
         "auto" (default): positive inputs enter as they are or by their logarithm, whichever makes the runs more
         probable; and each score has learned directions and an amplitude that varies over the box (`Adapted`), and
-        `Matern72` in the place of `Matern52`, as far as its runs ask for them. Kernels with and without are averaged by
-        their evidence, so that outputs that need none of it keep their simple kernel; above 30 runs per input the most
-        probable one is taken. `SquaredExponential` learns neither directions nor an amplitude, with which it would be
-        overconfident. Where left-out errors of a score show that it is predicted better in one part of the box than in
-        another, its stated error follows; not with noise or a cheap model. With a cheap model, inputs stay as they are.
+        `Matern72` or `Matern112` in the place of `Matern52`, as far as its runs ask for them. Kernels with and without
+        are averaged by their evidence, so that outputs that need none of it keep their simple kernel; above 30 runs per
+        input the most probable one is taken. `SquaredExponential` learns neither directions nor an amplitude, with
+        which it would be overconfident. Where left-out errors of a score show that it is predicted better in one part
+        of the box than in another, its stated error follows; not with noise or a cheap model. With a cheap model,
+        inputs stay as they are.
         "given": the kernel and the design box's scales are taken as they are, which is what "auto" does with a
         `JaxKernel`.
     outputs
@@ -193,7 +194,7 @@ class GaussianProcess:
             )
         if not isinstance(self.kernel, Stationary | Adapted | JaxKernel):
             raise InputError(
-                f"kernel is {self.kernel!r}; give Matern52(), Matern32(), Matern72(), SquaredExponential() or "
+                f"kernel is {self.kernel!r}; give Matern52(), another Matérn kernel, SquaredExponential() or "
                 "RationalQuadratic(), or a sum or product of them, or of kernels of your own that derive from "
                 "uqms.RadialKernel; or one of your own that derives from uqms.JaxKernel."
             )

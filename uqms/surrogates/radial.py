@@ -71,8 +71,8 @@ def decay(a: float) -> float:
 
 
 def factor_of(code: int) -> float:
-    """Return by what `radial` takes squared distances: 3, 5 and 7 for Matérn 3/2, 5/2 and 7/2."""
-    return (1.0, 3.0, 5.0, 7.0)[code] if code < SINGLE else 1.0
+    """Return by what `radial` takes squared distances: 3, 5, 7 and 11 for Matérn 3/2, 5/2, 7/2 and 11/2."""
+    return (1.0, 3.0, 5.0, 7.0, 11.0)[code] if code < SINGLE else 1.0
 
 
 @compiled(fastmath={"contract"}, error_model="numpy")
@@ -97,8 +97,13 @@ def radial(code: int, r2: Array) -> None:
             x = max(flat[i], 0.0)
             a = np.sqrt(x)
             flat[i] = (1.0 + a + x * (1.0 / 3.0)) * decay(a)
-    else:
+    elif code == 3:
         for i in range(flat.size):
             x = max(flat[i], 0.0)
             a = np.sqrt(x)
             flat[i] = (1.0 + a + x * (0.4 + a * (1.0 / 15.0))) * decay(a)
+    else:
+        for i in range(flat.size):
+            x = max(flat[i], 0.0)
+            a = np.sqrt(x)
+            flat[i] = (1.0 + a + x * (4.0 / 9.0 + a * (1.0 / 9.0) + x * (1.0 / 63.0 + a * (1.0 / 945.0)))) * decay(a)

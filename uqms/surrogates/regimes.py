@@ -118,7 +118,7 @@ class Regimes:
             )
         if not isinstance(self.kernel, Kernel):
             raise InputError(
-                f"kernel is {self.kernel!r}; give Matern52(), Matern32(), Matern72() or SquaredExponential()."
+                f"kernel is {self.kernel!r}; give Matern52(), another Matérn kernel or SquaredExponential()."
             )
         if not check.is_whole(self.members, 2) or self.members % 2:
             raise InputError(f"members is {self.members!r}; give an even whole number from 2.")

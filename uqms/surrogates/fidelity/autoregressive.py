@@ -105,7 +105,7 @@ class MultiFidelity:
         check_outputs(self.outputs)
         if not isinstance(self.kernel, Stationary):
             raise InputError(
-                f"kernel is {self.kernel!r}; give Matern52(), Matern32(), Matern72() or SquaredExponential(), or a "
+                f"kernel is {self.kernel!r}; give Matern52(), another Matérn kernel or SquaredExponential(), or a "
                 "sum or product of them. Levels of fidelity take no JaxKernel."
             )
         if self.trend not in ("constant", "linear"):

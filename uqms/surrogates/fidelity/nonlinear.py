@@ -117,7 +117,7 @@ class NonlinearMultiFidelity:
         check_outputs(self.outputs)
         if not isinstance(self.kernel, RadialKernel):
             raise InputError(
-                f"kernel is {self.kernel!r}; give Matern52(), Matern32(), Matern72() or SquaredExponential()."
+                f"kernel is {self.kernel!r}; give Matern52(), another Matérn kernel or SquaredExponential()."
             )
         if self.hyperparameters not in ("auto", "averaged", "point"):
             raise InputError(f"hyperparameters is {self.hyperparameters!r}; give 'auto', 'averaged' or 'point'.")
