@@ -24,7 +24,11 @@ _IMPORTED = re.compile(r"^from ([\w.]+) import (\([^)]*\)|[^\n]*)", re.MULTILINE
 
 
 def compiled(*given: Any, **options: Any) -> Callable[..., Any]:
-    """Compile a function as `numba.njit` does, without Python's lock, and keep it on disk."""
+    """Compile a function as `numba.njit` does, without Python's lock, and keep it on disk.
+
+    A number divided by zero is infinite, as in NumPy: inside of a C function an exception would be printed, not raised.
+    """
+    options.setdefault("error_model", "numpy")
     made: Callable[..., Any] = numba.njit(*given, cache=True, nogil=True, **options)
     return made
 

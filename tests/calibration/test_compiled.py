@@ -181,6 +181,16 @@ def test_gradient_is_the_slope_of_the_value_through_a_map() -> None:
         assert gradient[i] == pytest.approx(slope, rel=1e-5, abs=1e-5 * np.abs(gradient).max())
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("far", [-1e4, 1e4])
+def test_far_from_the_posterior_the_density_is_zero_and_nothing_is_printed(far: float) -> None:
+    """A step of a search may go where a scale is exactly zero or infinite, by which priors and likelihood divide."""
+    found = target(curve_problem(uq.GaussianNoise(sd=uq.InverseGamma(3.0, 2.0))))
+    assert found is not None
+    for w in (np.array([0.0, 0.0, far]), np.full(3, far)):  # the noise sd is the last
+        assert found.evaluate(w)[0] == -np.inf
+
+
 # --- reuse and refusal -----------------------------------------------------------------------------------------------
 
 

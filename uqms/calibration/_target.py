@@ -119,7 +119,7 @@ def _parameter(row: Array, z: float) -> tuple[float, float, float, float, float,
 _POINTER = types.CPointer(types.double)
 
 
-@numba.cfunc(types.int64(types.uint64, _POINTER, _POINTER, _POINTER, _POINTER), cache=True)
+@numba.cfunc(types.int64(types.uint64, _POINTER, _POINTER, _POINTER, _POINTER), cache=True, error_model="numpy")
 def density_function(size, point, gradient, value_at, user):  # type: ignore[no-untyped-def]
     """Evaluate log-density and gradient for nutpie: return 0 if both are finite, otherwise 3 or 4.
 
@@ -187,7 +187,7 @@ def density_function(size, point, gradient, value_at, user):  # type: ignore[no-
         if i >= 0:
             z_bar[i] += eta_bar[j] * unit[i] * by_z[i]
     from_line(block, z_bar, phi, slope, w_bar)
-    value_at[0] = total
+    value_at[0] = total if math.isfinite(total) else -np.inf
     if not math.isfinite(total):
         return 4
     for i in range(size):

@@ -75,7 +75,7 @@ def factor_of(code: int) -> float:
     return (1.0, 3.0, 5.0, 7.0, 11.0)[code] if code < SINGLE else 1.0
 
 
-@compiled(fastmath={"contract"}, error_model="numpy")
+@compiled(fastmath={"contract"})
 def radial(code: int, r2: Array) -> None:
     """Make correlations of squared distances in length scales, times `factor_of(code)`.
 
