@@ -44,6 +44,8 @@ PRINTING = (
     "sensitivity",
     "simulators",
     "study",
+    "surrogates",
+    "which_surrogate",
 )
 
 
