@@ -20,7 +20,8 @@ are drawn from the plain process are one of the kinds: there nothing is to be wo
 
 ``--averaging RUNS`` compares averaged hyperparameters with point estimates at so many runs per input, without aims: up
 to 30 they are averaged by default. ``--local`` compares the default's errors with and without their local scale, which
-may not cost more than 0.05 nats a point in any kind. ``--cost`` measures fits of eight sets of runs instead, with both
+may not cost more than 0.05 nats a point in any kind. ``--smoothness`` compares it with the same without its smoothest
+kernel, `Matern112`, at the same aim. ``--cost`` measures fits of eight sets of runs instead, with both
 settings in turns: medians of wall and CPU seconds, and of the paired ratios, each of which is at most 4. The scales of
 positive inputs are searched too.
 """
@@ -36,6 +37,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Literal, NamedTuple
+from unittest import mock
 
 import numpy as np
 import xarray as xr
@@ -45,6 +47,7 @@ from scipy.stats import qmc
 
 import uqms as uq
 from uqms._typing import Array
+from uqms.surrogates.adapted import OneOf
 from uqms.surrogates.kernels import correlation
 
 type Function = Callable[[Array], Array]
@@ -608,6 +611,38 @@ def local(halves: list[str], designs: int, only: list[str], kernel: uq.RadialKer
     return aims
 
 
+def smoothness(halves: list[str], designs: int, only: list[str]) -> list[Aim]:
+    """Compare the default with the same without its smoothest kernel."""
+    aims, method, candidates = list[Aim](), of_uqms("auto", uq.Matern52()), OneOf.that_adapts
+
+    def rougher(kernel: uq.RadialKernel, d: int) -> OneOf:
+        *first, smoothest = candidates(kernel, d).choices()
+        return OneOf(tuple(one for base in first for one in base)) if first else OneOf(tuple(smoothest))
+
+    for half in halves:
+        means: list[tuple[float, float]] = []
+        for kind in KINDS[half]:
+            if only and kind.__name__ not in only:
+                continue
+            gains, errors = list[float](), list[float]()
+            for number in range(designs):
+                runs = problem(kind, number)
+                with mock.patch.object(OneOf, "that_adapts", rougher):
+                    before = scored(method, *runs)
+                now = scored(method, *runs)
+                gains.append(now.score - before.score)
+                errors.append(float(np.log(now.rmse / before.rmse)))
+            se = float(np.std(gains, ddof=1) / np.sqrt(designs))
+            means.append((float(np.mean(gains)), float(np.mean(errors))))
+            label = f"{half}, {kind.__name__}: gain of log score by the smoothest kernel"
+            told = f"RMSE {np.exp(means[-1][1]):.2f} times as large"
+            aims.append(aim(label, means[-1][0], -LOSS - 2.0 * se, mcse=se, n=designs, reason=told))
+        gain, error = np.mean(means, axis=0)
+        aims.append(aim(f"{half}: gain of log score by the smoothest kernel, mean", float(gain), n=len(means)))
+        aims.append(aim(f"{half}: ratio of RMSE, geometric mean", float(np.exp(error)), n=len(means)))
+    return aims
+
+
 def main() -> int:
     """Measure, and return how many aims were missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -619,6 +654,7 @@ def main() -> int:
     parser.add_argument("--cost", action="store_true", help="the time of fits of eight sets of runs instead")
     parser.add_argument("--averaging", type=int, metavar="RUNS", help="averages against point estimates")
     parser.add_argument("--local", action="store_true", help="errors with and without their local scale")
+    parser.add_argument("--smoothness", action="store_true", help="the default with and without its smoothest kernel")
     options = parser.parse_args()
     if options.cost:
         return finish(cost(3 if options.quick else 9))
@@ -629,6 +665,9 @@ def main() -> int:
     if options.local:
         halves = [options.half] if options.half else list(KINDS)
         return finish(local(halves, designs, options.only, getattr(uq, options.kernel)()))
+    if options.smoothness:
+        halves = [options.half] if options.half else list(KINDS)
+        return finish(smoothness(halves, designs, options.only))
     every, aims = methods(not options.quick, getattr(uq, options.kernel)()), list[Aim]()
     for half in [options.half] if options.half else list(KINDS):
         pooled: list[Scored] = []

@@ -392,7 +392,6 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "Matern52",
         "Matern72",
         "Matern112",
-        "Matern112",
         "MultiFidelity",
         "NonlinearMultiFidelity",
         "Physics",

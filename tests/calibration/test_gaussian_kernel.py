@@ -243,7 +243,7 @@ def test_data_of_one_output_have_the_kernel_that_its_scores_chose() -> None:
         design, {"rough": rough, "smooth": np.sin(3.0 * a) * np.exp(b) + np.cos(4.0 * a + 3.0 * b)}
     )
     surrogate = uq.GaussianProcess(scalars="independent", hyperparameters="point").fit(runs)
-    assert "Matern52 (1 of 2 scores) or Matern72 (1 of 2 scores)" in repr(surrogate)
+    assert "Matern52 (1 of 2 scores) or Matern112 (1 of 2 scores)" in repr(surrogate)
     problem = uq.Calibration(surrogate, xr.DataArray(0.9, name="smooth"), uq.GaussianNoise(sd=0.01))
     for theta in ({"a": 0.3, "b": 0.4}, {"a": 0.55, "b": 0.7}):
         u = problem.unit_inputs({name: np.array([value]) for name, value in theta.items()})[0]

@@ -56,7 +56,7 @@ def narrow() -> uq.Calibration:
 
     curves = curve(*(design[name].values for name in "abc"))
     output = xr.DataArray(curves, dims=("run", "t"), coords={"t": t})
-    surrogate = uq.GaussianProcess().fit(uq.ensemble.build(design, {"y": output}, space=space))
+    surrogate = uq.GaussianProcess(kernel=uq.Matern72()).fit(uq.ensemble.build(design, {"y": output}, space=space))
     seen = curve(*(np.array([v]) for v in (1.6, 0.4, 0.3)))[0]
     data = xr.DataArray(seen, dims="t", coords={"t": t}, name="y")
     return uq.Calibration(surrogate, data, uq.GaussianNoise(sd=0.002))

@@ -39,8 +39,8 @@ def of_runs(curves: Array) -> xr.DataArray:
     return xr.DataArray(curves, dims=("run", "time"), coords={"time": HOURS})
 
 
-def fitted(**settings: Any) -> uq.surrogates.GaussianProcessSurrogate:
-    design = uq.sobol(SPACE, 40, rng=1)
+def fitted(count: int = 40, **settings: Any) -> uq.surrogates.GaussianProcessSurrogate:
+    design = uq.sobol(SPACE, count, rng=1)
     curves = np.stack([oral(HOURS, ka, ke) for ka, ke in zip(design["ka"].values, design["ke"].values, strict=True)])
     runs = uq.ensemble.build(design, {"conc": of_runs(curves)}, space=SPACE, units={"conc": "mg/L"})
     return uq.GaussianProcess(hyperparameters="point", **settings).fit(runs)
@@ -189,7 +189,8 @@ def test_compiled_code_and_attributes_are_those_of_the_unit_response(
     assert superposed.inputs_of("conc") == ("ka", "ke")
     with pytest.raises(AttributeError):
         _ = superposed.bases
-    assert uq.testing.check_surrogate(superposed).ok
+    few = uq.Superposition(fitted(12), REGIMENS)  # whose errors are large enough to be judged
+    assert uq.testing.check_surrogate(few).ok
 
 
 class _Other:

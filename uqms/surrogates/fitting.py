@@ -51,6 +51,7 @@ FEW_LEARNED = 30  # the same of kernels that learn directions or an amplitude, o
 LEAST = 60  # runs that choose a kernel, where there are as many
 BETWEEN = 0.1  # share of the variance of left-out runs above which they are averaged too
 ROUNDS, POINTS = (1, 3), 512  # of draws of a kernel that was chosen, which has more hyperparameters; of a round
+SMOOTH_POINT = 1  # smoother kernels that a point estimate of few runs may take: with more it is overconfident
 SMOOTHER = -2.0  # log prior odds of a kernel over a rougher one: few runs prefer one by chance
 TIE = 2.0  # of log evidence: within it a single kernel is the simplest
 FAR = 10.0  # below the largest log evidence: no draw would be of such a kernel
@@ -100,7 +101,8 @@ class Fitting:
         every = [self._ordered(y, j) for j in range(y.shape[1])]
         if isinstance(self.kernel, OneOf):
             averages = self.hyperparameters == "averaged" or self._few(y)
-            return [one.chosen(self.kernel, self.columns, averages) for one in every]
+            most = SMOOTH_POINT if self.hyperparameters == "point" and self._few(y) else None
+            return [one.chosen(self.kernel, self.columns, averages, most) for one in every]
         return [one.trained(self.kernel, self.columns) for one in every]
 
     def most_probable(self, y: Array, others: Sequence[Probable] | None = None) -> tuple[float, list[Probable]]:
@@ -271,14 +273,14 @@ class _Ordered(NamedTuple):
         found = train(self.x, self.y, kernel, trend, self.noise, search=search if soon else None)
         return _permuted(found, kernel, np.argsort(self.inputs))
 
-    def chosen(self, kernel: OneOf, columns: int, averages: bool) -> Hyperparameters:
+    def chosen(self, kernel: OneOf, columns: int, averages: bool, most: int | None = None) -> Hyperparameters:
         """Return the most probable hyperparameters of one kernel, beside its rivals where draws are to be made.
 
         It is the one whose evidence is largest; of several that are about as probable, that which learns least. Of many
-        runs some choose the kernel, and all train it.
+        runs some choose the kernel, and all train it. At most `most` smoother kernels are tried.
         """
         if self.y.any() and not self._tells(columns):
-            return replace(self._without().chosen(kernel, columns - 1, averages), cheap=False)
+            return replace(self._without().chosen(kernel, columns - 1, averages, most), cheap=False)
         d, first = self.x.shape[1], kernel.kernels[0]
         plain = self._unordered().trained(first, columns, soon=True)
         rivals: list[Rival] = []
@@ -287,7 +289,7 @@ class _Ordered(NamedTuple):
             some = self._some(rows)
             asks = self._asks(first, columns, plain)
             close = FAR if averages and len(rows) == len(self.x) else TIE
-            rivals = some._rivals(kernel, columns, averaging.logarithms(plain, self.noise), asks, close, self)
+            rivals = some._rivals(kernel, columns, averaging.logarithms(plain, self.noise), asks, close, self, most)
             if len(rows) < len(self.x):  # what some say of its hyperparameters is too wide for all
                 of_some = _simplest(rivals, kernel)
                 if averages:
@@ -337,14 +339,21 @@ class _Ordered(NamedTuple):
         return self._replace(x=self.x[rows], y=self.y[rows], noise=taken(self.noise, rows), cheap=cheap)
 
     def _rivals(
-        self, kernel: OneOf, columns: int, plain: Array, asks: bool, close: float, every: "_Ordered"
+        self,
+        kernel: OneOf,
+        columns: int,
+        plain: Array,
+        asks: bool,
+        close: float,
+        every: "_Ordered",
+        most: int | None,
     ) -> list[Rival]:
         """Return what is compared, each climbed to from the best of those that are a part of it.
 
         A smoother kernel is compared with as much learned as that which is best without it, and a still smoother one
-        where these runs prefer the former. There is none where rounding is near when `every` run is left out. Of those
-        whose log evidence is not within `close` of the largest it is approximate, since their curvature, which would
-        cost more than the climb, changes nothing.
+        where these runs prefer the former; at most `most`. There is none where rounding is near when `every` run is
+        left out. Of those whose log evidence is not within `close` of the largest it is approximate, since their
+        curvature, which would cost more than the climb, changes nothing.
         """
         d = self.x.shape[1]
         same, *smoother = kernel.choices()
@@ -369,7 +378,7 @@ class _Ordered(NamedTuple):
             rivals.append(self._rough(rival, columns, np.append(start, mode[own:])))
         best = best_of()
         learned, last = same.index(best.kernel), best
-        for smooth, several in enumerate(smoother if asks else [], start=1):
+        for smooth, several in enumerate(smoother[:most] if asks else [], start=1):
             if every._is_near_rounding(last, columns):
                 break
             found = self._rough(several[learned], columns, last.at.mode)

@@ -477,7 +477,7 @@ class Matern72(RadialKernel):
 class Matern112(RadialKernel):
     """Matérn kernel of smoothness 11/2 with one length scale for each input: for outputs that are very smooth.
 
-    Solutions of differential equations by their parameters are often so smooth that errors are half of those with
+    Solutions of differential equations are often so smooth in their parameters that errors are two thirds of those with
     `Matern72`, once the runs are close enough to show it.
 
     References
