@@ -21,9 +21,9 @@ are drawn from the plain process are one of the kinds: there nothing is to be wo
 ``--averaging RUNS`` compares averaged hyperparameters with point estimates at so many runs per input, without aims: up
 to 30 they are averaged by default. ``--local`` compares the default's errors with and without their local scale, which
 may not cost more than 0.05 nats a point in any kind. ``--smoothness`` compares it with the same without its smoothest
-kernel, `Matern112`, at the same aim. ``--cost`` measures fits of eight sets of runs instead, with both
-settings in turns: medians of wall and CPU seconds, and of the paired ratios, each of which is at most 4. The scales of
-positive inputs are searched too.
+kernel, `Matern112`, at the same aim. ``--cost`` measures fits of eight sets of runs instead, with both settings in
+turns: medians of wall and CPU seconds, and of the paired ratios, each of which is at most 4. The scales of positive
+inputs are searched too.
 """
 
 if __name__ != "__main__":
@@ -616,8 +616,7 @@ def smoothness(halves: list[str], designs: int, only: list[str]) -> list[Aim]:
     aims, method, candidates = list[Aim](), of_uqms("auto", uq.Matern52()), OneOf.that_adapts
 
     def rougher(kernel: uq.RadialKernel, d: int) -> OneOf:
-        *first, smoothest = candidates(kernel, d).choices()
-        return OneOf(tuple(one for base in first for one in base)) if first else OneOf(tuple(smoothest))
+        return OneOf(tuple(one for base in candidates(kernel, d).choices()[:-1] for one in base))
 
     for half in halves:
         means: list[tuple[float, float]] = []

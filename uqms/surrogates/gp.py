@@ -144,12 +144,12 @@ class GaussianProcess:
     scales
         "auto" (default): positive inputs enter as they are or by their logarithm, whichever makes the runs more
         probable; and each score has learned directions and an amplitude that varies over the box (`Adapted`), and
-        `Matern72` or `Matern112` in the place of `Matern52`, as far as its runs ask for them (`Matern112` not with
-        "point" and few runs). Kernels with and without are averaged by their evidence, so that outputs that need none
-        of it keep their simple kernel; above 30 runs per input the most probable one is taken. `SquaredExponential`
-        learns neither directions nor an amplitude, with which it would be overconfident. Where left-out errors of a
-        score show that it is predicted better in one part of the box than in another, its stated error follows; not
-        with noise or a cheap model. With a cheap model, inputs stay as they are.
+        a smoother kernel than `Matern52`, as far as its runs ask for them: `Matern72` or `Matern112`. Point estimates
+        of up to 30 runs per input end at `Matern72`. Kernels with and without are averaged by their evidence, so that
+        outputs that need none of it keep their simple kernel; above 30 runs per input the most probable one is taken.
+        `SquaredExponential` learns neither directions nor an amplitude, with which it would be overconfident. Where
+        left-out errors of a score show that it is predicted better in one part of the box than in another, its stated
+        error follows; not with noise or a cheap model. With a cheap model, inputs stay as they are.
         "given": the kernel and the design box's scales are taken as they are, which is what "auto" does with a
         `JaxKernel`.
     outputs
