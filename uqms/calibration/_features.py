@@ -34,7 +34,7 @@ from uqms.surrogates.fused import (
     score_begin,
     see,
 )
-from uqms.surrogates.kernels import FAST, SINGLE, composite_of
+from uqms.surrogates.kernels import FAST, SINGLE, before_decay, composite_of
 from uqms.surrogates.radial import decay
 
 __all__ = ["features", "features_reverse", "features_size"]
@@ -104,9 +104,8 @@ def _correlations(
             for i in range(n):
                 r = math.sqrt(11.0 * r2[i])
                 value = variances[a] * decay(r)
-                s = r * r
-                kappa[a, i] = (1.0 + r + s * (4.0 / 9.0 + r / 9.0 + s * (1.0 / 63.0 + r / 945.0))) * value
-                g[a, i] = -(11.0 / 9.0) * (1.0 + r + s * (3.0 / 7.0 + r * (2.0 / 21.0) + s / 105.0)) * value
+                both = before_decay(r)
+                kappa[a, i], g[a, i] = both[0] * value, both[1] * value
 
 
 @compiled(fastmath=FAST)

@@ -58,6 +58,7 @@ __all__ = [
     "Stationary",
     "Structured",
     "Sum",
+    "before_decay",
     "correlation",
     "correlation_slopes",
     "correlation_within",
@@ -764,6 +765,15 @@ def _called(typing: Any, address: Any, r2: Any) -> Any:
 
 # ------------------------------------------------------------------------------------------------ one kernel, compiled
 @compiled(fastmath=FAST, inline="always")
+def before_decay(a: float) -> tuple[float, float]:
+    """Return what exp(-a) is multiplied by in kappa and g of `Matern112`, a² = 11 r2."""
+    s = a * a
+    rougher = 1.0 + a + s * (3.0 / 7.0 + a * (2.0 / 21.0) + s * (1.0 / 105.0))  # of smoothness 9/2
+    kappa = 1.0 + a + s * (4.0 / 9.0 + a * (1.0 / 9.0) + s * (1.0 / 63.0 + a * (1.0 / 945.0)))
+    return kappa, -(11.0 / 9.0) * rougher
+
+
+@compiled(fastmath=FAST, inline="always")
 def correlation_of(code: int, r2: float) -> tuple[float, float]:
     """Return kappa and g of a kernel with a loop of its own, for a squared scaled distance."""
     if code == 0:
@@ -783,9 +793,8 @@ def correlation_of(code: int, r2: float) -> tuple[float, float]:
         return (1.0 + a + a * a * (0.4 + a / 15.0)) * value, -1.4 * (1.0 + a + a * a / 3.0) * value
     a = math.sqrt(11.0 * r2)
     value = math.exp(-a)
-    kappa = 1.0 + a + a * a * (4.0 / 9.0 + a * (1.0 / 9.0 + a * (1.0 / 63.0 + a / 945.0)))
-    rougher = 1.0 + a + a * a * (3.0 / 7.0 + a * (2.0 / 21.0 + a / 105.0))  # of smoothness 9/2
-    return kappa * value, -(11.0 / 9.0) * rougher * value
+    kappa, g = before_decay(a)
+    return kappa * value, g * value
 
 
 @compiled(fastmath=FAST, inline="always")

@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 
 from uqms._compiled import compiled
 from uqms._typing import Array
-from uqms.surrogates.kernels import SINGLE, part_of
+from uqms.surrogates.kernels import SINGLE, before_decay, part_of
 
 __all__ = ["decay", "factor_of", "radial"]
 
@@ -104,6 +104,5 @@ def radial(code: int, r2: Array) -> None:
             flat[i] = (1.0 + a + x * (0.4 + a * (1.0 / 15.0))) * decay(a)
     else:
         for i in range(flat.size):
-            x = max(flat[i], 0.0)
-            a = np.sqrt(x)
-            flat[i] = (1.0 + a + x * (4.0 / 9.0 + a * (1.0 / 9.0) + x * (1.0 / 63.0 + a * (1.0 / 945.0)))) * decay(a)
+            a = np.sqrt(max(flat[i], 0.0))
+            flat[i] = before_decay(a)[0] * decay(a)
