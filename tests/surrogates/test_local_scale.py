@@ -16,7 +16,7 @@ from uqms.surrogates import GaussianProcessSurrogate
 from uqms.surrogates.function_draws import paths
 from uqms.surrogates.fused import block_size, scores_flat, scores_flat_reverse
 from uqms.surrogates.kernels import correlation, hyperparameter_count
-from uqms.surrogates.left_out import left_out_scores, own_jitter
+from uqms.surrogates.left_out import left_out_scores, own_jitter, with_held_out
 from uqms.surrogates.local_scale import (
     CLEAR,
     LEVEL,
@@ -30,6 +30,7 @@ from uqms.surrogates.local_scale import (
     _of_scores,
     _reordered,
     _wide,
+    changes_over_box,
     scales_at_runs,
     with_local_scale,
 )
@@ -555,3 +556,82 @@ def test_products_of_inputs_are_left_out_where_they_are_more_than_the_runs() -> 
     assert len(found[44].mode) == 17
     assert len(found[400].mode) == 45
     assert found[400].mode[-1] == pytest.approx(6.0, abs=2.0)
+
+
+def test_errors_that_change_over_the_box_are_found() -> None:
+    """Of 200 sets of squares of normals nearly none; of those with a factor of 20 between two sides nearly all."""
+    rng = np.random.default_rng(4)
+    x = rng.random((24, 2))
+    square = rng.standard_normal((24, 200)) ** 2
+    assert changes_over_box(x, square).mean() < 0.03
+    sides = square * np.exp(2.0 * np.log(20.0) * (x[:, :1] - 0.5)) ** 2
+    assert changes_over_box(x, sides).mean() > 0.95
+    np.testing.assert_array_equal(changes_over_box(x, 1e-7 * sides), changes_over_box(x, sides))
+
+
+def test_values_in_held_out_runs_are_left_out_errors() -> None:
+    """Their mean square is what is stated of left-out runs; means are as before, errors of other scores too."""
+    process = scaled(uq.Matern52()).with_local(np.zeros((2, 2, 0)))
+    held = np.zeros((2, 15))
+    held[1] = 30.0 * np.random.default_rng(3).standard_normal(15)
+    found = with_held_out(process, held)
+    for h in range(2):
+        error, variance, root = left_out_scores(found, h, 1)
+        own = own_jitter(found, h, 1, variance)
+        np.testing.assert_array_equal(error, held[1])
+        assert np.mean(error**2 / (variance - own)) == pytest.approx(1.0, rel=1e-9)
+        np.testing.assert_allclose(root @ root.T, np.diag(variance), rtol=1e-12)
+        for told, before in zip(left_out_scores(found, h, 0), left_out_scores(process, h, 0), strict=True):
+            np.testing.assert_array_equal(told, before)
+    after, first = scores_at(found, U), scores_at(process, U)
+    np.testing.assert_allclose(after.mean, first.mean, rtol=1e-9, atol=1e-9)
+    ratio = after.covariance[:, 1] / first.covariance[:, 1]
+    np.testing.assert_allclose(ratio, ratio[:, :1, :1] * np.ones_like(ratio), rtol=1e-6)
+    assert ratio.min() > 10.0
+    np.testing.assert_array_equal(found.select(np.array([1])).held_out, held[1:])
+    np.testing.assert_array_equal(found.member(1).held_out, held)
+
+
+def test_the_local_scale_of_an_unpredicted_score_is_that_of_held_out_runs() -> None:
+    """A score whose own left-out errors are alike everywhere, and whose held-out ones grow by a factor of e⁴."""
+    rng = np.random.default_rng(5)
+    x = rng.random((60, 2))
+    one = Hyperparameters(np.full(2, 0.2), 0.0, 1e-12, 0.0, 1, False)
+    process = condition(uq.Matern32(), x, rng.standard_normal((60, 1)), 1, [one])
+    held = np.exp(4.0 * (x[:, 0] - 0.5)) * rng.standard_normal(60)
+    u = np.array([[0.1, 0.5], [0.9, 0.5]])
+    without = with_local_scale(process, [1])
+    found = with_local_scale(with_held_out(process, held[None]), [1])
+    ends = found.local_scale(0, 0, u)
+    assert np.log(ends[1] / ends[0]) == pytest.approx(3.2, abs=0.6)
+    ends = without.local_scale(0, 0, u)
+    assert abs(np.log(ends[1] / ends[0])) < 1.0
+
+
+def test_held_out_errors_are_saved_and_conditioned_on_more_runs(tmp_path: Path) -> None:
+    design = uq.sobol(uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0)), 24, rng=5)
+    more = uq.sobol(uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0)), 6, rng=8)
+    t, ensembles = np.linspace(0.2, 2.0, 12), []
+    for one in (design, more):
+        a, b = (one[name].values[:, None] for name in ("a", "b"))
+        curves = np.log(np.exp(-np.exp(3.0 * a) * t) + 1e-4 * np.exp(-b * t))
+        ensembles.append(uq.ensemble.build(one, {"y": ("t", curves, t)}))
+    first, new = ensembles
+    surrogate = uq.GaussianProcess(hyperparameters="point").fit(first)
+    held = surrogate.process.held_out
+    assert held.any(axis=1).sum() >= 1
+    surrogate.save(tmp_path / "surrogate.npz")
+    loaded = uq.load_surrogate(tmp_path / "surrogate.npz")
+    assert isinstance(loaded, GaussianProcessSurrogate)
+    np.testing.assert_array_equal(loaded.process.held_out, held)
+    told, before = (one.predict({"a": 0.3, "b": 0.2}).variance["y"].values for one in (loaded, surrogate))
+    np.testing.assert_allclose(told, before, rtol=1e-13)
+    conditioned = with_runs(surrogate, new)
+    assert isinstance(conditioned, GaussianProcessSurrogate)
+    np.testing.assert_array_equal(conditioned.process.held_out[:, :24], held)
+    np.testing.assert_array_equal(conditioned.process.held_out.any(axis=1), held.any(axis=1))
+    # At the new runs the scores are known, those that were not predicted too.
+    at = {name: new[name].values for name in ("a", "b")}
+    told, before = conditioned.predict(at), surrogate.predict(at)
+    assert np.mean(told.variance["y"].values) < 0.01 * np.mean(before.variance["y"].values)
+    np.testing.assert_allclose(told.mean["y"].values, new["y"].values, atol=1e-3)

@@ -1,5 +1,7 @@
 """Bases, truncation and interpolation of outputs, against algebra and against runs that were never seen."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -285,9 +287,9 @@ def test_scores_are_counted_in_whole_numbers(count: int) -> None:
         Curve(max_scores=count)
 
 
-def runs_with_a_corner() -> xr.Dataset:
+def runs_with_a_corner(n: int = 60) -> xr.Dataset:
     """Return runs whose curves are logarithms of a decay above a floor, which only a corner of the box reaches."""
-    design = uq.sobol(uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0)), 60, rng=3)
+    design = uq.sobol(uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0)), n, rng=3)
     a, b, t = design["a"].values[:, None], design["b"].values[:, None], np.linspace(0.2, 2.0, 12)
     return uq.ensemble.build(design, {"y": ("t", np.log(np.exp(-np.exp(3.0 * a) * t) + 1e-4 * np.exp(-b * t)), t)})
 
@@ -316,8 +318,66 @@ def test_scores_are_added_up_to_the_last_that_is_predicted(monkeypatch: pytest.M
             return np.array([*told, *[False] * new.shape[1]])[: new.shape[1]]
 
         monkeypatch.setattr(gp, "_predicted", predicted)
-        counts.append(uq.GaussianProcess().fit(runs).process.q)
+        monkeypatch.setattr(gp, "changes_over_box", lambda _, square: np.zeros(square.shape[1], dtype=bool))
+        surrogate = uq.GaussianProcess().fit(runs)
+        counts.append(surrogate.process.q)
+        assert not surrogate.process.held_out.any()
     np.testing.assert_array_equal(np.array(counts) - counts[0], [0, 1, 2, 3, 1, 0])
+
+
+@pytest.mark.parametrize("predicts", [False, True])
+@pytest.mark.parametrize("changes", [0, 2])
+@pytest.mark.parametrize("scales", ["auto", "given"])
+def test_scores_that_change_over_the_box_are_added_to_those_that_are_predicted(
+    predicts: bool, changes: int, scales: Literal["auto", "given"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one behind the predicted ones changes, or none; their left-out errors are those of held-out runs."""
+    runs, settings = runs_with_a_corner(24), uq.GaussianProcess(scales=scales, hyperparameters="point")
+    monkeypatch.setattr(gp, "_predicted", lambda new, *_: np.arange(new.shape[1]) < predicts)
+    monkeypatch.setattr(gp, "changes_over_box", lambda _, square: np.arange(square.shape[1]) == changes - 1)
+    process = settings.fit(runs).process
+    monkeypatch.setattr(gp, "_predicted", lambda new, *_: np.zeros(new.shape[1], dtype=bool))
+    monkeypatch.setattr(gp, "changes_over_box", lambda _, square: np.zeros(square.shape[1], dtype=bool))
+    before = settings.fit(runs)
+    own = changes if scales == "auto" else 0
+    if scales == "auto":
+        assert process.q == before.process.q + predicts + own
+    np.testing.assert_array_equal(process.held_out.any(axis=1), np.arange(process.q) >= process.q - own)
+    if own:
+        # What the shorter basis left of held-out runs along these scores, each up to its size.
+        left = before.bases[0].left_out[:, predicts : predicts + own].T
+        held = process.held_out[-own:]
+        rms = np.sqrt(np.mean(held**2, axis=1, keepdims=True))
+        np.testing.assert_allclose(np.abs(held / rms), np.abs(left), atol=1e-9)
+
+
+def test_a_few_runs_of_a_curve_state_small_errors_where_it_is_calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 24 runs: in the calm half of the box the stated error is nearer to the actual one than a truncation's."""
+    design = uq.sobol(uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0)), 24, rng=5)
+    t = np.linspace(0.2, 2.0, 12)
+
+    def curve(a: Array, b: Array) -> Array:
+        return np.asarray(np.log(np.exp(-np.exp(3.0 * a[:, None]) * t) + 1e-4 * np.exp(-b[:, None] * t)))
+
+    runs = uq.ensemble.build(design, {"y": ("t", curve(design["a"].values, design["b"].values), t)})
+    a, b = np.random.default_rng(1).random((2, 400))
+    calm = a < 0.3
+    truth, found = curve(a, b), {}
+    for changes in (True, False):
+        if not changes:
+            monkeypatch.setattr(gp, "changes_over_box", lambda _, square: np.zeros(square.shape[1], dtype=bool))
+        surrogate = uq.GaussianProcess().fit(runs)
+        assert surrogate.process.held_out.any() == changes
+        told = surrogate.predict({"a": a, "b": b})
+        variance, square = told.variance["y"].values, (truth - told.mean["y"].values) ** 2
+        score = -0.5 * (np.log(variance) + square / variance).mean(axis=1)
+        within = np.mean(square < 1.959964**2 * variance, axis=1)
+        found[changes] = score[calm].mean(), score.mean(), within.mean(), variance[calm].mean() / square[calm].mean()
+    (calm_score, score, inside, ratio), (without, score_without, _, ratio_without) = found[True], found[False]
+    assert calm_score > without + 0.2
+    assert score > score_without
+    assert inside > 0.93
+    assert 1.0 < ratio < 0.75 * ratio_without
 
 
 def test_scores_are_counted_with_the_local_scale(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -548,7 +548,8 @@ def _process_with_runs(surrogate: object, runs: xr.Dataset, rescaled: bool) -> G
         for h in range(process.draws)
     ]
     attrs = {**surrogate.attrs, "runs_verified": str(len(rows))}
-    conditioned = replace(average(draws), log_weights=process.log_weights, local=process.local)
+    held_out = np.hstack([process.held_out, np.where(process.held_out.any(axis=1)[:, None], scores.T, 0.0)])
+    conditioned = replace(average(draws), log_weights=process.log_weights, local=process.local, held_out=held_out)
     return replace(surrogate, process=conditioned, bases=tuple(bases), attrs=MappingProxyType(attrs))
 
 

@@ -39,14 +39,15 @@ from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.jax_process import JaxScores
 from uqms.surrogates.kernel_files import description_of
 from uqms.surrogates.kernels import Kernel, Matern52, Stationary
-from uqms.surrogates.left_out import left_out_scores, truncation_share
-from uqms.surrogates.local_scale import scales_at_runs, with_local_scale
+from uqms.surrogates.left_out import left_out_scores, truncation_share, with_held_out
+from uqms.surrogates.local_scale import changes_over_box, scales_at_runs, with_local_scale
 from uqms.surrogates.outputs import (
     Curve,
     Layout,
     OutputBasis,
     Scalar,
     fit_curve,
+    fit_more,
     fit_scalar,
     score_columns,
     score_names,
@@ -342,11 +343,14 @@ class GaussianProcess:
             fitting, y = refined(fitting, y, missing, [one.shape[1] for one in scores])
         found = fitting.trained(y)
         local = chosen and cheap is None and self.noise == "none"
+        held_out: dict[int, Array] = {}
         if cheap is None and learned is None:
-            bases, y, found = _with_enough_scores(fitting, bases, y, found, every, self.outputs, local)
+            bases, y, found, held_out = _with_enough_scores(fitting, bases, y, found, every, self.outputs, local)
         if self.scalars == "auto" and cheap is None and self.noise == "none":
             fitting, y, bases, found = fitting.with_scores_in_common(y, bases, found)
         process = fitting.conditioned(y, found, bases)
+        if held_out:
+            process = with_held_out(process, _of_all(held_out, bases, y))
         if local:
             process = with_local_scale(process, orders_of(bases, "local scale"))
         report(process, found, bases)
@@ -851,7 +855,7 @@ def _with_enough_scores(
     every: Sequence[Array],
     outputs: Mapping[str, Curve | Scalar],
     local: bool,
-) -> tuple[list[OutputBasis], Array, list[Hyperparameters]]:
+) -> tuple[list[OutputBasis], Array, list[Hyperparameters], dict[int, Array]]:
     """Return bases, scores and hyperparameters with more scores of curves whose truncation is much of their error.
 
     What a basis leaves out has one variance for the whole box. Where scores are predicted more precisely than that, as
@@ -860,21 +864,23 @@ def _with_enough_scores(
     in the truncation. A score that is wild in a corner of the box is predicted where it is calm, which `_predicted`
     sees. With `local`, left-out variances have the local scale that the errors of the surrogate will have. Held-out
     runs may vary more along a score than those of its basis, as shapes that only a corner of the box has do: the score
-    is known at the runs, where a truncation has the same variance as in all the box.
+    is known at the runs, where a truncation has the same variance as in all the box. So with `local` the basis goes on
+    to the last score whose values in held-out runs are larger in a part of the box; these values (n, s), by position of
+    the output, come last: they are the left-out errors of its last s scores.
     """
     settings_of = {}
     for i, (basis, values) in enumerate(zip(bases, every, strict=True)):
         one = outputs.get(basis.name) or Curve()
         if isinstance(one, Curve) and one.tolerance is None and basis.truncation.size and np.isfinite(values).all():
             settings_of[i] = one
+    held_out: dict[int, Array] = {}
     if not settings_of:
-        return bases, y, found
+        return bases, y, found, held_out
 
-    def left_out(y: Array, found: Sequence[Hyperparameters]) -> tuple[Array, Array]:
-        error, variance = fitting.left_out(y, found)
-        return error, variance * scales_at_runs(fitting.x, error, variance) ** 2 if local else variance
+    def stated(error: Array, variance: Array) -> Array:
+        return variance * scales_at_runs(fitting.x, error, variance) ** 2 if local else variance
 
-    _, variances = left_out(y, found)
+    variances = stated(*fitting.left_out(y, found))
     columns = [list(one) for one in score_columns(bases)]
     parts, kept, following = [y[:, one] for one in columns], [[found[j] for j in one] for one in columns], list(bases)
     for i, settings in settings_of.items():
@@ -884,21 +890,39 @@ def _with_enough_scores(
         if left <= wanted:
             continue
         tighter = replace(settings, tolerance=max(wanted / (float(size.sum()) + left), LEAST))
-        more, scores = fit_curve(basis.name, basis.layout, values, tighter, overfitted=None)
+        more, scores, held = fit_more(basis.name, basis.layout, values, tighter)
         q, new = len(columns[i]), scores[:, len(columns[i]) :]
         trained = fitting.trained(new)
-        predicted = _predicted(new, *left_out(new, trained))
+        error, variance = fitting.left_out(new, trained)
+        predicted = _predicted(new, error, stated(error, variance))
         ends = np.flatnonzero(~predicted[:-1] & ~predicted[1:])
-        kept_new = np.flatnonzero(predicted[: ends[0]] if len(ends) else predicted)
-        if not len(kept_new):
+        first = _up_to_last(predicted[: ends[0]] if len(ends) else predicted)
+        count = first
+        if local:
+            rest = held[:, q + first :]
+            count += _up_to_last(changes_over_box(fitting.x, rest**2 / variance[:, first:]))
+            if count > first:
+                held_out[i] = rest[:, : count - first]
+        if not count:
             continue
-        count = int(kept_new[-1]) + 1
         if count < new.shape[1]:
-            ended = replace(tighter, max_scores=q + count)
-            more, _ = fit_curve(basis.name, basis.layout, values, ended, overfitted=None)
+            more, _, _ = fit_more(basis.name, basis.layout, values, replace(tighter, max_scores=q + count))
         following[i], parts[i] = more, np.hstack([parts[i], new[:, :count]])
         kept[i] = kept[i] + trained[:count]
-    return following, np.hstack(parts), [one for some in kept for one in some]
+    return following, np.hstack(parts), [one for some in kept for one in some], held_out
+
+
+def _up_to_last(kept: Bools) -> int:
+    """Return how many there are up to the last that is kept."""
+    return int(np.flatnonzero(kept)[-1]) + 1 if kept.any() else 0
+
+
+def _of_all(held_out: Mapping[int, Array], bases: Sequence[OutputBasis], y: Array) -> Array:
+    """Return the values in held-out runs (q, n) of all scores, zeros of those that other runs predict."""
+    out, columns = np.zeros(y.shape[::-1]), score_columns(bases)
+    for i, values in held_out.items():
+        out[columns[i][-values.shape[1] :]] = values.T
+    return out
 
 
 def _predicted(y: Array, error: Array, variance: Array) -> Bools:

@@ -48,7 +48,7 @@ from uqms.surrogates.fitting import own_order
 from uqms.surrogates.left_out import left_out_scores, own_jitter
 from uqms.surrogates.process import SHARPNESS, ScoreProcess, limited, local_features
 
-__all__ = ["scales_at_runs", "with_local_scale"]
+__all__ = ["changes_over_box", "scales_at_runs", "with_local_scale"]
 
 LEVEL = 3.0  # prior sd of the first coefficient, one factor for the whole box: of linear outputs it is a thousandth
 SPREAD = 1.0  # of the others: from the middle of the box to its ends the scale changes by factors of 1.6
@@ -90,6 +90,15 @@ def scales_at_runs(
             g = f[:, : len(found.mode)] @ found.mode
             out[:, j] = limited(g, _limit(g, error[:, j] ** 2, variance[:, j]))
     return out
+
+
+def changes_over_box(x: Float[np.ndarray, "n d"], square: Float[np.ndarray, "n q"]) -> Bools:
+    """Return whether squared errors over their variances, each score's up to a factor, depend on the input (q,)."""
+    f = local_features(x)
+    sizes = _sizes(f, x.shape[1], len(x))
+    relative = np.maximum(square / square.mean(axis=0), LEAST)
+    found = [max((_found(f[:, :m], one, _wide(m)) for m in sizes), key=_evidence) for one in relative.T]
+    return np.array([one.evidence >= CLEAR for one in found], dtype=bool)
 
 
 def _limit(g: Float[np.ndarray, " n"], square: Float[np.ndarray, " n"], variance: Float[np.ndarray, " n"]) -> float:
@@ -144,9 +153,8 @@ def _of_score(f: Array, square: Array, counts: Bools, j: int, d: int) -> "_Found
     known = counts[:, j]
     if not known.any():
         return None
-    own, sizes = square[known, j], [1 + 2 * d]
-    if sizes[0] < f.shape[1] <= len(own):  # products of inputs, where they are no more than the runs
-        sizes.append(f.shape[1])
+    own = square[known, j]
+    sizes = _sizes(f, d, len(own))
     several = [_found(f[known, :m], own, _wide(m)) for m in sizes]
     several = [one._replace(evidence=one.evidence - CLEAR) for one in several]
     others = np.delete(np.arange(square.shape[1]), j)
@@ -159,6 +167,11 @@ def _of_score(f: Array, square: Array, counts: Bools, j: int, d: int) -> "_Found
             several.append(_found(f[known, : len(common.mode)], own, _around(common)))
     found = max(several, key=_evidence)
     return found if found.evidence >= 0.0 else None
+
+
+def _sizes(f: Float[np.ndarray, "n m"], d: int, runs: int) -> list[int]:
+    """Return how many features are tried: also products of inputs, where all are no more than the runs."""
+    return [1 + 2 * d] + ([f.shape[1]] if 1 + 2 * d < f.shape[1] <= runs else [])
 
 
 def _reordered(c: Float[np.ndarray, "H q m"], order: Ints) -> Float[np.ndarray, "H q m"]:

@@ -41,6 +41,7 @@ __all__ = [
     "factor_of",
     "fit_curve",
     "fit_curves",
+    "fit_more",
     "fit_scalar",
     "interpolation_error",
     "nearest",
@@ -100,9 +101,11 @@ class Curve:
 
     Scores are kept until what they leave of held-out runs is within the tolerance, but none whose variance on held-out
     runs is more than 10 times that of the runs in its own basis: few runs show trailing directions that say nothing of
-    other runs. By default a `GaussianProcess` adds those of them that left-out runs predict, where the truncation would
-    be much of the stated error. What is not kept is predicted as zero, with the variance that held-out runs have there,
-    the same over the whole box: so it should be small beside the error of the scores that are kept.
+    other runs. Where the truncation would be much of the stated error, a `GaussianProcess` by default adds those of
+    them that left-out runs predict, and those whose values in held-out runs are larger in a part of the box: their
+    error is about 0 at a run, and elsewhere as large as held-out runs show there. What is not kept is predicted as
+    zero, with the variance that held-out runs have there, the same over the whole box: so it should be small beside the
+    error of the scores that are kept.
 
     Parameters
     ----------
@@ -444,17 +447,25 @@ def fit_scalar(name: str, layout: Layout, y: Float[np.ndarray, " n"]) -> tuple[O
 
 
 def fit_curve(
-    name: str,
-    layout: Layout,
-    y: Float[np.ndarray, "n m"],
-    settings: Curve,
-    overfitted: float | None = OVERFITTED,
+    name: str, layout: Layout, y: Float[np.ndarray, "n m"], settings: Curve
 ) -> tuple[OutputBasis, Float[np.ndarray, "n q"]]:
     """Return the basis of a curve or field and its scores, with the truncation measured on held-out runs.
 
-    Scores end where held-out runs vary more than `overfitted` times as much as the runs that made the basis; with None
-    that does not end them.
+    Scores end where held-out runs vary more than `OVERFITTED` times as much as the runs that made the basis.
     """
+    return _fit(name, layout, y, settings, OVERFITTED)[:2]
+
+
+def fit_more(
+    name: str, layout: Layout, y: Float[np.ndarray, "n m"], settings: Curve
+) -> tuple[OutputBasis, Float[np.ndarray, "n q"], Float[np.ndarray, "n q"]]:
+    """Return what `fit_curve` does, and the scores of held-out runs; only the settings end the scores."""
+    return _fit(name, layout, y, settings, None)
+
+
+def _fit(
+    name: str, layout: Layout, y: Array, settings: Curve, overfitted: float | None
+) -> tuple[OutputBasis, Array, Array]:
     n, m = y.shape
     offset = y.mean(axis=0)
     centred = y - offset
@@ -462,7 +473,7 @@ def fit_curve(
     between = interpolation_error(layout.coords[dims[0]], y) if len(dims) == 1 else np.zeros(0)
     if np.sqrt(np.vdot(centred, centred) / centred.size) <= CONSTANT * max(y.max(), -y.min()):
         empty = OutputBasis(name, layout, offset, np.zeros((m, 1)), np.zeros((m, 0)), 0.0 * between, np.zeros((n, 0)))
-        return empty, np.zeros((n, 1))
+        return empty, np.zeros((n, 1)), np.zeros((n, 1))
     within, frame = _coordinates(centred)
     _, singular, right = np.linalg.svd(within, full_matrices=False)
     count, held, residuals = _held_out(within, settings, right, overfitted=overfitted)
@@ -470,7 +481,7 @@ def fit_curve(
     truncation, left_out = _truncation(right, held, residuals, count, float(singular[0]))
     scores = within @ right[:count].T / sd
     basis = frame(right[:count].T * sd)
-    return OutputBasis(name, layout, offset, basis, frame(truncation), between, left_out), scores
+    return OutputBasis(name, layout, offset, basis, frame(truncation), between, left_out), scores, held[:, :count] / sd
 
 
 def fit_curves(

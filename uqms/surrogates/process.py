@@ -15,6 +15,8 @@ w           L^-1 k(x, u)                                                   (n, k
 v           R (t(u) - G' w), so that cov = k(u, u) - w' w + v' v           (b, k)
 local       coefficients of the local scale r(u), a factor of errors       (m + 1,)
             alone: cov r(u) r(u'); see `local_scale`
+held_out    of a score that other runs do not predict: its values in held  (n,)
+            -out runs; zeros: left-out errors are those of the process
 ==========  =============================================================  ===============
 
 A run that has no value of a score has a zero row and column in that score's L^-1, and zeros in its target and G: then
@@ -133,11 +135,14 @@ class ScoreProcess:
     trend_root: Array  # (H, q, b, b), R
     log_weights: Array  # (H,)
     noise: Array = field(default_factory=lambda: np.zeros((0, 0)))  # (q, n), diagonal of V; empty: zeros
+    held_out: Array = field(default_factory=lambda: np.zeros((0, 0)))  # (q, n); empty: zeros
     local: Array = field(default_factory=lambda: np.zeros((0, 0, 0)))  # (H, q, m + 1); (H, q, 0): no local scale
 
     def __post_init__(self) -> None:
         if not self.noise.size:
             object.__setattr__(self, "noise", np.zeros(self.y.shape[::-1]))
+        if not self.held_out.size:
+            object.__setattr__(self, "held_out", np.zeros(self.y.shape[::-1]))
         if not self.local.size:
             object.__setattr__(self, "local", np.zeros((*self.variance.shape, 0)))
         if self.noise.shape != self.y.shape[::-1]:
@@ -165,7 +170,7 @@ class ScoreProcess:
     def select(self, scores: Ints) -> "ScoreProcess":
         """Return the process of some scores only."""
         kept: dict[str, Any] = {name: np.ascontiguousarray(getattr(self, name)[:, scores]) for name in _BY_DRAW}
-        return replace(self, y=np.ascontiguousarray(self.y[:, scores]), noise=self.noise[scores], **kept)
+        return replace(self, y=self.y[:, scores], noise=self.noise[scores], held_out=self.held_out[scores], **kept)
 
     def member(self, h: int) -> "ScoreProcess":
         """Return the process of one hyperparameter draw only."""
@@ -393,8 +398,9 @@ def stacked(singles: Sequence[Sequence[ScoreProcess]]) -> ScoreProcess:
         name: np.stack([np.stack([getattr(one, name)[0, 0] for one in scores]) for scores in singles])
         for name in _BY_DRAW
     }
-    y, noise = np.hstack([one.y for one in first]), np.vstack([one.noise for one in first])
-    return replace(first[0], y=y, noise=noise, log_weights=np.full(len(singles), -np.log(len(singles))), **joined)
+    joined |= {"y": np.hstack([one.y for one in first])}
+    joined |= {name: np.vstack([getattr(one, name) for one in first]) for name in ("noise", "held_out")}
+    return replace(first[0], log_weights=np.full(len(singles), -np.log(len(singles))), **joined)
 
 
 def scores_at(process: ScoreProcess, u: Float[np.ndarray, "*batch k d"], diagonal: bool = False) -> Scores:

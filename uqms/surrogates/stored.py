@@ -64,7 +64,8 @@ PROCESS = {
     "trend_root": "Hqbb",
     "log_weights": "H",
 }
-MORE = {"noise": "qn", "local": "Hqs"}  # where runs have known errors; where a score has a local scale
+# Where runs have known errors; where a score has a local scale; where other runs do not predict it.
+MORE = {"noise": "qn", "local": "Hqs", "held_out": "qn"}
 _BASIS = ("offset", "basis", "truncation", "interpolation_sd", "left_out")
 
 
