@@ -1,6 +1,7 @@
 """A posterior corrected by runs at its draws: against quadrature with the simulator, and scales against formulas."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from calibration.gridded import sampled
@@ -69,6 +70,56 @@ def test_weights_are_told_beside_it() -> None:
     assert found.verification.weights is not None
     assert found.table.at["theta", "mean_simulator"] == found.verification.summary().at["theta", "mean_simulator"]
     assert "Weighted draws give the simulator's own values." in str(found)
+
+
+# --------------------------------------------------------------------------------------------------------- populations
+SUBJECTS = uq.Population(uq.ParameterSpace(theta=uq.Normal(0.5, 0.1)), individual=("theta",), spread=0.06)
+MEASURED = np.array([0.9, 1.05, 1.15, 1.3, 1.35])
+
+
+def of_population(one: uq.Surrogate) -> uq.PopulationCalibration:
+    """Return the calibration of five subjects, one measurement each."""
+    frame = pd.DataFrame({"id": list("abcde"), "y": MEASURED})
+    table = uq.Observations.from_table(frame, output="y", value="y", subject="id")
+    return uq.Calibration(one, table, uq.GaussianNoise(sd=0.05), population=SUBJECTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variance", [0.02, 20.0])
+def test_the_corrected_population_is_the_simulators(variance: float) -> None:
+    """Typical value and subjects against quadrature with the simulator; four draws of all subjects are run."""
+    before = of_population(surrogate(variance)).sample(uq.NUTS(draws=500, tune=500), rng=1)
+    design = uq.verification_design(before, 4, rng=1)
+    found = uq.correct(before, simulated(design), sampler=uq.NUTS(draws=1000, tune=500), rng=1)
+    theta, typical = np.linspace(0.0, 1.0, 1001), np.linspace(0.0, 1.0, 401)
+    of_data = np.exp(-0.5 * ((smooth(theta) - MEASURED[:, None]) / 0.05) ** 2)
+    of_subject = np.exp(-0.5 * ((theta - typical[:, None]) / 0.06) ** 2)
+    each = np.einsum("jt,mt->jm", of_data, of_subject)
+    weights = np.exp(-0.5 * ((typical - 0.5) / 0.1) ** 2) * each.prod(axis=0)
+    weights /= weights.sum()
+    mean = weights @ typical
+    sd = np.sqrt(weights @ (typical - mean) ** 2)
+    draws, start = (one.flat()["theta"] for one in (found.posterior, before))
+    assert abs(draws.mean() - mean) < 0.12 * sd  # about 900 effective draws: 0.12 sd is 3.5 standard errors
+    assert draws.std() / sd == pytest.approx(1.0, abs=0.1)
+    assert abs(start.mean() - mean) > 0.1 * sd  # there was something to correct
+    given = of_subject * of_data[:, None]  # (J, typical, theta)
+    of_each = np.einsum("m,jmt,t->j", weights, given / given.sum(axis=2, keepdims=True), theta)
+    own = found.posterior.problem.individuals(found.posterior.flat(), found.posterior.latents)["theta"]
+    np.testing.assert_allclose(own.mean(axis=0), of_each, atol=0.15 * own.std(axis=0).max())
+
+
+def test_another_surrogate_of_a_population_is_calibrated_with_all_settings() -> None:
+    problem, other = of_population(surrogate(0.5)), surrogate(0.02)
+    again = problem.with_surrogate(other)
+    draws = problem.prior_draws(5, 1)
+    latents = np.random.default_rng(2).standard_normal((5, again.latents))
+    theta = {name: draws[name] for name in problem.priors}
+    np.testing.assert_array_equal(
+        again.log_likelihood(theta, latents), of_population(other).log_likelihood(theta, latents)
+    )
+    assert again.log_likelihood(theta, latents)[0] != problem.log_likelihood(theta, latents)[0]
+    assert repr(again) == repr(problem)
 
 
 # ---------------------------------------------------------------------------------------------------------- the scale

@@ -106,9 +106,10 @@ def correct(
     Parameters
     ----------
     posterior
-        The posterior of one subject.
+        The posterior of one subject, or of a population.
     ensemble
-        Runs of ``uqms.verification_design(posterior, n)``; from n = 10 on the scale of the error is known well.
+        Runs of ``uqms.verification_design(posterior, n)``; from n = 10 on the scale of the error is known well. Of a
+        population each draw is one of all subjects: a few draws are enough.
     sampler
         As in `Calibration.sample`.
     rng
@@ -141,7 +142,7 @@ def correct(
         posterior = correction.posterior
     """
     check_posterior(posterior, "correct")
-    problem = posterior.single
+    problem = posterior.hierarchy.problem if posterior.subjects else posterior.single
     generator = as_generator(rng)
     verification = verify(posterior, ensemble, rng=0)
     surrogate = with_runs(problem.simulated, completed(ensemble), rescaled=True)

@@ -441,6 +441,11 @@ class PopulationCalibration(Calibration):
         return self.data.surrogate
 
     @property
+    def simulated(self) -> Surrogate:
+        """The surrogate of what is simulated, of a superposition that of the response to a unit dose."""
+        return self.data.simulated
+
+    @property
     def observations(self) -> Observations:
         """The measurements."""
         return self.data.observations
@@ -674,6 +679,16 @@ class PopulationCalibration(Calibration):
             phi = self.data.noise.phi(own, (count,))
             return simulate_rows(self.data.data_model, self.lowrank.error, self.data.unit_inputs(own), phi, generator)
         return self.data.simulate(own, generator, eta)
+
+    def with_surrogate(self, surrogate: Surrogate) -> "PopulationCalibration":
+        """Return the calibration of the same subjects, with all settings as they were, through another surrogate.
+
+        Raises
+        ------
+        UqmsError
+            What the constructor raises of a surrogate that does not fit.
+        """
+        return PopulationCalibration(surrogate, self.observations, **self.settings)
 
     def with_values(self, values: Array) -> Self:
         """Return the same problem with other measured values (R,), in the data's own units."""
