@@ -1,6 +1,7 @@
 """Proposed points and boxes against formulas and brute force, and rounds of refinement against quadrature."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from uqms.calibration.checks import Check, Status
 from uqms.calibration.refinement import _metric, far_apart, widened
 from uqms.errors import ConvergenceWarning, ExtrapolationError, InputError
 from uqms.surrogates import GaussianProcessSurrogate
+from uqms.surrogates import roughness as roughness_file
 
 NOISE = uq.GaussianNoise(sd=0.05)
 FITTED = uq.GaussianProcess(hyperparameters="point", scales="given")
@@ -339,3 +341,47 @@ def test_a_rough_simulator_is_named() -> None:
     # the remedy clears it
     fitted = uq.GaussianProcess(hyperparameters="point", scales="given", noise="fitted")
     assert "rough" not in str(uq.another_round(calibrated(0.03, fitted), share=1e-9))
+
+
+@pytest.mark.parametrize(("noise", "repeats"), [(0.005, 1), (0.05, 1), (0.05, 16), (0.5, 1)])
+def test_a_scatter_warns_where_it_matters_beside_the_noise(noise: float, repeats: int) -> None:
+    """Values of a curve are scattered alike: together as 0.03 sqrt(4) beside the noise's sd of their means."""
+    space = uq.ParameterSpace(theta=uq.Uniform(0.0, 1.0))
+    design = uq.sobol(space, 40, rng=1)
+    theta, t = design["theta"].values[:, None], np.arange(4.0)
+    clean = np.sin(3.0 * theta) + theta + 0.3 * t + 1e-3 * t * theta**2
+    found = {}
+    for scatter in (0.03, 0.0):
+        curve = clean + scatter * np.random.default_rng(1).standard_normal((40, 1))
+        runs = uq.ensemble.build(design, {"y": ("t", curve, t)})
+        values = 1.0 + 0.3 * t + noise * np.random.default_rng(2).standard_normal((repeats, 4))
+        data = xr.DataArray(values, dims=("replicate", "t"), coords={"t": t}, name="y")
+        problem = uq.Calibration(FITTED.fit(runs), data, uq.GaussianNoise(sd=noise))
+        found[scatter] = sampled(problem, 400, 1, size=400).verdict["surrogate validation"]
+    loud = 0.03 * np.sqrt(4.0 * repeats) / noise
+    assert ("the simulator is rough" in found[0.03].message) == (loud > 0.5)
+    if loud > 0.5:
+        assert found[0.03].status == "warn"
+        assert "more accurate" in str(found[0.03].remedy)
+        told = float(found[0.03].message.split("in the data it is ")[1].split(" times")[0])
+        assert told == pytest.approx(loud, rel=0.4)  # 40 runs: 13 % is a standard error
+    assert "rough" not in found[0.0].message
+
+
+def test_the_scores_that_are_most_of_an_output_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the variances of their processes: of trailing scores these are large."""
+    space = uq.ParameterSpace(theta=uq.Uniform(0.0, 1.0))
+    design = uq.sobol(space, 30, rng=1)
+    theta, t = design["theta"].values[:, None], np.linspace(0.0, 3.0, 12)
+    runs = uq.ensemble.build(design, {"y": ("t", np.exp(-3.0 * theta * t) + np.sin(3.0 * theta), t)})
+    surrogate = FITTED.fit(runs)
+    assert surrogate.process.q > 4
+    looked: list[int] = []
+    monkeypatch.setattr(roughness_file, "_of_score", lambda _, j: looked.append(j))
+    assert roughness_file.roughness(surrogate, np.arange(surrogate.process.q)) == []
+    size = np.sum(surrogate.bases[0].basis ** 2, axis=0)
+    assert looked == np.argsort(-size)[:3].tolist()
+    looked.clear()
+    reordered = replace(surrogate, process=surrogate.process.scaled(1.0 / surrogate.process.variance))
+    assert roughness_file.roughness(reordered, np.array([4, 1, 2, 3])) == []
+    assert looked == [1, 2, 3]

@@ -25,12 +25,13 @@ from uqms._typing import Array, Ints
 from uqms.calibration.checks import Check
 from uqms.calibration.context import evenly
 from uqms.calibration.data_model import DataModel
-from uqms.calibration.density import draw_rows, expected_outputs, row_terms, total
+from uqms.calibration.density import draw_rows, expected_outputs, noise_sd, row_terms, total
+from uqms.calibration.likelihood import dense
 from uqms.calibration.reweighting import error_scaled
 from uqms.parameters.functions import NumPyFunctions
 from uqms.surrogates.gp import GaussianProcessSurrogate
 from uqms.surrogates.local import local_errors, nearest_runs
-from uqms.surrogates.roughness import roughness
+from uqms.surrogates.roughness import Roughness, roughness
 
 if TYPE_CHECKING:
     from uqms.calibration.single import SingleCalibration
@@ -44,6 +45,7 @@ VALIDATION_LEVEL = 0.0025
 MATTERS = 0.1  # fraction of a parameter's variance that the surrogate's error has, where draws cannot be reweighted
 SHIFT, SCALE = 0.1, 0.1  # of a mean in sds, and of an sd, relative, with the surrogate's error as the runs show it
 ROUGH = 3.0  # nats; of 36 smooth functions none had more than 0
+LOUD = 0.5  # of the scatter over the noise of all that is measured at an input
 NULL_DRAWS = 20_000
 LEFT = 3.0  # degrees of freedom
 SMALLEST = 1e-4  # factor of a variance
@@ -244,6 +246,12 @@ def check_validation(problem: "SingleCalibration", theta: Mapping[str, Array], s
         f"leave-one-out errors of the {len(near)} runs nearest to the posterior are {np.sqrt(ratio):.2g} times the "
         f"stated errors, p = {max(p, 1e-12):.2g}"
     )
+    if not larger:
+        rough, smoothed = rough_simulator(problem.data_model)
+        loud = _size_in_data(problem, {key: values[picked] for key, values in theta.items()}) if rough else 0.0
+        if loud > LOUD:
+            message += f"; the simulator is rough, {rough}, and in the data it is {loud:.2g} times the noise"
+            return Check(name, "warn", ratio, message, f"{smoothed}.")
     if not larger and not smaller:
         return Check(name, "pass", ratio, message)
     matters, words = _effect(problem, theta, found.ratios, ratio, float(share.max()))
@@ -264,11 +272,32 @@ def check_validation(problem: "SingleCalibration", theta: Mapping[str, Array], s
     return Check(name, "warn" if matters else "pass", ratio, message, remedy)
 
 
+def _scatters(model: DataModel) -> list[Roughness]:
+    """Return how the runs scatter around a smooth function, for each score in which they do."""
+    surrogate = model.surrogate
+    found = roughness(surrogate, model.used) if isinstance(surrogate, GaussianProcessSurrogate) else []
+    return [one for one in found if one.gain > ROUGH]
+
+
+def _size_in_data(problem: "SingleCalibration", theta: Mapping[str, Array]) -> float:
+    """Return the scatter of one run over the noise of what is measured at its input, all measurements together.
+
+    It moves an estimate by at most so many of its sds. Of several inputs it is the root mean square.
+    """
+    model, count = problem.data_model, len(next(iter(theta.values())))
+    found = _scatters(model)
+    cells, phi = model.cells, model.noise.phi(theta, (count,))
+    y = expected_outputs(model, problem.unit_inputs(theta), phi, np.zeros(count, dtype=np.int64))
+    slope = cells.responded(y)[1] * model.noise.scales(cells.group, phi)
+    scatter = dense(cells.basis)[:, [one.score for one in found]] * np.array([one.sd for one in found])
+    square = np.sum(scatter**2, axis=1) * (slope / noise_sd(model, y, phi, limits=False)) ** 2
+    return math.sqrt(float(np.mean(square.sum(axis=1))) / cells.experiments)
+
+
 def rough_simulator(model: DataModel) -> tuple[str, str]:
     """Return in words how the runs scatter around a smooth function, and what to do; both "" where they do not."""
-    surrogate = model.surrogate
-    found = roughness(surrogate, model.used) if isinstance(surrogate, GaussianProcessSurrogate) else None
-    if found is None or found.gain <= ROUGH:
+    surrogate, found = model.surrogate, max(_scatters(model), key=lambda one: one.gain, default=None)
+    if found is None:
         return "", ""
     words = f"a scatter of {found.scatter:.1%} of the sd of its runs makes them {found.gain:.1f} nats more likely"
     if any(surrogate.layouts[output].dims for output in surrogate.layouts):  # of a curve it cannot be fitted

@@ -381,10 +381,19 @@ class GaussianProcess:
 
 def deciding(bases: Sequence[OutputBasis]) -> Ints:
     """Return the scores that choose the scales of the inputs: the largest of the outputs."""
-    sizes = [np.sum(basis.basis**2, axis=0) for basis in bases]
-    share = np.concatenate([size / max(float(size.sum()), LEAST) for size in sizes])
+    share = shares(bases)
     largest = np.argsort(-share, kind="stable")[:DECIDING]
     return np.asarray(largest[share[largest] >= COUNTS])
+
+
+def shares(bases: Sequence[OutputBasis]) -> Array:
+    """Return the largest fraction of the variance of an output that each score (q,) is."""
+    columns = score_columns(bases)
+    out = np.zeros(1 + max(int(own.max(initial=-1)) for own in columns))
+    for basis, own in zip(bases, columns, strict=True):
+        size = np.sum(basis.basis**2, axis=0)
+        out[own] = np.maximum(out[own], size / max(float(size.sum()), LEAST))
+    return out
 
 
 @taught

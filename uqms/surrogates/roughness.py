@@ -12,7 +12,7 @@ from typing import final
 import numpy as np
 
 from uqms._typing import Array, Ints
-from uqms.surrogates.gp import GaussianProcessSurrogate
+from uqms.surrogates.gp import GaussianProcessSurrogate, shares
 from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.kernels import scale_count
 from uqms.surrogates.process import ScoreProcess, condition
@@ -20,7 +20,7 @@ from uqms.surrogates.training import NUGGET_BOUNDS, SUBSET, subset, train, trend
 
 __all__ = ["Roughness", "roughness"]
 
-SCORES = 3  # at most, those of the largest variance
+SCORES = 3  # at most
 FIRST = (1e-4, 1e-2)  # nuggets that the search starts from
 LONGER = 2.0  # times the length scales, of the second start
 
@@ -28,7 +28,7 @@ LONGER = 2.0  # times the length scales, of the second start
 @final
 @dataclass(frozen=True)
 class Roughness:
-    """The score whose runs scatter most clearly.
+    """How the runs of a score scatter.
 
     Attributes
     ----------
@@ -36,29 +36,32 @@ class Roughness:
         By how many nats the runs are more likely with a nugget.
     scatter
         Standard deviation of the scatter over that of the score between runs.
+    score, sd
+        The number of the score, and the scatter's standard deviation in its unit.
     """
 
     gain: float
     scatter: float
+    score: int
+    sd: float
 
 
-def roughness(surrogate: GaussianProcessSurrogate, scores: Ints) -> Roughness | None:
-    """Return how clearly runs scatter; None where the surrogate has noise already, or cannot be trained again.
+def roughness(surrogate: GaussianProcessSurrogate, scores: Ints) -> list[Roughness]:
+    """Return how the runs of scores scatter; none where the surrogate has noise already, or cannot be trained again.
 
     Parameters
     ----------
     surrogate
         Trained with ``noise="none"``.
     scores
-        Those that are looked at; of many, the three of the largest variance.
+        Those that are looked at; of many, the three that are most of their outputs.
     """
     process = surrogate.process
     learned = surrogate.attrs.get("noise", "none") != "none" or process.noise.any() or process.nugget.any()
     if learned or surrogate.physics is not None or isinstance(process.kernel, JaxKernel):
-        return None
-    largest = scores[np.argsort(-process.variance[0, scores], kind="stable")][:SCORES]
-    found = [one for one in (_of_score(process, int(j)) for j in largest) if one is not None]
-    return max(found, key=lambda one: one.gain, default=None)
+        return []
+    largest = scores[np.argsort(-shares(surrogate.bases)[scores], kind="stable")][:SCORES]
+    return [one for one in (_of_score(process, int(j)) for j in largest) if one is not None]
 
 
 def _of_score(process: ScoreProcess, j: int) -> Roughness | None:
@@ -78,7 +81,8 @@ def _of_score(process: ScoreProcess, j: int) -> Roughness | None:
     starts = np.stack([np.append(at, math.log(FIRST[0])), np.append(longer, math.log(FIRST[1]))])
     rough = train(x, y, kernel, trend, True, starts)
     if rough.nugget <= 10.0 * NUGGET_BOUNDS[0]:
-        return Roughness(0.0, 0.0)
+        return Roughness(0.0, 0.0, j, 0.0)
     # Left-over scatter in units of the score: nugget times the variance, which the fit has in closed form.
     fitted = condition(kernel, x, y[:, None], trend.shape[1], [rough])
-    return Roughness(rough.objective - exact.objective, math.sqrt(rough.nugget * float(fitted.variance[0, 0])))
+    scatter = math.sqrt(rough.nugget * float(fitted.variance[0, 0]))
+    return Roughness(rough.objective - exact.objective, scatter, j, scatter * size)
