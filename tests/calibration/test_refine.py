@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from calibration.gridded import grid_of, log_prior, moments, posterior_of, sampled, weights_of
@@ -366,6 +367,23 @@ def test_a_scatter_warns_where_it_matters_beside_the_noise(noise: float, repeats
         told = float(found[0.03].message.split("in the data it is ")[1].split(" times")[0])
         assert told == pytest.approx(loud, rel=0.4)  # 40 runs: 13 % is a standard error
     assert "rough" not in found[0.0].message
+
+
+def test_a_scatter_at_several_conditions_is_as_large_as_at_one() -> None:
+    space = uq.ParameterSpace(theta=uq.Uniform(0.0, 1.0), conditions={"x": uq.Condition(0.0, 1.0)})
+    design = uq.sobol(space, 60, rng=1)
+    theta, x = design["theta"].values, design["x"].values
+    y = np.sin(3.0 * theta) + theta + x + 0.03 * np.random.default_rng(1).standard_normal(60)
+    surrogate = FITTED.fit(uq.ensemble.build(design, {"y": y}))
+    told = []
+    for at in ([0.5], [0.1, 0.3, 0.5, 0.7, 0.9]):
+        table = pd.DataFrame({"y": 1.0 + 0.01 * np.arange(len(at)), "x": at})
+        data = uq.Observations.from_table(table, output="y", value="y", conditions=["x"])
+        problem = uq.Calibration(surrogate, data, uq.GaussianNoise(sd=0.02))
+        message = sampled(problem, 400, 1, size=400).verdict["surrogate validation"].message
+        told.append(float(message.split("in the data it is ")[1].split(" times")[0]))
+    assert told[0] == pytest.approx(0.03 / 0.02, rel=0.4)
+    assert told[1] == pytest.approx(told[0], rel=0.02)
 
 
 def test_the_scores_that_are_most_of_an_output_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

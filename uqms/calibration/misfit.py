@@ -15,7 +15,7 @@ its mean.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -247,9 +247,10 @@ def check_validation(problem: "SingleCalibration", theta: Mapping[str, Array], s
         f"stated errors, p = {max(p, 1e-12):.2g}"
     )
     if not larger:
-        rough, smoothed = rough_simulator(problem.data_model)
-        loud = _size_in_data(problem, {key: values[picked] for key, values in theta.items()}) if rough else 0.0
+        scatters = _scatters(problem.data_model)
+        loud = _size_in_data(problem, {key: values[picked] for key, values in theta.items()}, scatters)
         if loud > LOUD:
+            rough, smoothed = _told(problem.data_model, scatters)
             message += f"; the simulator is rough, {rough}, and in the data it is {loud:.2g} times the noise"
             return Check(name, "warn", ratio, message, f"{smoothed}.")
     if not larger and not smaller:
@@ -279,13 +280,14 @@ def _scatters(model: DataModel) -> list[Roughness]:
     return [one for one in found if one.gain > ROUGH]
 
 
-def _size_in_data(problem: "SingleCalibration", theta: Mapping[str, Array]) -> float:
+def _size_in_data(problem: "SingleCalibration", theta: Mapping[str, Array], found: Sequence[Roughness]) -> float:
     """Return the scatter of one run over the noise of what is measured at its input, all measurements together.
 
     It moves an estimate by at most so many of its sds. Of several inputs it is the root mean square.
     """
+    if not found:
+        return 0.0
     model, count = problem.data_model, len(next(iter(theta.values())))
-    found = _scatters(model)
     cells, phi = model.cells, model.noise.phi(theta, (count,))
     y = expected_outputs(model, problem.unit_inputs(theta), phi, np.zeros(count, dtype=np.int64))
     slope = cells.responded(y)[1] * model.noise.scales(cells.group, phi)
@@ -296,9 +298,12 @@ def _size_in_data(problem: "SingleCalibration", theta: Mapping[str, Array]) -> f
 
 def rough_simulator(model: DataModel) -> tuple[str, str]:
     """Return in words how the runs scatter around a smooth function, and what to do; both "" where they do not."""
-    surrogate, found = model.surrogate, max(_scatters(model), key=lambda one: one.gain, default=None)
-    if found is None:
-        return "", ""
+    scatters = _scatters(model)
+    return _told(model, scatters) if scatters else ("", "")
+
+
+def _told(model: DataModel, scatters: Sequence[Roughness]) -> tuple[str, str]:
+    surrogate, found = model.surrogate, max(scatters, key=lambda one: one.gain)
     words = f"a scatter of {found.scatter:.1%} of the sd of its runs makes them {found.gain:.1f} nats more likely"
     if any(surrogate.layouts[output].dims for output in surrogate.layouts):  # of a curve it cannot be fitted
         remedy = (
