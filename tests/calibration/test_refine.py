@@ -13,6 +13,7 @@ from calibration.problems import given_surrogate, linear_surrogate, replicates
 
 import uqms as uq
 from uqms.calibration.checks import Check, Status
+from uqms.calibration.misfit import _size_in_data
 from uqms.calibration.refinement import _metric, far_apart, widened
 from uqms.errors import ConvergenceWarning, ExtrapolationError, InputError
 from uqms.surrogates import GaussianProcessSurrogate
@@ -384,6 +385,20 @@ def test_a_scatter_at_several_conditions_is_as_large_as_at_one() -> None:
         told.append(float(message.split("in the data it is ")[1].split(" times")[0]))
     assert told[0] == pytest.approx(0.03 / 0.02, rel=0.4)
     assert told[1] == pytest.approx(told[0], rel=0.02)
+
+
+def test_scatters_of_several_scores_add_up() -> None:
+    space = uq.ParameterSpace(theta=uq.Uniform(0.0, 1.0))
+    design = uq.sobol(space, 30, rng=1)
+    theta, t = design["theta"].values[:, None], np.linspace(0.0, 3.0, 12)
+    surrogate = FITTED.fit(uq.ensemble.build(design, {"y": ("t", np.exp(-3.0 * theta * t) + np.sin(3.0 * theta), t)}))
+    data = xr.DataArray(np.exp(-1.5 * t) + 1.0, dims="t", coords={"t": t}, name="y")
+    problem = uq.Calibration(surrogate, data, uq.GaussianNoise(sd=0.2))
+    found = [roughness_file.Roughness(5.0, 0.1, score, sd) for score, sd in ((0, 0.1), (2, 40.0))]
+    size = np.sqrt(np.sum(surrogate.bases[0].basis ** 2, axis=0))
+    expected = np.hypot(0.1 * size[0], 40.0 * size[2]) / 0.2
+    assert _size_in_data(problem, {"theta": np.array([0.3, 0.6])}, found) == pytest.approx(expected, rel=1e-10)
+    assert _size_in_data(problem, {"theta": np.array([0.3])}, []) == 0.0
 
 
 def test_the_scores_that_are_most_of_an_output_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
