@@ -246,15 +246,14 @@ def check_validation(problem: "SingleCalibration", theta: Mapping[str, Array], s
         f"leave-one-out errors of the {len(near)} runs nearest to the posterior are {np.sqrt(ratio):.2g} times the "
         f"stated errors, p = {max(p, 1e-12):.2g}"
     )
-    if not larger:
+    if not larger and not smaller:
         scatters = _scatters(problem.data_model)
         loud = _size_in_data(problem, {key: values[picked] for key, values in theta.items()}, scatters)
-        if loud > LOUD:
-            rough, smoothed = _told(problem.data_model, scatters)
-            message += f"; the simulator is rough, {rough}, and in the data it is {loud:.2g} times the noise"
-            return Check(name, "warn", ratio, message, f"{smoothed}.")
-    if not larger and not smaller:
-        return Check(name, "pass", ratio, message)
+        if loud <= LOUD:
+            return Check(name, "pass", ratio, message)
+        rough, smoothed = _told(problem.data_model, scatters)
+        message += f"; the simulator is rough, {rough}, and in the data it is {loud:.2g} times the noise"
+        return Check(name, "warn", ratio, message, f"{smoothed}.")
     matters, words = _effect(problem, theta, found.ratios, ratio, float(share.max()))
     message += f"; {words}"
     if larger:
