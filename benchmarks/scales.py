@@ -21,9 +21,10 @@ are drawn from the plain process are one of the kinds: there nothing is to be wo
 ``--averaging RUNS`` compares averaged hyperparameters with point estimates at so many runs per input, without aims: up
 to 30 they are averaged by default. ``--local`` compares the default's errors with and without their local scale, which
 may not cost more than 0.05 nats a point in any kind. ``--smoothness`` compares it with the same without its smoothest
-kernel, `Matern112`, at the same aim. ``--cost`` measures fits of eight sets of runs instead, with both settings in
-turns: medians of wall and CPU seconds, and of the paired ratios, each of which is at most 4. The scales of positive
-inputs are searched too.
+kernel, `Matern112`, at the same aim. ``--scatter`` prints by how many nats scatter makes runs more likely that have
+none: the verdict calls a simulator rough above 3. ``--cost`` measures fits of eight sets of runs instead, with both
+settings in turns: medians of wall and CPU seconds, and of the paired ratios, each of which is at most 4. The scales of
+positive inputs are searched too.
 """
 
 if __name__ != "__main__":
@@ -49,6 +50,7 @@ import uqms as uq
 from uqms._typing import Array
 from uqms.surrogates.adapted import OneOf
 from uqms.surrogates.kernels import correlation
+from uqms.surrogates.roughness import roughness
 
 type Function = Callable[[Array], Array]
 type Ends = Array  # (d, 2), of the inputs in their own units
@@ -642,6 +644,25 @@ def smoothness(halves: list[str], designs: int, only: list[str]) -> list[Aim]:
     return aims
 
 
+def scatter(halves: list[str], designs: int, only: list[str], kernel: uq.RadialKernel) -> list[Aim]:
+    """Return by how many nats scatter makes runs without any more likely, at most."""
+    aims = []
+    for half in halves:
+        for kind in KINDS[half]:
+            if only and kind.__name__ not in only:
+                continue
+            gains = []
+            for number in range(designs):
+                x, y, _, _, ends = problem(kind, number)
+                space = uq.ParameterSpace(**{f"x{i}": uq.Uniform(*pair) for i, pair in enumerate(ends)})
+                design = xr.Dataset({f"x{i}": ("run", column) for i, column in enumerate(x.T)})
+                surrogate = uq.GaussianProcess(kernel=kernel).fit(uq.ensemble.build(design, {"y": y}, space=space))
+                gains += [one.gain for one in roughness(surrogate, np.arange(surrogate.process.q))]
+            name = f"{half}, {kind.__name__}: gain by scatter, largest"
+            aims.append(aim(name, max(gains), high=3.0, n=designs))
+    return aims
+
+
 def main() -> int:
     """Measure, and return how many aims were missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -654,6 +675,7 @@ def main() -> int:
     parser.add_argument("--averaging", type=int, metavar="RUNS", help="averages against point estimates")
     parser.add_argument("--local", action="store_true", help="errors with and without their local scale")
     parser.add_argument("--smoothness", action="store_true", help="the default with and without its smoothest kernel")
+    parser.add_argument("--scatter", action="store_true", help="runs that have none, with scatter")
     options = parser.parse_args()
     if options.cost:
         return finish(cost(3 if options.quick else 9))
@@ -664,6 +686,9 @@ def main() -> int:
     if options.local:
         halves = [options.half] if options.half else list(KINDS)
         return finish(local(halves, designs, options.only, getattr(uq, options.kernel)()))
+    if options.scatter:
+        halves = [options.half] if options.half else list(KINDS)
+        return finish(scatter(halves, designs, options.only, getattr(uq, options.kernel)()))
     if options.smoothness:
         halves = [options.half] if options.half else list(KINDS)
         return finish(smoothness(halves, designs, options.only))

@@ -280,9 +280,9 @@ def _scatters(model: DataModel) -> list[Roughness]:
 
 
 def _size_in_data(problem: "SingleCalibration", theta: Mapping[str, Array], found: Sequence[Roughness]) -> float:
-    """Return the scatter of one run over the noise of what is measured at its input, all measurements together.
+    """Return the sd of a run's scatter divided by that of the combined noise of all measurements at its input.
 
-    It moves an estimate by at most so many of its sds. Of several inputs it is the root mean square.
+    The scatter moves an estimate by at most so many of its sds. For several inputs the root mean square is returned.
     """
     if not found:
         return 0.0
@@ -302,6 +302,7 @@ def rough_simulator(model: DataModel) -> tuple[str, str]:
 
 
 def _told(model: DataModel, scatters: Sequence[Roughness]) -> tuple[str, str]:
+    """Return the clearest scatter in words, and what to do."""
     surrogate, found = model.surrogate, max(scatters, key=lambda one: one.gain)
     words = f"a scatter of {found.scatter:.1%} of the sd of its runs makes them {found.gain:.1f} nats more likely"
     if any(surrogate.layouts[output].dims for output in surrogate.layouts):  # of a curve it cannot be fitted

@@ -927,7 +927,7 @@ def _up_to_last(kept: Bools) -> int:
 
 
 def _of_all(held_out: Mapping[int, Array], bases: Sequence[OutputBasis], y: Array) -> Array:
-    """Return the values in held-out runs (q, n) of all scores, zeros of those that other runs predict."""
+    """Return values in held-out runs (q, n): zeros for the scores that other runs predict."""
     out, columns = np.zeros(y.shape[::-1]), score_columns(bases)
     for i, values in held_out.items():
         out[columns[i][-values.shape[1] :]] = values.T

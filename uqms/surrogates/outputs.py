@@ -101,11 +101,11 @@ class Curve:
 
     Scores are kept until what they leave of held-out runs is within the tolerance, but none whose variance on held-out
     runs is more than 10 times that of the runs in its own basis: few runs show trailing directions that say nothing of
-    other runs. Where the truncation would be much of the stated error, a `GaussianProcess` by default adds those of
-    them that left-out runs predict, and those whose values in held-out runs are larger in a part of the box: their
-    error is about 0 at a run, and elsewhere as large as held-out runs show there. What is not kept is predicted as
-    zero, with the variance that held-out runs have there, the same over the whole box: so it should be small beside the
-    error of the scores that are kept.
+    other runs. Where the truncation would be much of the stated error, a `GaussianProcess` by default keeps more
+    scores: those that left-out runs predict, and those whose values in held-out runs are larger in a part of the box.
+    The error of the latter is 0 at the runs, and elsewhere as large as held-out runs show. Scores that are not kept are
+    predicted as zero, with their variance in held-out runs, which is the same over the whole box. It should be small
+    compared with the error of the scores that are kept.
 
     Parameters
     ----------
@@ -466,6 +466,7 @@ def fit_more(
 def _fit(
     name: str, layout: Layout, y: Array, settings: Curve, overfitted: float | None
 ) -> tuple[OutputBasis, Array, Array]:
+    """Return basis, scores (n, q), and scores of held-out runs (n, q) in the same units."""
     n, m = y.shape
     offset = y.mean(axis=0)
     centred = y - offset

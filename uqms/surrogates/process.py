@@ -15,8 +15,8 @@ w           L^-1 k(x, u)                                                   (n, k
 v           R (t(u) - G' w), so that cov = k(u, u) - w' w + v' v           (b, k)
 local       coefficients of the local scale r(u), a factor of errors       (m + 1,)
             alone: cov r(u) r(u'); see `local_scale`
-held_out    of a score that other runs do not predict: its values in held  (n,)
-            -out runs; zeros: left-out errors are those of the process
+held_out    values in held-out runs, of a score that other runs do not     (n,)
+            predict; zeros where left-out errors are those of the process
 ==========  =============================================================  ===============
 
 A run that has no value of a score has a zero row and column in that score's L^-1, and zeros in its target and G: then

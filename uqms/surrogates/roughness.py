@@ -54,7 +54,7 @@ def roughness(surrogate: GaussianProcessSurrogate, scores: Ints) -> list[Roughne
     surrogate
         Trained with ``noise="none"``.
     scores
-        Those that are looked at; of many, the three that are most of their outputs.
+        Candidates. Of more than three, those with the largest fraction of an output's variance are judged.
     """
     process = surrogate.process
     learned = surrogate.attrs.get("noise", "none") != "none" or process.noise.any() or process.nugget.any()
