@@ -22,9 +22,10 @@ are drawn from the plain process are one of the kinds: there nothing is to be wo
 to 30 they are averaged by default. ``--local`` compares the default's errors with and without their local scale, which
 may not cost more than 0.05 nats a point in any kind. ``--smoothness`` compares it with the same without its smoothest
 kernel, `Matern112`, at the same aim. ``--scatter`` prints by how many nats scatter makes runs more likely that have
-none: the verdict calls a simulator rough above 3. ``--cost`` measures fits of eight sets of runs instead, with both
-settings in turns: medians of wall and CPU seconds, and of the paired ratios, each of which is at most 4. The scales of
-positive inputs are searched too.
+none: the verdict calls a simulator rough above 3. ``--outputs`` compares ``outputs="auto"`` with the default where an
+output is nowhere negative, in its own unit, at the aims above, and counts how often a transform is taken. ``--cost``
+measures fits of eight sets of runs instead, with both settings in turns: medians of wall and CPU seconds, and of the
+paired ratios, each of which is at most 4. The scales of positive inputs are searched too.
 """
 
 if __name__ != "__main__":
@@ -43,7 +44,7 @@ from unittest import mock
 import numpy as np
 import xarray as xr
 from _pk import MEDIAN, NAMES, SIGMA, TIMES, concentration
-from _report import Aim, aim, finish
+from _report import Aim, aim, binomial, finish
 from scipy.stats import qmc
 
 import uqms as uq
@@ -473,11 +474,14 @@ def scored(method: Method, x: Array, y: Array, new: Array, truth: Array, ends: E
 
 
 def problem(
-    kind: Callable[[np.random.Generator], tuple[int | Ends, Function]], number: int, per_input: int | None = None
+    kind: Callable[[np.random.Generator], tuple[int | Ends, Function]],
+    number: int,
+    per_input: int | None = None,
+    raw: bool = False,
 ) -> tuple[Array, Array, Array, Array, Ends]:
     """Return inputs and outputs of runs, and of new points, and the inputs' ends; outputs have the runs' sd 1.
 
-    There are 8 or 20 runs for each input, in turn, or `per_input`.
+    There are 8 or 20 runs for each input, in turn, or `per_input`. With `raw` outputs keep their zero.
     """
     rng = np.random.default_rng([number, *kind.__name__.encode()])
     d, function = kind(rng)
@@ -487,7 +491,7 @@ def problem(
     x, new = qmc.LatinHypercube(d, rng=rng).random(n), rng.random((NEW, d))
     x, new = (ends[:, 0] + one * (ends[:, 1] - ends[:, 0]) for one in (x, new))
     y = function(np.vstack([x, new]))
-    y = (y - y[:n].mean()) / y[:n].std()
+    y = (y - (0.0 if raw else y[:n].mean())) / y[:n].std()
     return x, y[:n], new, y[n:], ends
 
 
@@ -663,6 +667,64 @@ def scatter(halves: list[str], designs: int, only: list[str], kernel: uq.RadialK
     return aims
 
 
+def transforms(halves: list[str], designs: int, only: list[str]) -> list[Aim]:
+    """Compare transforms that the runs choose with outputs as they are, of outputs that are nowhere negative."""
+    aims = list[Aim]()
+    for half in halves:
+        pooled = list[tuple[float, float, float, float]]()
+        for kind in KINDS[half]:
+            if only and kind.__name__ not in only:
+                continue
+            found = [one for number in range(designs) if (one := _transformed(kind, number)) is not None]
+            pooled += found
+            if not any(gain for gain, *_ in found):  # it is negative somewhere, or no transform was taken
+                continue
+            gains, errors = (np.array(column) for column in list(zip(*found, strict=True))[:2])
+            se, of_errors = (float(np.std(one, ddof=1) / np.sqrt(len(one))) for one in (gains, errors))
+            label, told = f"{half}, {kind.__name__}: transforms", f"taken in {np.count_nonzero(gains)}"
+            aims.append(
+                aim(f"{label}, gain of log score", gains.mean(), -LOSS - 2.0 * se, mcse=se, n=len(gains), reason=told)
+            )
+            ratio = float(np.exp(errors.mean()))
+            aims.append(
+                aim(f"{label}, ratio of RMSE", ratio, high=RATIO * np.exp(2.0 * of_errors), mcse=of_errors * ratio)
+            )
+        gains, errors, covered, times = (np.array(column) for column in zip(*pooled, strict=True))
+        taken = gains != 0.0
+        se = float(np.std(gains[taken], ddof=1) / np.sqrt(taken.sum()))
+        aims.append(aim(f"{half}: gain of log score where one is taken", gains[taken].mean(), mcse=se, n=taken.sum()))
+        worse = gains[taken] < -LOSS
+        aims.append(aim(f"{half}: share of them that are worse", worse.mean(), mcse=binomial(worse.mean(), len(worse))))
+        aims.append(aim(f"{half}: 95 % intervals cover where one is taken", covered[taken].mean(), n=taken.sum()))
+        aims.append(aim(f"{half}: seconds of a fit, times the default's", np.median(times), high=DEARER, n=len(times)))
+    return aims
+
+
+def _transformed(
+    kind: Callable[[np.random.Generator], tuple[int | Ends, Function]], number: int
+) -> tuple[float, float, float, float] | None:
+    """Return gain of log score, log ratio of RMSE, coverage of 95 % intervals, and ratio of times; None if negative."""
+    x, y, new, truth, ends = problem(kind, number, raw=True)
+    if min(y.min(), truth.min()) < 0.0:
+        return None
+    space = uq.ParameterSpace(**{f"x{i}": uq.Uniform(*pair) for i, pair in enumerate(ends)})
+    inputs, points = (dict(zip(space.names, one.T, strict=True)) for one in (x, new))
+    runs = uq.ensemble.build(inputs, {"y": y}, space=space)
+    scores, errors, seconds, covered = [], [], [], 0.0
+    for settings in (uq.GaussianProcess(), uq.GaussianProcess(outputs="auto")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            start = time.process_time()
+            surrogate = settings.fit(runs)
+            seconds.append(time.process_time() - start)
+            told = surrogate.predict(points)
+        low, median, high = told.quantile([0.025, 0.5, 0.975])["y"].values
+        scores.append(float(told.law("y").log_density(truth[:, None]).mean()))
+        errors.append(float(np.sqrt(np.mean((median - truth) ** 2))))
+        covered = float(np.mean((low < truth) & (truth < high)))
+    return scores[1] - scores[0], float(np.log(errors[1] / errors[0])), covered, seconds[1] / seconds[0]
+
+
 def main() -> int:
     """Measure, and return how many aims were missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -676,6 +738,7 @@ def main() -> int:
     parser.add_argument("--local", action="store_true", help="errors with and without their local scale")
     parser.add_argument("--smoothness", action="store_true", help="the default with and without its smoothest kernel")
     parser.add_argument("--scatter", action="store_true", help="runs that have none, with scatter")
+    parser.add_argument("--outputs", action="store_true", help="transforms that the runs choose, and none")
     options = parser.parse_args()
     if options.cost:
         return finish(cost(3 if options.quick else 9))
@@ -689,6 +752,8 @@ def main() -> int:
     if options.scatter:
         halves = [options.half] if options.half else list(KINDS)
         return finish(scatter(halves, designs, options.only, getattr(uq, options.kernel)()))
+    if options.outputs:
+        return finish(transforms([options.half] if options.half else list(KINDS), designs, options.only))
     if options.smoothness:
         halves = [options.half] if options.half else list(KINDS)
         return finish(smoothness(halves, designs, options.only))

@@ -123,6 +123,8 @@ MODELS: dict[str, tuple[NoiseModel, Transform, xr.DataArray, str]] = {
     "trials": (uq.BinomialNoise(), uq.Logit(), observed(COUNTS, trials=[3.0, 4.0, 9.0, 2.0]), "latent"),
     "log-normal": (uq.LogNormalNoise(HALF), uq.Log(), observed(COUNTS + 1.0), "independent"),
     "normal of a logarithm": (uq.GaussianNoise(HALF), uq.Log(), observed(REALS), "correlated"),
+    "normal of a shifted logarithm": (uq.GaussianNoise(HALF), uq.Log(0.4), observed(REALS), "correlated"),
+    "counts of a shifted logarithm": (uq.PoissonNoise(), uq.Log(-0.1), observed(COUNTS), "latent"),
     "censored": (uq.GaussianNoise(HALF), IDENTITY, observed(REALS, censored=LEFT), "latent"),
     "censored log-normal": (uq.LogNormalNoise(HALF), uq.Log(), observed(COUNTS + 1.0, censored=LEFT), "latent"),
     "autocorrelated": (uq.AutocorrelatedNoise(HALF, HALF, HALF), IDENTITY, observed(REALS), "correlated"),

@@ -246,6 +246,11 @@ def of_a_positive_curve() -> uq.Chain:
     return uq.Chain(cell=parent, tissue=tissue(), links={"tissue.apd": uq.Link("cell.trace", at={"t": 0.25})})
 
 
+def through_a_shifted_logarithm() -> uq.Chain:
+    parent = cell(transforms={"apd": uq.Log(0.5)}, draws=2)
+    return uq.Chain(cell=parent, tissue=tissue(), links={"tissue.apd": "cell.apd"})
+
+
 def of_different_boxes() -> uq.Chain:
     """A parameter and its scale differ between the boxes of two members, and it enters at both."""
     parent = member({"g": (0.5, 2.0), "h": (0.0, 1.0)}, {"apd": apd}, log=("g",))
@@ -268,6 +273,7 @@ GRAPHS: dict[str, Callable[[], uq.Chain]] = {
     "local scales": of_local_scales,
     "different numbers of draws": of_different_draws,
     "log": through_a_logarithm,
+    "shifted log": through_a_shifted_logarithm,
     "logit": through_a_logit,
     "two links": two_links,
     "diamond": diamond,

@@ -59,7 +59,9 @@ def surrogate() -> GaussianProcessSurrogate:
 
 
 # ------------------------------------------------------------------------------------------------------------- the maps
-@pytest.mark.parametrize("transform", [Identity(), Log(), Logit(), Logit(-3, 7.5), Logit(0.1, 0.7)])
+@pytest.mark.parametrize(
+    "transform", [Identity(), Log(), Log(0.3), Log(-2.0), Logit(), Logit(-3, 7.5), Logit(0.1, 0.7)]
+)
 def test_maps_are_inverse_and_their_slope_is_the_derivative(transform: Transform) -> None:
     z = np.linspace(-12.0, 12.0, 41)
     y = transform.inverse(z)
@@ -79,7 +81,7 @@ def test_no_number_on_the_line_leaves_the_bounds(bounds: tuple[float, float]) ->
     assert y.max() == bounds[1]
 
 
-@pytest.mark.parametrize("transform", [Log(), PERCENT])
+@pytest.mark.parametrize("transform", [Log(), Log(0.7), PERCENT])
 @pytest.mark.parametrize("sd", [1e-4, 0.3, 1.5])
 def test_the_crps_is_the_integral_of_the_squared_distance(transform: Transform, sd: float) -> None:
     mean, variance, weights = 0.4 + np.array([0.0, 0.7]) * sd, np.array([1.0, 2.0]) * sd**2, np.array([0.3, 0.7])
@@ -131,9 +133,11 @@ def test_moments_of_a_log_normal_are_scipys() -> None:
     assert mean[0] == pytest.approx(law.mean(), rel=1e-13)
     assert variance[0] == pytest.approx(law.var(), rel=1e-13)
     assert variance[1] == pytest.approx(np.exp(-6.0) * 1e-14, rel=1e-9)
+    shifted = Log(offset=0.25).moments(np.array([0.4, -3.0]), np.array([0.3**2, 1e-14]))
+    np.testing.assert_allclose(shifted, (mean - 0.25, variance), rtol=1e-13)
 
 
-@pytest.mark.parametrize("transform", [Identity(), Log(), Logit(-1.0, 3.0)])
+@pytest.mark.parametrize("transform", [Identity(), Log(), Log(0.7), Logit(-1.0, 3.0)])
 def test_slopes_of_the_mean_are_central_differences(transform: Transform) -> None:
     mean, variance, step = np.array([[-0.8, 1.5]]), np.array([[0.6, 3.0]]), 1e-5
     by_mean, by_variance = transform.slopes(mean, variance)
@@ -147,7 +151,9 @@ def two_laws(transform: Transform) -> Mixture:
     return Mixture(np.array([[[-0.5]], [[0.9]]]), np.array([[[0.3]], [[0.05]]]), np.array([0.3, 0.7]), transform)
 
 
-@pytest.mark.parametrize(("transform", "ends"), [(Log(), (0.0, 40.0)), (Logit(-1.0, 3.0), (-1.0, 3.0))])
+@pytest.mark.parametrize(
+    ("transform", "ends"), [(Log(), (0.0, 40.0)), (Log(0.7), (-0.7, 39.3)), (Logit(-1.0, 3.0), (-1.0, 3.0))]
+)
 def test_density_probability_quantiles_and_moments_agree(transform: Transform, ends: tuple[float, float]) -> None:
     law = two_laws(transform)
 
@@ -320,6 +326,37 @@ def test_a_transform_that_is_none_is_refused(given: object) -> None:
         uq.Curve(transform=given)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("offset", ["0", None, np.nan, np.inf, True])
+def test_an_offset_that_is_no_number_is_refused(offset: object) -> None:
+    with pytest.raises(InputError, match="Log: offset is"):
+        Log(offset)  # type: ignore[arg-type]
+
+
+def test_an_offset_takes_zeros_and_moves_the_bound() -> None:
+    """A surrogate of log(y + c) is the one of log(x), x = y + c, shifted: draws, moments and covariances are."""
+    ensemble = runs(16)
+    zero = ensemble["conc"] - ensemble["conc"].min()
+    both = ensemble[["a", "b"]].assign(zero=zero, above=zero + 0.5, state=ensemble["state"])
+    both.attrs = ensemble.attrs
+    settings = {"zero": uq.Curve(transform=Log(0.5)), "above": uq.Curve(transform="log")}
+    found = uq.GaussianProcess(outputs=settings, hyperparameters="point").fit(both).predict(POINTS)
+    for got in (found.mean, found.quantile([0.1, 0.9])):
+        np.testing.assert_allclose(got["zero"] + 0.5, got["above"], rtol=1e-10)
+    np.testing.assert_allclose(found.sd["zero"], found.sd["above"], rtol=1e-10)
+    np.testing.assert_allclose(found.covariance("zero"), found.covariance("above"), rtol=1e-9, atol=1e-12)
+    assert float(found.draws(50, rng=1)["zero"].min()) > -0.5
+    with pytest.raises(DataError, match=r"transform 'shifted log' requires values above -0.1.*uq.Log\(offset"):
+        uq.GaussianProcess(outputs={"zero": uq.Curve(transform=Log(0.1))}).fit(both.assign(zero=zero - 0.2))
+
+
+def test_log_normal_noise_needs_the_logarithm_itself() -> None:
+    fitted_to = uq.GaussianProcess(outputs={"share": uq.Scalar(transform=Log(0.5))}, hyperparameters="point").fit(
+        runs(12)[["a", "b", "share", "state"]].assign_attrs(runs(12).attrs)
+    )
+    with pytest.raises(InputError, match="its surrogate is not one of the logarithm"):
+        uq.Calibration(fitted_to, xr.DataArray(40.0, name="share"), uq.LogNormalNoise(0.1))
+
+
 @pytest.mark.parametrize("bounds", [(0.0, 0.0), (1.0, 0.0), (0.0, np.inf), (np.nan, 1.0), ("0", 1.0), (False, True)])
 def test_bounds_that_cannot_be_meant_are_refused(bounds: tuple[object, object]) -> None:
     with pytest.raises(InputError, match="Logit: "):
@@ -370,7 +407,7 @@ def test_saved_transforms_that_are_none_are_a_format_error(
 
 
 def test_names_and_settings_come_back() -> None:
-    for transform in (Log(), Logit(), Logit(-2, 3.5)):
+    for transform in (Log(), Log(0.5), Log(-3), Logit(), Logit(-2, 3.5)):
         assert from_dict(json.loads(json.dumps(to_dict(transform)))) == transform
     assert [as_transform(given) for given in (None, "log", "logit", PERCENT)] == [Identity(), Log(), Logit(), PERCENT]
 

@@ -635,7 +635,7 @@ def _scales(surrogate: Surrogate, output: str, model: NoiseModel) -> tuple[Trans
     transform = surrogate.layouts[output].transform
     if model.link == "identity":
         return IDENTITY, transform
-    if not isinstance(transform, Log):
+    if transform != Log():
         raise InputError(
             f"{type(model).__name__} of {output!r}: its surrogate is not one of the logarithm, so the output may be "
             f"negative. Fit it with GaussianProcess(outputs={{{output!r}: Curve(transform=Log())}}), or Scalar for a "

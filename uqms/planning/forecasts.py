@@ -318,7 +318,7 @@ def _noise_of(problem: "SingleCalibration", output: str, group: int, model: Nois
         nothing = np.zeros(S)
         return _Noise(transform, nothing, nothing, nothing, None, model, known)
     if model.link == "log":
-        if not isinstance(transform, Log):
+        if transform != Log():
             raise InputError(
                 f"candidates: LogNormalNoise of {output!r}, whose surrogate is not one of the logarithm. Fit it with "
                 f"GaussianProcess(outputs={{{output!r}: uq.Curve(transform=uq.Log())}})."

@@ -14,7 +14,7 @@ def respond(response: Array, c: int, s: float, slopes: Array) -> float:
     kind = response[3 * c]
     if kind == 1.0:
         slopes[0] = slopes[1] = math.exp(s)
-        return float(slopes[0])
+        return float(response[3 * c + 1] + slopes[0])
     if kind == 2.0:
         low, high = response[3 * c + 1], response[3 * c + 2]
         far = math.exp(-abs(s))

@@ -46,6 +46,8 @@ from uqms.surrogates.outputs import (
     Layout,
     OutputBasis,
     Scalar,
+    automatic,
+    check_outputs,
     fit_curve,
     fit_more,
     fit_scalar,
@@ -69,8 +71,9 @@ from uqms.surrogates.stored import (
     rebuilt_noise,
     rebuilt_process,
 )
+from uqms.surrogates.suggestions import Choice, choose_transform, described_transforms, noted_transforms
 from uqms.surrogates.training import Hyperparameters, trend_basis, trend_columns
-from uqms.surrogates.transforms import Identity, as_transform, check_values
+from uqms.surrogates.transforms import IDENTITY, Identity, as_transform, check_values
 
 __all__ = [
     "GaussianProcess",
@@ -155,7 +158,8 @@ class GaussianProcess:
         `JaxKernel`.
     outputs
         Settings by output name, `Scalar(...)` or `Curve(...)`; what is not named gets the default of its dims. A
-        `transform` in them keeps an output positive or inside of bounds.
+        `transform` in them keeps an output positive or inside of bounds; with ``transform="auto"`` the runs choose it.
+        "auto" lets them choose it for every output.
 
     Raises
     ------
@@ -182,7 +186,7 @@ class GaussianProcess:
     trend: Literal["constant", "linear", "quadratic"] = "constant"
     noise: Literal["none", "fitted", "heteroscedastic"] = "none"
     hyperparameters: Literal["auto", "averaged", "point"] = "auto"
-    outputs: Mapping[str, Curve | Scalar] = field(default_factory=dict)
+    outputs: Mapping[str, Curve | Scalar] | Literal["auto"] = field(default_factory=dict)
     mean: Physics | None = None
     scalars: Literal["auto", "independent"] = "auto"
     scales: Literal["auto", "given"] = "auto"
@@ -211,10 +215,14 @@ class GaussianProcess:
             )
         if self.mean is not None and self.trend == "quadratic":
             raise InputError("A cheap model takes a 'constant' or 'linear' trend beside it, not a 'quadratic' one.")
-        settings = list(self.outputs.values()) if isinstance(self.outputs, Mapping) else [self.outputs]
-        for value in settings:
-            if not isinstance(value, Curve | Scalar):
-                raise InputError(f"outputs holds {value!r}; give a mapping of output name to Scalar() or Curve(...).")
+        if self.outputs != "auto":
+            check_outputs(self.outputs)
+        if automatic(self.outputs) and (self.noise == "heteroscedastic" or self.mean is not None):
+            what = "noise='heteroscedastic'" if self.mean is None else "a cheap model"
+            raise InputError(
+                f"transform='auto' does not go with {what}. Give the transform by name, such as 'log' or "
+                "uq.Log(offset), or none."
+            )
         if self.noise not in ("none", "fitted", "heteroscedastic"):
             raise InputError(
                 f"noise is {self.noise!r}; give 'none' (deterministic simulator), 'fitted' or 'heteroscedastic'."
@@ -286,8 +294,9 @@ class GaussianProcess:
         left_out = ensemble.sizes["run"] - len(used)
         if left_out:
             _logger.info("%d of %d runs gave no outputs and are left out", left_out, ensemble.sizes["run"])
-        check_settings(self.outputs, table.output_names(runs))
-        check_bounds(self.outputs, runs, used)
+        named: Mapping[str, Curve | Scalar] = {} if self.outputs == "auto" else self.outputs
+        check_settings(named, table.output_names(runs))
+        check_bounds(named, runs, used)
         if self.noise == "fitted":
             _check_scalars(runs)
         box, x = inputs_of(runs)
@@ -299,9 +308,10 @@ class GaussianProcess:
                 f"{len(x)} different completed runs of {box.d} inputs; at least d + 2 = {box.d + 2} are needed, and "
                 f"about 10 d = {10 * box.d} for a useful surrogate. Run more points: uq.designs.extend(design, n)."
             )
+        outputs, transforms = self._with_transforms(box, x, runs)
         bases, scores, every, missing = [], [], [], []
         for name in table.output_names(runs):
-            settings = self.outputs.get(name)
+            settings = outputs.get(name)
             layout, values = transformed(name, runs[name], settings)
             every.append(values)
             means = values if replicates is None else replicates.means(values)[0]
@@ -345,7 +355,7 @@ class GaussianProcess:
         local = chosen and cheap is None and self.noise == "none"
         held_out: dict[int, Array] = {}
         if cheap is None and learned is None:
-            bases, y, found, held_out = _with_enough_scores(fitting, bases, y, found, every, self.outputs, local)
+            bases, y, found, held_out = _with_enough_scores(fitting, bases, y, found, every, outputs, local)
         if self.scalars == "auto" and cheap is None and self.noise == "none":
             fitting, y, bases, found = fitting.with_scores_in_common(y, bases, found)
         process = fitting.conditioned(y, found, bases)
@@ -356,11 +366,11 @@ class GaussianProcess:
         report(process, found, bases)
         attrs = {key: str(runs.attrs[key]) for key in ("space", "box_note", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
-        attrs |= scales
+        attrs |= scales | transforms
         failed = int(np.isin(table.run_states(ensemble).values, table.LOST).sum())
         attrs |= {"runs_failed": str(failed)} if failed else {}
         attrs |= {"runs_in_part": str(in_part)} if in_part else {}
-        if ended := _ended_by_settings(bases, self.outputs):
+        if ended := _ended_by_settings(bases, outputs):
             attrs["cut_off"] = "\n".join(ended)
         if learned is not None:
             attrs["noise_normality"] = json.dumps(learned.normality._asdict())
@@ -368,6 +378,32 @@ class GaussianProcess:
         return GaussianProcessSurrogate(
             box, process, tuple(bases), MappingProxyType(attrs), self.mean, learned and learned.noise
         )
+
+    def _with_transforms(
+        self, box: Box, x: Array, runs: xr.Dataset
+    ) -> tuple[Mapping[str, Curve | Scalar], dict[str, str]]:
+        """Return the settings of the outputs with the transforms that the runs choose, and an attribute about these."""
+        named: Mapping[str, Curve | Scalar] = {} if self.outputs == "auto" else self.outputs
+        if not automatic(self.outputs):
+            return named, {}
+        alone = replace(self, outputs={}, hyperparameters="point", scalars="independent")
+        decided: dict[str, Curve | Scalar] = {}
+        choices: dict[str, Choice] = {}
+        for name in table.output_names(runs):
+            dims = len(runs[name].dims) > 1
+            default = Curve(transform="auto") if dims else Scalar(transform="auto")
+            settings = default if self.outputs == "auto" else named.get(name)
+            if settings is None:
+                continue
+            decided[name] = settings
+            if settings.transform == "auto":
+                values = runs[name].transpose("run", ...).values.reshape(runs.sizes["run"], -1)
+                unit = str(runs[name].attrs.get("unit", ""))
+                found = choose_transform(x, unit, values, partial(left_out_scalars, alone, box))
+                chosen = IDENTITY if found is None else found.transform
+                decided[name] = replace(settings, transform=None if isinstance(chosen, Identity) else chosen)
+                choices |= {} if found is None else {name: found}
+        return decided, noted_transforms(choices)
 
     def _probability(
         self, kernel: Kernel, bases: Sequence[OutputBasis], y: Array, x: Array, others: list[Probable] | None
@@ -377,6 +413,21 @@ class GaussianProcess:
         _, columns = _determined(self.trend, x[np.isfinite(y).all(axis=1)])
         fitting = Fitting(x, kernel, columns, self.noise != "none", self.hyperparameters)
         return fitting.most_probable(y, others)
+
+
+def left_out_scalars(settings: GaussianProcess, box: Box, x: Array, z: Array) -> tuple[Array, Array]:
+    """Return log density and median, each (n, m), of scalar outputs z (n, m) of runs at `x`, each left out in turn.
+
+    Settings have point estimates and independent scalars.
+    """
+    names = [f"output_{i}" for i in range(z.shape[1])]
+    inputs = dict(zip(box.names, box.from_unit(x).T, strict=True))
+    fitted = settings.fit(table.build(inputs, dict(zip(names, z.T, strict=True)), box=box))
+    pairs = [left_out_scores(fitted.process, 0, j)[:2] for j in range(z.shape[1])]
+    error, variance = np.array(pairs).transpose(1, 2, 0)
+    size = np.array([basis.basis[0, 0] for basis in fitted.bases])
+    logs = -0.5 * (error**2 / variance + np.log(2.0 * np.pi * variance * size**2))
+    return logs, z - size * error
 
 
 def deciding(bases: Sequence[OutputBasis]) -> Ints:
@@ -493,7 +544,7 @@ class GaussianProcessSurrogate(NamedSurrogate):
             f"; {names} have scores in common" for names in dict.fromkeys(score_names(self.bases)) if ", " in names
         ]
         outputs = ", ".join(counts) + "".join(shared)
-        scales = described_scales(self.attrs)
+        scales = described_scales(self.attrs) + described_transforms(self.attrs)
         local = int((self.process.local != 0.0).any(axis=(0, 2)).sum())
         if local:
             scales += [f"local scale of the error ({local} of {self.process.q} scores)"]
@@ -681,6 +732,8 @@ def _used(ensemble: xr.Dataset, parts: bool) -> Ints:
 def check_bounds(settings: Mapping[str, Curve | Scalar], runs: xr.Dataset, positions: Ints) -> None:
     """Refuse values that a transform does not take, by the position of the run in the ensemble."""
     for name, one in settings.items():
+        if one.transform == "auto":
+            continue
         output = runs[name].transpose("run", ...)
         coords = {str(dim): output[dim].values for dim in output.dims[1:]}
         check_values(name, output.values, positions, as_transform(one.transform), coords)

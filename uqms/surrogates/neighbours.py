@@ -45,7 +45,7 @@ from uqms.surrogates.gp import (
 )
 from uqms.surrogates.kernel_files import description_of
 from uqms.surrogates.kernels import Matern52, Stationary, hyperparameter_count, split
-from uqms.surrogates.outputs import Curve, OutputBasis, Scalar
+from uqms.surrogates.outputs import Curve, OutputBasis, Scalar, check_outputs
 from uqms.surrogates.plugging import ScoreDraws, draws_from_scores
 from uqms.surrogates.pointwise import NamedSurrogate
 from uqms.surrogates.process import Scores
@@ -145,6 +145,7 @@ class LocalGaussianProcess:
             raise InputError(f"noise is {self.noise!r}; give 'none' (deterministic simulator) or 'fitted'.")
         if not check.is_whole(self.neighbours, 8):
             raise InputError(f"neighbours is {self.neighbours!r}; give a whole number, at least 8.")
+        check_outputs(self.outputs, "LocalGaussianProcess")
         self._exact()
         if not isinstance(self.kernel, Stationary):
             raise InputError(

@@ -37,6 +37,8 @@ __all__ = [
     "Layout",
     "OutputBasis",
     "Scalar",
+    "automatic",
+    "check_outputs",
     "decoded",
     "factor_of",
     "fit_curve",
@@ -71,7 +73,9 @@ class Scalar:
     ----------
     transform
         For outputs that stay positive or inside of bounds: "log" or `Log()`, "logit" (0 to 1) or `Logit(lower, upper)`.
-        The Gaussian process then lives on that scale; predictions are in the output's own unit. The noise of a
+        The Gaussian process then lives on that scale; predictions are in the output's own unit. With "auto" a
+        `GaussianProcess` takes what predicts left-out runs clearly better than the output as it is, if anything does:
+        the logarithm or one with an offset, of per cents the logit. The noise of a
         stochastic simulator, fitted or heteroscedastic, is one of that scale too, and the prediction is the simulator's
         median then, not its mean, which is that of ``draws(n, rng, noise=True)``.
 
@@ -87,10 +91,11 @@ class Scalar:
     Scalar(transform='logit')
     """
 
-    transform: Log | Logit | Literal["log", "logit"] | None = None
+    transform: Log | Logit | Literal["log", "logit", "auto"] | None = None
 
     def __post_init__(self) -> None:
-        as_transform(self.transform)
+        if self.transform != "auto":
+            as_transform(self.transform)
 
 
 @taught
@@ -131,15 +136,41 @@ class Curve:
 
     tolerance: float | None = None
     max_scores: int = 20
-    transform: Log | Logit | Literal["log", "logit"] | None = None
+    transform: Log | Logit | Literal["log", "logit", "auto"] | None = None
 
     def __post_init__(self) -> None:
-        as_transform(self.transform)
+        if self.transform != "auto":
+            as_transform(self.transform)
         number = isinstance(self.tolerance, int | float) and 0.0 < self.tolerance < 1.0
         if self.tolerance is not None and not number:
             raise InputError(f"Curve: tolerance is {self.tolerance!r}; give a fraction of variance between 0 and 1.")
         if not isinstance(self.max_scores, int) or isinstance(self.max_scores, bool) or self.max_scores < 1:
             raise InputError(f"Curve: max_scores is {self.max_scores!r}; give a whole number of at least 1.")
+
+
+def check_outputs(outputs: object, owner: str = "") -> None:
+    """Refuse settings of outputs that are none, and transforms that the `owner`, where it is given, cannot choose.
+
+    Raises
+    ------
+    InputError
+        The message shows them.
+    """
+    for value in outputs.values() if isinstance(outputs, Mapping) else [outputs]:
+        if not isinstance(value, Curve | Scalar):
+            raise InputError(f"outputs holds {value!r}; give a mapping of output name to Scalar() or Curve(...).")
+    if owner and automatic(outputs):
+        raise InputError(
+            f"{owner} does not choose transforms. Give one by name, such as transform='log', or none. What "
+            "GaussianProcess(outputs='auto').fit(ensemble) chooses, its print says."
+        )
+
+
+def automatic(outputs: object) -> bool:
+    """Return whether some output's transform is left to the runs."""
+    return outputs == "auto" or (
+        isinstance(outputs, Mapping) and any(one.transform == "auto" for one in outputs.values())
+    )
 
 
 class Decoder(NamedTuple):

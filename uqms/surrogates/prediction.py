@@ -483,8 +483,10 @@ class Prediction:
                 own = Decoder(*(one[h % len(one)] for one in rows)) if rows.basis.ndim > 2 else rows
                 normal = _covariance(own, joint.covariance[h])
                 if not plain:
-                    means[h] = transform.moments(means[h], np.einsum("amam->am", normal))[0]
-                    normal = np.multiply.outer(means[h], means[h]) * np.expm1(normal)
+                    latent, own_variance = means[h].copy(), np.einsum("amam->am", normal)
+                    means[h] = transform.moments(latent, own_variance)[0]
+                    slope = transform.slopes(latent, own_variance)[0]  # the mean of exp(z)
+                    normal = np.multiply.outer(slope, slope) * np.expm1(normal)
                 out += weight * normal
             shifts = means - np.tensordot(weights, means, 1)
         if len(weights) > 1:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
+from uqms import _checks as check
 from uqms._teaching import taught
 from uqms._typing import Array, Bools
 from uqms.errors import DataError, InputError
@@ -83,29 +84,53 @@ class Log:
     """Natural logarithm of an output that is positive: concentrations, volumes, conductances over orders of magnitude.
 
     The surrogate then predicts positive numbers only, with errors relative to their size. The output is log-normal:
-    median, quantiles, mean, variance and covariances are in closed form.
+    median, quantiles, mean, variance and covariances are in closed form. With an offset it is log(y + offset), which
+    takes zeros, and lies between the output as it is (large offsets) and its logarithm (0).
+
+    Parameters
+    ----------
+    offset
+        What is added before the logarithm, in the output's own unit. Predictions lie above -offset.
+
+    Raises
+    ------
+    InputError
+        When the offset is no finite number.
 
     Examples
     --------
     >>> import uqms as uq
     >>> uq.GaussianProcess(outputs={"conc": uq.Curve(transform=Log())}).outputs["conc"].transform
     Log()
+    >>> uq.Log(offset=0.5).inverse(uq.Log(offset=0.5).forward(0.0))
+    0.0
     """
 
-    name: ClassVar[str] = "log"
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        check.number("Log", "offset", self.offset)
+
+    def __repr__(self) -> str:
+        return f"Log(offset={self.offset:g})" if self.offset else "Log()"
+
+    @property
+    def name(self) -> str:
+        """As in messages."""
+        return "shifted log" if self.offset else "log"
 
     def forward(self, y: Array) -> Array:
         """Return z."""
-        return np.asarray(LOG.forward(np.maximum(y, 0.0)))
+        return np.asarray(LOG.forward(np.maximum(y + self.offset, 0.0)))
 
     def inverse(self, z: Any, xp: Any = NumPyFunctions) -> Any:
         """Return y, with the functions of xp."""
-        return LOG.inverse(z, xp)
+        return LOG.inverse(z, xp) - self.offset if self.offset else LOG.inverse(z, xp)
 
     @property
     def numbers(self) -> tuple[float, float, float]:
         """What compiled code knows it by: kind (0 identity, 1 log, 2 logit), and the ends of y where it has some."""
-        return 1.0, 0.0, 1.0
+        return 1.0, 0.0 - float(self.offset), 1.0
 
     def inverse_slope(self, z: Array) -> Array:
         """Return dy / dz."""
@@ -117,12 +142,12 @@ class Log:
 
     def outside(self, y: Array) -> Bools:
         """Return where y has no z."""
-        return np.asarray(y <= 0.0)
+        return np.asarray(y <= -self.offset)
 
     def moments(self, mean: Array, variance: Array) -> tuple[Array, Array]:
         """Return mean and variance of y for normal z."""
         first = np.exp(mean + 0.5 * variance)
-        return first, first**2 * np.expm1(variance)
+        return first - self.offset, first**2 * np.expm1(variance)
 
     def slopes(self, mean: Array, variance: Array) -> tuple[Array, Array]:
         """Return the derivatives of the mean of y by mean and variance of z."""
@@ -260,7 +285,9 @@ def as_transform(given: object) -> Transform:
         return Log()
     if given == "logit":
         return Logit()
-    raise InputError(f"transform is {given!r}; give 'log', 'logit' (0 to 1), Logit(lower, upper), or None.")
+    raise InputError(
+        f"transform is {given!r}; give 'log', 'logit' (0 to 1), Log(offset), Logit(lower, upper), or None."
+    )
 
 
 def check_values(name: str, values: Array, runs: ArrayLike, transform: Transform, coords: Mapping[str, Array]) -> None:
@@ -276,9 +303,12 @@ def check_values(name: str, values: Array, runs: ArrayLike, transform: Transform
         return
     first, *at = bad[0]
     where = "".join(f", {dim} = {grid[i]:g}" for (dim, grid), i in zip(coords.items(), at, strict=True))
-    between = f"between {transform.lower:g} and {transform.upper:g}" if isinstance(transform, Logit) else "above 0"
+    _, least, most = transform.numbers
+    between = f"between {least:g} and {most:g}" if isinstance(transform, Logit) else f"above {least:g}"
     advice = (
-        "the right bounds in Logit(lower, upper)" if isinstance(transform, Logit) else "a quantity that is positive"
+        "the right bounds in Logit(lower, upper)"
+        if isinstance(transform, Logit)
+        else "a quantity that is positive, or an offset, uq.Log(offset=...)"
     )
     raise DataError(
         f"Output {name!r} is {values[tuple(bad[0])]:g} in run {np.asarray(runs)[first]}{where}; transform "
@@ -289,8 +319,11 @@ def check_values(name: str, values: Array, runs: ArrayLike, transform: Transform
 
 def to_dict(transform: Transform) -> dict[str, Any]:
     """Return name and settings as JSON."""
-    bounds = {"lower": float(transform.lower), "upper": float(transform.upper)} if isinstance(transform, Logit) else {}
-    return {"name": transform.name, **bounds}
+    if isinstance(transform, Logit):
+        return {"name": "logit", "lower": float(transform.lower), "upper": float(transform.upper)}
+    if isinstance(transform, Log):
+        return {"name": "log"} | ({"offset": float(transform.offset)} if transform.offset else {})
+    return {"name": transform.name}
 
 
 def from_dict(saved: Mapping[str, Any]) -> Transform:

@@ -15,7 +15,7 @@ of a correct surrogate are simulated from their joint distribution (`reference.p
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -29,15 +29,15 @@ from uqms._threads import single_threaded
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import DataError, InputError
 from uqms.surrogates.fidelity import MultiFidelitySurrogate
-from uqms.surrogates.gp import GaussianProcessSurrogate
+from uqms.surrogates.gp import GaussianProcess, GaussianProcessSurrogate, left_out_scalars
 from uqms.surrogates.left_out import left_out_scores, truncation_share
 from uqms.surrogates.outputs import Layout, OutputBasis, score_columns
 from uqms.surrogates.physics import lifted
 from uqms.surrogates.process import ScoreProcess, Scores, root_at
 from uqms.surrogates.protocol import Surrogate, fixed_rows
 from uqms.surrogates.reference import BINS, LEVELS, JointLaw, Part, compared
-from uqms.surrogates.suggestions import ROUNDING, TRIED, gain_of_transform, transform_to_try
-from uqms.surrogates.transforms import Identity, Logit, check_values
+from uqms.surrogates.suggestions import ROUNDING, TRIED, choose_transform
+from uqms.surrogates.transforms import Identity, Log, check_values
 
 __all__ = ["Settings", "Validation", "check_settings", "held_out", "judged_runs", "k_fold", "leave_one_out", "without"]
 
@@ -368,15 +368,17 @@ def _suggestions(surrogate: GaussianProcessSurrogate, found: Validation) -> tupl
         if (basis.name in off or q2[basis.name] < ACCURATE) and isinstance(basis.layout.transform, Identity)
     ]
     worst = sorted(eligible, key=lambda basis: float(q2[basis.name]))[:TRIED]
+    alone = GaussianProcess(hyperparameters="point", scalars="independent")
     words = []
     for basis in worst:
         name = basis.name
         values, rounding = found.observed[name].values.reshape(surrogate.runs, -1), ROUNDING if basis.dims else 0.0
-        transform = transform_to_try(basis.layout.unit, values)
-        gain = gain_of_transform(surrogate.domain, surrogate.process.x, values, transform, rounding)
-        if gain is not None and gain.clear:
-            logit = isinstance(transform, Logit)
-            called, given = ("logit", "uq.Logit(0, 100)") if logit else ("logarithm", "'log'")
+        left_out = partial(left_out_scalars, alone, surrogate.domain)
+        choice = choose_transform(surrogate.process.x, basis.layout.unit, values, left_out, rounding)
+        if choice is not None and choice.rejected is None:
+            transform, gain = choice.transform, choice.gain
+            called = f"{transform.name}arithm" if isinstance(transform, Log) else transform.name
+            given = "'log'" if transform == Log() else f"uq.{transform}"
             setting = f"uq.{'Curve' if basis.dims else 'Scalar'}(transform={given})"
             words.append(
                 f"the {called} of {name!r} predicts left-out runs better, by {gain.nats:.1f} nats per value "

@@ -15,13 +15,13 @@ from uqms.errors import InputError
 from uqms.surrogates.adapted import candidates
 from uqms.surrogates.cokriging import CoKriging
 from uqms.surrogates.fidelity.ladder import Ladder, Step
-from uqms.surrogates.fidelity.levels import Levels, check_levels, check_outputs, read_levels, top_runs
+from uqms.surrogates.fidelity.levels import Levels, check_levels, read_levels, top_runs
 from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate
 from uqms.surrogates.fitting import Fitting, Probable
 from uqms.surrogates.gp import deciding, report
 from uqms.surrogates.input_scales import chosen_scales, noted_scales
 from uqms.surrogates.kernels import Kernel, Matern52, RadialKernel, Stationary
-from uqms.surrogates.outputs import Curve, Scalar
+from uqms.surrogates.outputs import Curve, Scalar, check_outputs
 from uqms.surrogates.training import Hyperparameters
 
 __all__ = ["MultiFidelity", "fitted_levels", "fitting_of", "ladder_of", "on_chosen_scales", "step_of"]
@@ -102,7 +102,7 @@ class MultiFidelity:
 
     def __post_init__(self) -> None:
         check_levels(self.levels, "MultiFidelity")
-        check_outputs(self.outputs)
+        check_outputs(self.outputs, "MultiFidelity")
         if not isinstance(self.kernel, Stationary):
             raise InputError(
                 f"kernel is {self.kernel!r}; give Matern52(), another Matérn kernel or SquaredExponential(), or a "

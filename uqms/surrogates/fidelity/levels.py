@@ -35,7 +35,7 @@ from uqms.surrogates.gp import (
 from uqms.surrogates.outputs import Curve, OutputBasis, Scalar, fit_curves, fit_scalar
 from uqms.surrogates.transforms import Identity
 
-__all__ = ["Levels", "are_costs", "check_levels", "check_outputs", "read_levels", "top_runs"]
+__all__ = ["Levels", "are_costs", "check_levels", "read_levels", "top_runs"]
 
 _logger = logging.getLogger(__name__)
 SAME = 1e-9  # of the box: inputs that are closer are the same
@@ -75,14 +75,6 @@ def check_levels(levels: object, who: str) -> None:
             f"{who}: levels is {levels!r}; give the names of two or more levels, the cheapest first and the one that "
             'is predicted last, such as levels=("0d", "1d").'
         )
-
-
-def check_outputs(outputs: object) -> None:
-    """Refuse settings of outputs that are none."""
-    values = list(outputs.values()) if isinstance(outputs, Mapping) else [outputs]
-    for value in values:
-        if not isinstance(value, Curve | Scalar):
-            raise InputError(f"outputs holds {value!r}; give a mapping of output name to Scalar() or Curve(...).")
 
 
 def _level_of(ensemble: xr.Dataset, levels: Sequence[str]) -> np.ndarray:

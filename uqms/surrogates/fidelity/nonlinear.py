@@ -33,10 +33,10 @@ from uqms.surrogates import averaging
 from uqms.surrogates.cokriging import WithLower, expanded
 from uqms.surrogates.fidelity.autoregressive import fitted_levels, fitting_of, ladder_of, on_chosen_scales, step_of
 from uqms.surrogates.fidelity.ladder import Ladder, Step
-from uqms.surrogates.fidelity.levels import Levels, check_levels, check_outputs, read_levels, top_runs
+from uqms.surrogates.fidelity.levels import Levels, check_levels, read_levels, top_runs
 from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate
 from uqms.surrogates.kernels import NEVER, Matern52, RadialKernel, SquaredExponential
-from uqms.surrogates.outputs import Curve, Scalar
+from uqms.surrogates.outputs import Curve, Scalar, check_outputs
 from uqms.surrogates.process import ScoreProcess, condition, draw_at, sobol_points, stacked
 from uqms.surrogates.training import Hyperparameters, fits_exactly, log_posterior, train, trend_basis
 
@@ -114,7 +114,7 @@ class NonlinearMultiFidelity:
 
     def __post_init__(self) -> None:
         check_levels(self.levels, "NonlinearMultiFidelity")
-        check_outputs(self.outputs)
+        check_outputs(self.outputs, "NonlinearMultiFidelity")
         if not isinstance(self.kernel, RadialKernel):
             raise InputError(
                 f"kernel is {self.kernel!r}; give Matern52(), another Matérn kernel or SquaredExponential()."
