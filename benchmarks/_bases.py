@@ -219,7 +219,7 @@ def exact_draws(
     names = list(problem.priors)
     z = np.column_stack([_normal(problem, name, cloud[name]) for name in names])
     spread = 1.3 * np.atleast_2d(np.cov(z.T)) + 1e-10 * np.eye(len(names))
-    law = multivariate_t(z.mean(axis=0), spread, FREEDOM, seed=rng)
+    law = multivariate_t(z.mean(axis=0), spread, FREEDOM, allow_singular=True, seed=rng)
     proposed = np.reshape(law.rvs(PROPOSALS), (PROPOSALS, len(names)))
     theta = {name: _own(problem, name, column) for name, column in zip(names, proposed.T, strict=True)}
     weight = problem.log_likelihood(theta) - 0.5 * np.sum(proposed**2, axis=1) - law.logpdf(proposed)

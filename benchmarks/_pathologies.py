@@ -416,7 +416,7 @@ PATHOLOGIES: dict[str, Fault] = {
     "outliers": Fault(outliers, RESIDUALS, "largest residual"),
     "noise sd too small": Fault(noise_sd(1.0 / 3.0), RESIDUALS, "sum of squares"),
     "noise sd too large": Fault(noise_sd(3.0), RESIDUALS, "sum of squares"),
-    "wrong units": Fault(wrong_units, ("prior predictions", "prior against data")),
+    "wrong units": Fault(wrong_units, ("prior predictions", "prior against data", "end of a prior")),
     "refuted noise prior": Fault(refuted_noise_prior, ("prior against data",)),
     "refuted parameter prior": Fault(refuted_prior, ("prior against data", "end of a prior", "prior predictions")),
     "prior-dominated parameter": Fault(prior_dominated, ("prior-dominated",)),

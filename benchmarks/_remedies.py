@@ -229,12 +229,25 @@ def remedied(case: Case) -> tuple[str, Posterior | None]:
     action, now = action_of(step), step
     if action is None:
         return step, None
-    for _ in range(max(1, len(case.study.parts))):  # what is said of one part may be said of the next
-        case, posterior = action(case, posterior, _check_of(posterior.verdict, now))
+    mended = set[str]()
+    for _ in range(max(1, len(case.study.parts))):  # what is said of one part may be said of the next, in other words
+        check = _check_of(posterior.verdict, now)
+        mended.add(_part_of(check))
+        case, posterior = action(case, posterior, check)
         now = first_step(posterior.verdict)
-        if action_of(now) is not action:
+        following = action_of(now)
+        if following is None or (
+            following is not action and _part_of(_check_of(posterior.verdict, now)) in {*mended, ""}
+        ):
             break
+        action = following
     return step, posterior
+
+
+def _part_of(check: Check) -> str:
+    """Return the part of a calibration that a check is about, "" where it is about all."""
+    found = re.search(r" \((\w+)\)$", check.name)
+    return "" if found is None else found.group(1)
 
 
 def clears(case: Case, posterior: Posterior | None, wanted: tuple[str, ...]) -> bool:

@@ -76,6 +76,19 @@ def test_the_box_grows_where_the_posterior_leans_on_an_end_that_is_not_the_prior
     assert box.hard[1] == (False, False)
 
 
+def test_a_posterior_that_is_all_at_an_end_may_go_on_for_twice_the_box() -> None:
+    """Draws at an end are narrow: their range says nothing of how far the posterior goes on."""
+    rng = np.random.default_rng(3)
+    space = uq.ParameterSpace(a=uq.Normal(0.5, 0.1), b=uq.Normal(0.5, 0.1))
+    for share in (1.0, 0.5):
+        b = np.where(rng.random(8000) < share, 0.999 - 0.018 * rng.random(8000), 0.9 + 0.05 * rng.random(8000))
+        posterior = posterior_of(calibration(line(space)), {"a": 0.5 + 0.02 * rng.standard_normal(8000), "b": b})
+        box = uq.ensemble.get_box(uq.refine(posterior, 20, rng=1))
+        at_end = float(np.mean(b > 0.98))
+        assert box.upper[1] == pytest.approx(np.quantile(b, 0.999) + 2.0 * at_end, rel=1e-12)
+        assert box.lower[1] == 0.0  # so wide: the former range stays
+
+
 def test_what_a_box_has_cut_off_is_in_the_next_one_in_all_parameters() -> None:
     """A correlated normal that ends at 1.2 sd in b: the next box holds 99.7 % of the whole one, in a too."""
     rng, sd = np.random.default_rng(2), 0.06

@@ -462,6 +462,46 @@ def test_the_conclusion_names_the_cheapest_step_of_the_worst_checks() -> None:
     assert "More runs near the posterior would narrow them: 30% of a variance" in Verdict(of_parts).conclusion
 
 
+def test_a_surrogate_that_understates_its_error_is_mended_before_what_residuals_show() -> None:
+    def validated(ratio: float, status: Status = "warn") -> Check:
+        return Check("surrogate validation (left)", status, ratio, "", "Run more points.")
+
+    structure = Check("autocorrelated residuals (left)", "warn", 0.5, "", "Add a discrepancy.")
+    outlying = Check("outliers", "warn", 0.5, "", "Check these measurements.")
+    refuted = Check("prior against data", "warn", 0.5, "", "Widen the prior.")
+    edge = Check("edge of the design box", "fail", 0.5, "", "Refine again.")
+    misfit = Check("predictive misfit", "fail", 0.5, "", "Infer the noise sd.")
+
+    def step(*checks: Check) -> str:
+        return Verdict(checks).conclusion.split("First step: ")[1]
+
+    assert Verdict((structure, outlying, validated(4.0))).conclusion == (
+        "Use the intervals for a first look only: the surrogate's error is large, or is not the stated one. "
+        "First step: Run more points."
+    )
+    assert step(structure, validated(0.25)) == "Add a discrepancy."  # overstated errors explain no residuals
+    assert step(structure, validated(4.0, "note")) == "Add a discrepancy."  # nor do those that do not matter
+    assert step(structure, refuted, validated(4.0)) == "Widen the prior."
+    assert step(edge, structure, validated(4.0)) == "Refine again."
+    assert step(misfit, validated(4.0)) == "Run more points."
+
+
+def test_what_names_a_prior_or_measurement_comes_before_a_prediction_that_the_prior_does_not_make() -> None:
+    def check(name: str, status: Status = "warn") -> Check:
+        return Check(name, status, 0.5, "", f"Mend {name}.")
+
+    def step(*checks: Check) -> str:
+        return Verdict(checks).conclusion.split("First step: Mend ")[1].rstrip(".")
+
+    foreseen, modes = check("prior predictions"), check("other modes")
+    assert step(foreseen, modes) == "prior predictions"
+    assert step(foreseen, modes, check("outliers")) == "outliers"
+    assert step(foreseen, check("outliers"), check("prior against data", "fail")) == "prior against data"
+    assert step(foreseen, check("predictive misfit")) == "prior predictions"
+    units = check("prior predictions", "fail")  # by powers of ten
+    assert step(units, check("outliers"), check("end of a prior")) == "prior predictions"
+
+
 def scalars_over_a_condition(misfit: float, rng: np.random.Generator) -> uq.Calibration:
     """Return a slope that is inferred from one measurement each under 24 values of a condition, with a bend."""
     space = uq.ParameterSpace(slope=uq.Normal(1.0, 1.0), conditions={"dose": uq.Condition(0.0, 1.0)})

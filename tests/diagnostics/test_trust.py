@@ -379,6 +379,35 @@ def test_left_out_errors_of_all_scores_are_judged_together() -> None:
     assert together > one + 0.2
 
 
+def test_all_runs_tell_what_those_near_the_posterior_are_too_few_to_tell() -> None:
+    """Stated errors that are half again too large everywhere; and too large far from the posterior alone."""
+    from calibration.problems import given_surrogate, matern52
+
+    rng = np.random.default_rng(9)
+    x = np.linspace(0.0, 1.0, 40)[:, None]
+    root = np.linalg.cholesky(matern52(x - x.T, 0.4) + 1e-12 * np.eye(40))
+    near, scores = np.arange(10), np.zeros(1, dtype=np.int64)
+
+    def told(y: np.ndarray) -> tuple[bool, bool]:
+        surrogate = given_surrogate(x, y)
+        few = local_errors(surrogate, near, scores)
+        return few.p_least < 0.0025, misfit._errors_of_all(surrogate, scores, few) is not None
+
+    drawn = [root @ rng.standard_normal((40, 1)) for _ in range(100)]
+    few, every = np.mean([told(0.6 * y) for y in drawn], axis=0)
+    assert few < 0.25
+    assert every > 0.75  # chi-square of 40 degrees has a power of .946; a tenth of it is lost where the ten disagree
+    assert np.mean([told(y)[1] for y in drawn]) <= 0.03  # two tests at .0025, of 100
+    for y in drawn[:20]:  # innovations of the first ten as they are stated, the others a third of that
+        shrunk = root @ (np.linalg.solve(root, y) * np.where(np.arange(40) < 10, 1.0, 1 / 3)[:, None])
+        found = local_errors(given_surrogate(x, shrunk), near, scores)
+        assert misfit._errors_of_all(given_surrogate(x, shrunk), scores, found) is None or found.least < 0.5
+    wrong = given_surrogate(x, 1.7 * drawn[0])
+    found = misfit._errors_of_all(wrong, scores, local_errors(wrong, near, scores))
+    assert found is not None
+    assert found.ratio == pytest.approx(1.7**2, rel=0.4)
+
+
 def test_a_subject_that_is_apart_is_found_and_named(rng: np.random.Generator) -> None:
     """Six subjects of eight measurements and one parameter each: p is uniform, and one of twice the noise is found."""
     unit = np.repeat(np.arange(6), 8)

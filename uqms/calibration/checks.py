@@ -21,6 +21,7 @@ PAGES = "docs/checks"  # a page with a worked example for every name of a check;
 # What a check is about, in the order of what a remedy costs: sampling again, stating noise or prior anew, runs of the
 # simulator, measurements. The first two also come first because the others are judged with these draws and this model.
 # Within each a cause stands before what it causes: chains in two places before their R-hat, outliers before a misfit.
+# An error that the surrogate understates can be what residuals show, so it stands before `RESIDUALS`.
 ABOUT: dict[About, tuple[str, ...]] = {
     "draws": (
         "finite draws", "other modes", "divergences", "energy", "tree depth", "R-hat", "ESS", "moves", "approximation",
@@ -37,6 +38,8 @@ ABOUT: dict[About, tuple[str, ...]] = {
     ),
     "parameters": ("prior-dominated", "confounded", "prior sensitivity", "subjects"),
 }  # fmt: skip
+RESIDUALS = ("outliers", "autocorrelated residuals", "predictive misfit")
+NAMING = ("prior against data", "end of a prior", "outliers")  # which prior or measurement makes predictions wrong
 WITHOUT_DRAWS = ("prior predictions",)  # what no draw of the posterior has a part in: draws of wrong data mean nothing
 FAILS: dict[About, str] = {
     "draws": "these draws are not the posterior's",
@@ -54,6 +57,7 @@ WARNS: dict[About, str] = {
 SEVEREST: tuple[About, ...] = ("model", "surrogate", "draws", "parameters")  # what a warning limits the use by most
 HELD = "Use the intervals, which hold for the simulator too. The stated error of outputs is not the actual one."
 USABLE = "Use the intervals of the parameters, and predictions under conditions like those of the data."
+UNDERSTATED = 2.0  # mean square of left-out errors over the stated one, from which on it is named before residuals
 NARROWED = 0.1  # of a parameter's variance, by the surrogate's error: above it, runs are what narrows intervals
 
 
@@ -94,6 +98,11 @@ class Check:
 
 def _rank(check: Check) -> int:
     return ORDER.index(check.status)
+
+
+def _understated(check: Check) -> bool:
+    """Whether left-out errors of the surrogate are clearly larger than it states: data are then not to blame."""
+    return kind_of(check.name) == "surrogate validation" and check.value > UNDERSTATED
 
 
 def _cost(check: Check) -> tuple[int, int]:
@@ -164,7 +173,8 @@ class Verdict:
         """May the intervals be used, for what, and what improves them at the least cost.
 
         The worst checks decide. Of these, those whose remedies cost least come first: sampling again, another noise or
-        prior, runs of the simulator, measurements.
+        prior, runs of the simulator, measurements. A surrogate that understates its error comes before what residuals
+        show, which may be that error.
         """
         worst = [check for check in self.checks if check.status == self.status]
         if self.status == "pass":
@@ -172,12 +182,18 @@ class Verdict:
         first = min(worst, key=_cost)
         causes = [check for check in self.warnings if about(check.name) == about(first.name)]
         first = min((first, *causes), key=_cost)  # a funnel warns by the energy where R-hat fails
+        if kind_of(first.name) in WITHOUT_DRAWS and first.status == "warn":
+            named = [check for check in self.warnings if kind_of(check.name) in NAMING]
+            first = min(named, key=_cost, default=first)
+        if kind_of(first.name) in RESIDUALS:
+            first = next((check for check in self.warnings if _understated(check)), first)
         step = f"First step: {re.split(r'(?<=[.:]) ', first.remedy)[0].rstrip(':.')}."
         if self.status == "fail":
             return f"Do not use these intervals: {FAILS[about(first.name)]}. {step}"
         if {kind_of(check.name) for check in worst} == {"errors of an output"} and self._holds:
             return f"{HELD} {step}"
-        return f"{WARNS[min((about(check.name) for check in worst), key=SEVEREST.index)]} {step}"
+        limiting = min((about(check.name) for check in worst), key=SEVEREST.index)
+        return f"{WARNS['surrogate' if _understated(first) else limiting]} {step}"
 
     @property
     def _holds(self) -> bool:

@@ -30,7 +30,7 @@ from uqms.calibration.likelihood import dense
 from uqms.calibration.reweighting import error_scaled
 from uqms.parameters.functions import NumPyFunctions
 from uqms.surrogates.gp import GaussianProcessSurrogate
-from uqms.surrogates.local import local_errors, nearest_runs
+from uqms.surrogates.local import LocalErrors, local_errors, nearest_runs
 from uqms.surrogates.roughness import Roughness, roughness
 
 if TYPE_CHECKING:
@@ -241,9 +241,15 @@ def check_validation(problem: "SingleCalibration", theta: Mapping[str, Array], s
             name, "pass", float("nan"), "not judged: too few runs to compare the errors with their distribution"
         )
     larger, smaller = found.p < VALIDATION_LEVEL, found.p_least < VALIDATION_LEVEL
+    if not larger and not smaller:
+        every = _errors_of_all(surrogate, problem.cells.used, found)
+        if every is not None:
+            found, near = every, np.arange(surrogate.runs)
+            larger, smaller = found.p < VALIDATION_LEVEL, found.p_least < VALIDATION_LEVEL
     ratio, p = (found.least, found.p_least) if smaller and not larger else (found.ratio, found.p)
     message = (
-        f"leave-one-out errors of the {len(near)} runs nearest to the posterior are {np.sqrt(ratio):.2g} times the "
+        f"leave-one-out errors of {'all' if len(near) == surrogate.runs else 'the'} {len(near)} runs"
+        f"{'' if len(near) == surrogate.runs else ' nearest to the posterior'} are {np.sqrt(ratio):.2g} times the "
         f"stated errors, p = {max(p, 1e-12):.2g}"
     )
     if not larger and not smaller:
@@ -270,6 +276,19 @@ def check_validation(problem: "SingleCalibration", theta: Mapping[str, Array], s
         "noise sd is too small."
     )
     return Check(name, "warn" if matters else "pass", ratio, message, remedy)
+
+
+def _errors_of_all(surrogate: GaussianProcessSurrogate, scores: Ints, near: LocalErrors) -> LocalErrors | None:
+    """Return the errors of all runs where they are off and those near the posterior point the same way, too few to tell.
+
+    None where they are as stated, or those near the posterior are not off by at least half as much (of the logarithm).
+    """
+    every = local_errors(surrogate, np.arange(surrogate.runs), scores)
+    if every is None:
+        return None
+    if every.p < VALIDATION_LEVEL:
+        return every if near.ratio > math.sqrt(every.ratio) else None
+    return every if every.p_least < VALIDATION_LEVEL and near.least < math.sqrt(every.least) else None
 
 
 def _scatters(model: DataModel) -> list[Roughness]:

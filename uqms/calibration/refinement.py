@@ -49,6 +49,7 @@ from uqms.parameters import Box, ParameterSpace
 __all__ = ["Round", "another_round", "design_of", "finite_draws", "refine", "widened"]
 
 TAIL = 0.001  # of the draws beyond each end, before widening
+FARTHER = 2.0  # boxes that a posterior may go on beyond an end at which all of its draws are
 NARROW = 0.5  # of the box: a wider posterior leaves the box as it is in that parameter
 FILL = 0.2  # of the points fill the box evenly: in its corners, too, something has to be known
 CANDIDATES = (2_000, 10)  # at least so many, and so many for each point
@@ -328,11 +329,12 @@ def _cut_off(u: Array, ranges: Array, closed: Bools, limit: float) -> tuple[Arra
     """Return how far the posterior may go on below and above draws u (S, U, d) with these ranges, each (U, d).
 
     Where it leans on an end of the box that is not the prior's (`closed`, (2, d)), what the box has cut off may be as
-    long as what is there. Regression on this parameter, which a cut leaves as it is, says where the others go with it.
+    long as what is there, and longer if most of the draws are at that end. Regression on this parameter, which a cut
+    leaves as it is, says where the others go with it.
     """
-    leans = np.stack([u < EDGE, u > 1.0 - EDGE]).mean(axis=1) > limit
-    way = np.array([-1.0, 1.0])[:, None, None] * np.minimum(ranges, NARROW)
-    beyond = np.where(leans & ~closed[:, None], way, 0.0)  # (2, U, d)
+    at_end = np.stack([u < EDGE, u > 1.0 - EDGE]).mean(axis=1)
+    way = np.array([-1.0, 1.0])[:, None, None] * np.maximum(np.minimum(ranges, NARROW), FARTHER * at_end)
+    beyond = np.where((at_end > limit) & ~closed[:, None], way, 0.0)  # (2, U, d)
     off = u - u.mean(axis=0)
     covariance = np.einsum("sud,sue->ude", off, off)
     slopes = covariance / np.maximum(np.einsum("udd->ud", covariance), 1e-300)[:, :, None]
