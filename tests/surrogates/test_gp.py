@@ -446,15 +446,62 @@ def test_fitted_noise_is_found_and_kept_out_of_the_latent_variance() -> None:
     assert np.sqrt(np.mean((prediction.mean["y"] - peak(inner(50))) ** 2)) < 0.05
 
 
-def test_fitted_noise_of_a_curve_is_refused() -> None:
-    """The basis' truncation would take the simulator's noise for its own error, in every prediction."""
-    with pytest.raises(
-        InputError, match=r"'conc' has dims \['day'\].*noise='fitted'.*replicates=5.*'heteroscedastic'.*scalar"
-    ) as error:
-        uq.GaussianProcess(noise="fitted").fit(both())
-    assert "peak" not in str(error.value)
-    one_day = uq.ensemble.build(points(30), {"conc_day_2": decay(points(30)).values[:, 4]})
-    assert uq.GaussianProcess(noise="fitted").fit(one_day).process.q == 1
+SHAPES = np.stack([np.ones(9), DAYS / 2.0])  # of the noise of a curve, whose amplitudes have these covariances
+AMPLITUDES = 0.03**2 * np.array([[1.0, -0.8], [-0.8, 1.0]])
+
+
+def noisy_curves(at: dict[str, Array], seed: int = 1) -> xr.DataArray:
+    """Return runs of `decay` whose solver adds two shapes with amplitudes of its own to each."""
+    return decay(at) + np.random.default_rng(seed).multivariate_normal(np.zeros(2), AMPLITUDES, len(at["a"])) @ SHAPES
+
+
+def test_fitted_noise_of_a_curve_is_separated_from_the_mean_and_is_correlated_between_scores() -> None:
+    fitted, exact = (
+        uq.GaussianProcess(noise=noise, hyperparameters="point").fit(  # type: ignore[arg-type]
+            uq.ensemble.build(points(100), {"conc": noisy_curves(points(100))})
+        )
+        for noise in ("fitted", "none")
+    )
+    at = inner(400)
+    truth, run = decay(at).values, noisy_curves(at, seed=5).values
+    errors = [np.sqrt(np.mean((one.predict(at).mean["conc"].values - truth) ** 2)) for one in (fitted, exact)]
+    assert errors[0] < 0.4 * errors[1]
+    prediction = fitted.predict(at)
+    assert 0.85 < np.mean(np.abs(truth - prediction.mean["conc"]) < 1.96 * prediction.sd["conc"]) <= 1.0
+    low, high = prediction.interval(noise=True)["conc"].transpose("bound", ...).values
+    assert 0.92 < np.mean((low < run) & (run < high)) < 0.975
+
+    wanted = SHAPES.T @ AMPLITUDES @ SHAPES
+    root = fitted.bases[0].basis * np.sqrt(fitted.process.variance * fitted.process.nugget)
+    correlation = fitted.noise_correlation
+    assert correlation is not None
+    far = [
+        np.linalg.norm(root @ one @ root.T - wanted) / np.linalg.norm(wanted)
+        for one in (correlation, np.eye(len(correlation)))
+    ]
+    assert far[0] < 0.3  # 100 runs: a standard error of .14 of each variance
+    assert far[1] > 0.5  # as if amplitudes of scores had nothing in common
+    drawn = fitted.noise_draws(np.array([[0.5, 0.5]]), 20_000, np.random.default_rng(1))[:, 0]
+    np.testing.assert_allclose(np.corrcoef(drawn.T), correlation, atol=0.035)  # 5 standard errors
+    assert exact.noise_correlation is None
+
+
+def test_noise_outside_of_the_scores_of_a_curve_is_warned_of() -> None:
+    """Noise that differs from coordinate to coordinate lies mostly outside of 20 scores; without noise nothing does."""
+    at, t = points(60), np.linspace(0.0, 4.0, 100)
+    smooth = xr.DataArray(
+        (1.0 + at["a"])[:, None] * np.exp(-np.outer(0.3 + at["b"], t)), dims=("run", "t"), coords={"t": t}
+    )
+    white = smooth + 0.03 * np.random.default_rng(2).standard_normal(smooth.shape)
+    settings = uq.GaussianProcess(noise="fitted", hyperparameters="point")
+    with pytest.warns(
+        DataWarning, match=r"'conc': 8\d% of the variance that looks like noise lies outside of its 20 sc"
+    ):
+        settings.fit(uq.ensemble.build(at, {"conc": white}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataWarning)
+        settings.fit(uq.ensemble.build(at, {"conc": smooth}))
+        settings.fit(uq.ensemble.build(points(40), {"conc": noisy_curves(points(40))}))
 
 
 def test_the_fit_is_the_process_conditioned_at_what_was_trained(surrogate: GaussianProcessSurrogate) -> None:

@@ -251,3 +251,11 @@ def test_neighbours_that_repeat_one_input_do_not_tell_a_trend() -> None:
     runs = uq.ensemble.build({"a": a, "b": b}, {"y": a + 0.1 * np.random.default_rng(2).standard_normal(600)})
     with pytest.raises(DesignError, match="do not determine the 3 coefficients"):
         uq.LocalGaussianProcess(neighbours=16, noise="fitted", trend="linear").fit(runs)
+
+
+def test_fitted_noise_of_a_curve_is_refused_with_what_has_it() -> None:
+    x = np.random.default_rng(1).random((80, 2))
+    curve = xr.DataArray(x @ np.ones((2, 3)), dims=("run", "t"), coords={"t": [0.0, 1.0, 2.0]})
+    runs = uq.ensemble.build({"a": x[:, 0], "b": x[:, 1]}, {"y": curve})
+    with pytest.raises(InputError, match=r"'y' has dims \['t'\]; LocalGaussianProcess.*use GaussianProcess"):
+        uq.LocalGaussianProcess(neighbours=16, noise="fitted").fit(runs)

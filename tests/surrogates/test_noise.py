@@ -317,8 +317,6 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         uq.GaussianProcess(noise="replicates")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="cheap model"):
         uq.GaussianProcess(noise="heteroscedastic", mean=uq.Physics(lambda at: {"y": at["a"]}))
-    with pytest.raises(InputError, match="replicates=5.*heteroscedastic"):
-        uq.GaussianProcess(noise="fitted").fit(repeated(1, 12, 1))
 
 
 def test_transformed_outputs_stay_inside_with_noise() -> None:

@@ -257,7 +257,7 @@ def check_validation(problem: "SingleCalibration", theta: Mapping[str, Array], s
         loud = _size_in_data(problem, {key: values[picked] for key, values in theta.items()}, scatters)
         if loud <= LOUD:
             return Check(name, "pass", ratio, message)
-        rough, smoothed = _told(problem.data_model, scatters)
+        rough, smoothed = _told(scatters)
         message += f"; the simulator is rough, {rough}, and in the data it is {loud:.2g} times the noise"
         return Check(name, "warn", ratio, message, f"{smoothed}.")
     matters, words = _effect(problem, theta, found.ratios, ratio, float(share.max()))
@@ -279,7 +279,7 @@ def check_validation(problem: "SingleCalibration", theta: Mapping[str, Array], s
 
 
 def _errors_of_all(surrogate: GaussianProcessSurrogate, scores: Ints, near: LocalErrors) -> LocalErrors | None:
-    """Return the errors of all runs where they are off and those near the posterior point the same way, too few to tell.
+    """Return the errors of all runs where they are off, and those near the posterior point the same way.
 
     None where they are as stated, or those near the posterior are not off by at least half as much (of the logarithm).
     """
@@ -317,22 +317,16 @@ def _size_in_data(problem: "SingleCalibration", theta: Mapping[str, Array], foun
 def rough_simulator(model: DataModel) -> tuple[str, str]:
     """Return in words how the runs scatter around a smooth function, and what to do; both "" where they do not."""
     scatters = _scatters(model)
-    return _told(model, scatters) if scatters else ("", "")
+    return _told(scatters) if scatters else ("", "")
 
 
-def _told(model: DataModel, scatters: Sequence[Roughness]) -> tuple[str, str]:
+def _told(scatters: Sequence[Roughness]) -> tuple[str, str]:
     """Return the clearest scatter in words, and what to do."""
-    surrogate, found = model.surrogate, max(scatters, key=lambda one: one.gain)
+    found = max(scatters, key=lambda one: one.gain)
     words = f"a scatter of {found.scatter:.1%} of the sd of its runs makes them {found.gain:.1f} nats more likely"
-    if any(surrogate.layouts[output].dims for output in surrogate.layouts):  # of a curve it cannot be fitted
-        remedy = (
-            "Make the solver more accurate and run the design again, or fit some coordinates as scalar outputs with "
-            "uq.GaussianProcess(noise='fitted'); more runs alone do not help"
-        )
-    else:
-        remedy = (
-            "Fit with uq.GaussianProcess(noise='fitted'), or make the solver more accurate; more runs alone do not help"
-        )
+    remedy = (
+        "Fit with uq.GaussianProcess(noise='fitted'), or make the solver more accurate; more runs alone do not help"
+    )
     return words, remedy
 
 

@@ -58,7 +58,7 @@ from uqms.surrogates.partial import PartialRuns, fit_partial, refined
 from uqms.surrogates.physics import Physics, lifted
 from uqms.surrogates.pointwise import NamedSurrogate
 from uqms.surrogates.process import ScoreProcess, Scores, draw_at, normals_at, scores_at, sobol_points
-from uqms.surrogates.run_noise import SimulatorNoise, learn_noise, replicated
+from uqms.surrogates.run_noise import SimulatorNoise, correlation_of_residuals, learn_noise, replicated
 from uqms.surrogates.stored import (
     arrays_of_bases,
     arrays_of_noise,
@@ -95,6 +95,8 @@ CLEAR = 3.0  # standard errors by which a score is predicted better than by a co
 PART, LOW = 0.1, 0.1  # of the variance of scores at its quantile LOW: what their basis leaves is at most PART of that
 LEAST = 1e-15  # share of an output's variance that counts
 SHOWN = 0.005  # truncation's share of the stated variance that is printed
+ROUNDED = 1e-12  # of a correlation, so that it has a root
+OUTSIDE, NOTHING = 0.1, 1e-3  # of what a basis leaves out over noise in its scores: much, and when that is no noise
 ANCHORS = 1024
 DECIDING, COUNTS = 6, 0.05  # scores at most that choose the scales of the inputs, and their least share of an output
 
@@ -132,10 +134,11 @@ class GaussianProcess:
         A cheap model of the same outputs, `Physics(function)`: the runs teach its scale and the difference. The trend,
         "constant" or "linear", is added to it.
     noise
-        "none" for a deterministic simulator (a tiny jitter that grows only when needed). For a stochastic one "fitted",
-        one variance for the whole box, when all outputs are scalars (of a curve, truncation and interpolation errors
-        would absorb the noise); or "heteroscedastic", a variance that changes over the box, learned from replicates:
-        several runs at each of the inputs, or at most of them.
+        "none" for a deterministic simulator (a tiny jitter that grows only when needed). For a stochastic one, or a
+        solver whose outputs scatter, "fitted": one variance of each score for the whole box, with correlations between
+        scores; or "heteroscedastic", a variance that changes over the box, learned from replicates: several runs at
+        each of the inputs, or at most of them. Of a curve, "fitted" takes what its scores leave out as an error, not as
+        noise, and warns where that is noise.
     hyperparameters
         "averaged" over 16 draws of their posterior, "point" for the most probable ones, which is faster, or "auto"
         (default): averaged up to 30 runs per input; with ``scales="given"`` up to 20, and beyond while their
@@ -266,7 +269,7 @@ class GaussianProcess:
         Raises
         ------
         InputError
-            Settings that do not fit the outputs, or noise="fitted" with an output that has dims.
+            Settings that do not fit the outputs.
         DataError
             NaN, the same input with different outputs while noise="none", or values outside of what a transform takes.
         DesignError
@@ -277,6 +280,8 @@ class GaussianProcess:
         -----
         DesignWarning
             When the runs do not determine the coefficients of the trend, and a shorter one is taken.
+        DataWarning
+            With noise="fitted", when much of a curve's noise lies outside of its scores.
         """
         return self._fit(ensemble, self.scales == "auto")
 
@@ -297,8 +302,6 @@ class GaussianProcess:
         named: Mapping[str, Curve | Scalar] = {} if self.outputs == "auto" else self.outputs
         check_settings(named, table.output_names(runs))
         check_bounds(named, runs, used)
-        if self.noise == "fitted":
-            _check_scalars(runs)
         box, x = inputs_of(runs)
         runs, x = merge_duplicates(runs, x, box.names, self.noise != "none")
         replicates = replicated(x) if self.noise == "heteroscedastic" else None
@@ -364,6 +367,8 @@ class GaussianProcess:
         if local:
             process = with_local_scale(process, orders_of(bases, "local scale"))
         report(process, found, bases)
+        if self.noise == "fitted":
+            warn_if_noise_is_left_out(process, bases)
         attrs = {key: str(runs.attrs[key]) for key in ("space", "box_note", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
         attrs |= scales | transforms
@@ -620,10 +625,10 @@ class GaussianProcessSurrogate(NamedSurrogate):
             return self.noise.variances(np.asarray(u, dtype=np.float64))
         return np.tile((self.process.variance * self.process.nugget)[:, None, :], (1, len(u), 1))
 
-    @property
+    @cached_property
     def noise_correlation(self) -> Array | None:
-        """Correlation (q, q) of the simulator's noise between scores, where it was learned."""
-        return None if self.noise is None else self.noise.correlation
+        """Correlation (q, q) of the simulator's noise between scores; None where at most one of them has noise."""
+        return correlation_of_residuals(self.process) if self.noise is None else self.noise.correlation
 
     def noise_residual(self, output: str, coords: Mapping[str, ArrayLike] | None = None) -> Array:
         """Return the factor (m, t) of what the simulator's noise does to an output outside of its basis.
@@ -643,8 +648,11 @@ class GaussianProcessSurrogate(NamedSurrogate):
         """Return noise (n, k, q) of the scores of new runs at `u` (k, d)."""
         if self.noise is not None:
             return self.noise.draws(u, n, rng)
-        levels = self.noise_at(u)
-        return np.sqrt(levels[rng.integers(len(levels), size=n)]) * rng.standard_normal((n, len(u), self.process.q))
+        levels, correlation = self.noise_at(u), self.noise_correlation
+        z = rng.standard_normal((n, len(u), self.process.q))
+        if correlation is not None:
+            z = z @ np.linalg.cholesky(correlation + ROUNDED * np.eye(len(correlation))).T
+        return np.sqrt(levels[rng.integers(len(levels), size=n)]) * z
 
     def functions(self, n: int, rng: RandomState, anchors: int = ANCHORS) -> "GaussianFunctionDraws":
         """Return n draws of the whole function of scores.
@@ -737,23 +745,6 @@ def check_bounds(settings: Mapping[str, Curve | Scalar], runs: xr.Dataset, posit
         output = runs[name].transpose("run", ...)
         coords = {str(dim): output[dim].values for dim in output.dims[1:]}
         check_values(name, output.values, positions, as_transform(one.transform), coords)
-
-
-def _check_scalars(runs: xr.Dataset) -> None:
-    """Refuse curves: what a basis leaves out of noisy runs is mostly their noise, not an error that predictions share.
-
-    The truncation is measured on single runs and the interpolation on neighbouring coordinates, and both are shared by
-    all points of one input; with the noise in them, intervals of the simulator's mean would be several times too wide.
-    """
-    for name in table.output_names(runs):
-        dims = [str(dim) for dim in runs[name].dims if dim != "run"]
-        if dims:
-            raise InputError(
-                f"Output {name!r} has dims {dims}, and noise='fitted' is for scalar outputs only: a curve's truncation "
-                "and interpolation errors would absorb the simulator's noise. Run every input several times "
-                "(uq.run(..., replicates=5, rng=1)) and use noise='heteroscedastic', or fit some coordinates as scalar "
-                "outputs."
-            )
 
 
 def inputs_of(runs: xr.Dataset) -> tuple[Box, Array]:
@@ -1017,6 +1008,27 @@ def warn_if_constant(basis: OutputBasis) -> None:
             ConstantOutputWarning,
             skip_file_prefixes=PACKAGE,
         )
+
+
+def warn_if_noise_is_left_out(process: ScoreProcess, bases: Sequence[OutputBasis]) -> None:
+    """Warn of curves much of whose noise lies outside of their scores: it counts as an error of their mean.
+
+    Where the runs have next to no noise, what the scores leave out is no noise either.
+    """
+    noise = np.exp(process.log_weights) @ (process.variance * process.nugget)
+    for basis, columns in zip(bases, score_columns(bases), strict=True):
+        inside = float(noise[columns] @ np.sum(basis.basis**2, axis=0))
+        outside = float(np.sum(basis.truncation**2))
+        if NOTHING * outside < inside and outside > OUTSIDE * inside:
+            warnings.warn(
+                f"Output {basis.name!r}: {outside / (outside + inside):.0%} of the variance that looks like noise lies "
+                f"outside of its {len(columns)} scores, as noise that differs from coordinate to coordinate does. It "
+                "counts as an error of the simulator's mean, so that intervals of that are too wide. Run every input "
+                "several times (uq.run(..., replicates=5, rng=1)) and use noise='heteroscedastic', or fit some "
+                "coordinates as scalar outputs.",
+                DataWarning,
+                skip_file_prefixes=PACKAGE,
+            )
 
 
 def check_range(name: str, sizes: Array, plain: bool) -> None:

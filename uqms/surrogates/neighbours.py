@@ -183,6 +183,8 @@ class LocalGaussianProcess:
         used = np.flatnonzero(table.run_states(ensemble).values == RunState.COMPLETED)
         runs = ensemble.isel(run=used)
         check_settings(self.outputs, table.output_names(runs))
+        if self.noise == "fitted":
+            _check_scalars(runs)
         check_bounds(self.outputs, runs, used)  # of all runs: hyperparameters are learned from some
         box = table.get_box(runs)
         x = np.asarray(box.to_unit(table.input_array(runs, box.names)))
@@ -500,6 +502,17 @@ class LocalGaussianProcessSurrogate(NamedSurrogate):
         ell = self.ell.copy()
         ell[j, :count] *= np.exp(log_factor)
         return replace(self, ell=ell)
+
+
+def _check_scalars(runs: xr.Dataset) -> None:
+    """Refuse noisy curves: the noise of their scores is correlated, and only scalars are judged with noise here."""
+    for name in table.output_names(runs):
+        dims = [str(dim) for dim in runs[name].dims if dim != "run"]
+        if dims:
+            raise InputError(
+                f"Output {name!r} has dims {dims}; LocalGaussianProcess(noise='fitted') is for scalar outputs only. "
+                "Fit some coordinates as scalar outputs, or use GaussianProcess(noise='fitted') with fewer runs."
+            )
 
 
 def _check_constants(runs: xr.Dataset, bases: tuple[OutputBasis, ...]) -> None:

@@ -38,8 +38,17 @@ from uqms.surrogates.fitting import Fitting
 from uqms.surrogates.kernels import Matern52
 from uqms.surrogates.outputs import Layout, OutputBasis, factor_of, fit_scalar, interpolation_error
 from uqms.surrogates.process import ScoreProcess, draw_at, scores_at
+from uqms.surrogates.training import NUGGET_BOUNDS
 
-__all__ = ["Drift", "Learned", "Replicates", "SimulatorNoise", "learn_noise", "replicated"]
+__all__ = [
+    "Drift",
+    "Learned",
+    "Replicates",
+    "SimulatorNoise",
+    "correlation_of_residuals",
+    "learn_noise",
+    "replicated",
+]
 
 NEVER = -690.0  # log variance of a score without noise
 LEVELS = 16  # of an uncertain variance
@@ -49,6 +58,7 @@ FLOOR = 1e-4  # of the pooled variance, a hundredth of its sd: where replicates 
 SMOOTH = 16.0  # times the variance of log S2, where kurtosis is asked for: l must not follow what it is to judge
 MATTERS = 0.05  # share of the noise of an output that a score holds, where its law is looked at
 LEAST = 4  # replicates that have a kurtosis
+NOISELESS = 10.0 * NUGGET_BOUNDS[0]  # a smaller nugget is no noise
 REACH = 4.0  # largest variance, as a multiple of the largest of an input
 
 
@@ -452,9 +462,28 @@ def _without_noise(basis: OutputBasis, residual: Array, share: float, off: Array
     return replace(basis, truncation=basis.truncation * kept[:, None], interpolation_sd=between)
 
 
+def correlation_of_residuals(process: ScoreProcess) -> Array | None:
+    """Return the correlation (q, q) of fitted noise between scores, that of the residuals of the runs; None without.
+
+    A residual is what of a run is explained by noise, s2 nugget K^-1 (y - trend), with the most probable
+    hyperparameters.
+    """
+    h = int(np.argmax(process.log_weights))
+    noisy = process.nugget[h] > NOISELESS
+    if np.sum(noisy) < 2:
+        return None
+    columns = [process.inverse_factor[h, j].T @ process.target[h, j] for j in range(process.q)]
+    known = np.all([process.known(j) for j in range(process.q)], axis=0)
+    return _correlation_of(np.where(noisy, np.column_stack(columns), 0.0)[known])
+
+
 def _correlation(standard: Array, count: Ints) -> Array:
     """Return the correlation of standardised deviations over the runs that have all of them."""
-    rows = standard[np.isfinite(standard).all(axis=1) & (count > 1).all(axis=1)]
+    return _correlation_of(standard[np.isfinite(standard).all(axis=1) & (count > 1).all(axis=1)])
+
+
+def _correlation_of(rows: Array) -> Array:
+    """Return the correlation (q, q) of deviations (n, q) from zero; 0 with those that do not deviate."""
     total = rows.T @ rows
     sd = np.sqrt(np.diagonal(total))
     sd = np.where(sd > 0.0, sd, 1.0)
