@@ -33,7 +33,7 @@ from uqms.surrogates.adapted import Adapted, candidates
 from uqms.surrogates.adapted import described as kernel_described
 from uqms.surrogates.archive import Stored
 from uqms.surrogates.fitting import Fitting, Probable, few_runs, orders_of
-from uqms.surrogates.fused import scores_flat_reverse
+from uqms.surrogates.fused import scores_flat, scores_flat_reverse
 from uqms.surrogates.input_scales import chosen_scales, described_scales, noted_scales
 from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.jax_process import JaxScores
@@ -97,6 +97,7 @@ LEAST = 1e-15  # share of an output's variance that counts
 SHOWN = 0.005  # truncation's share of the stated variance that is printed
 ROUNDED = 1e-12  # of a correlation, so that it has a root
 OUTSIDE, NOTHING = 0.1, 1e-3  # of what a basis leaves out over noise in its scores: much, and when that is no noise
+FEW = 16  # inputs of one member, of which compiled code is faster
 ANCHORS = 1024
 DECIDING, COUNTS = 6, 0.05  # scores at most that choose the scales of the inputs, and their least share of an output
 
@@ -489,6 +490,11 @@ class GaussianProcessSurrogate(NamedSurrogate):
         if self._in_jax is not None and not diagonal:
             return self._in_jax.scores(u)
         if self.physics is None:
+            *batch, k, d = u.shape
+            if not diagonal and k <= FEW and u.size == k * d:  # compiled code needs no call for each score and draw
+                mean, covariance = scores_flat(self.process.flat(), np.ascontiguousarray(u.reshape(k, d)))
+                shapes = (len(mean), *batch, k, self.process.q), (len(mean), *batch, self.process.q, k, k)
+                return Scores(mean.reshape(shapes[0]), covariance.reshape(shapes[1]), self.process.log_weights)
             return scores_at(self.process, u, diagonal)
         c = self.physics.scores(self.domain, self.bases, u.reshape(-1, self.domain.d)).reshape(*u.shape[:-1], -1)
         parts = [

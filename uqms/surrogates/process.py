@@ -28,6 +28,7 @@ of the hyperparameters (unless there are several draws h), nor the nugget and V 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, NamedTuple, cast, final
 
 import numpy as np
@@ -221,8 +222,15 @@ class ScoreProcess:
             found.append(squares if directions is None else squares @ directions**2)
         return np.asarray(np.sqrt(np.mean(found, axis=(0, 1))))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_flat"}  # a copy, quickly made again
+
     def flat(self) -> Array:
         """Return everything that prediction needs as one block of numbers, in the order that `fused` reads."""
+        return self._flat
+
+    @cached_property
+    def _flat(self) -> Array:
         n, d = self.x.shape
         b, scales = self.beta.shape[2], scale_count(self.kernel, d)
         layout = self.kernel.layout()
