@@ -25,7 +25,8 @@ with constant noise, 100 inputs run once, with ``noise="fitted"``. By brute forc
 mean square error of the predicted mean, which the mean epistemic variance meets within 10 %, and the mean variance of
 the noise, which the mean aleatory variance meets within 10 %; windows widened by two standard errors, clustered by
 function. Intervals of new runs (95 %) have the probability 0.93 to 0.97. The same split for curves with noise along two
-shapes and in every coordinate by itself, 30 repeats.
+shapes and in every coordinate by itself, 30 repeats; and for curves with constant noise along two shapes, 100 inputs
+run once, with ``noise="fitted"``.
 
 **Fields.** 200 runs of 100 160 output points: peak memory of a process that makes them, fits, predicts mean, sd and
 interval at 10 points, draws, and validates by leave-one-out: at most 2 GB, all included.
@@ -68,8 +69,8 @@ from uqms.surrogates.prediction import mixture
 REPEATS, QUICK = 60, 15
 GAPS, CASES, OUTPUTS = 0.3, ((5, 60), (2, 40)), 3  # share of entries; inputs and runs
 GAP_REPEATS, GAP_QUICK = 12, 4
-NOISE = {"heteroscedastic": 60, "fitted": 60, "curves": 30}
-NOISE_QUICK = {"heteroscedastic": 15, "fitted": 15, "curves": 8}
+NOISE = {"heteroscedastic": 60, "fitted": 60, "curves": 30, "fitted curves": 30}
+NOISE_QUICK = {"heteroscedastic": 15, "fitted": 15, "curves": 8, "fitted curves": 8}
 TIME = np.linspace(0.0, 1.0, 24)
 CURVE_REPEATS, CURVE_QUICK, COORDINATES, SCORES = 8, 3, 40, 6
 RUNS, POINTS, DRAWS = 30, 50, 100_000
@@ -181,17 +182,18 @@ def drawn(x: Array, ell: Array, rng: np.random.Generator) -> Array:
 def with_noise(kind: str, seed: int) -> tuple[float, float, float, float, float]:
     """Return square error, epistemic variance, variance of the noise, aleatory variance and coverage, means."""
     rng = np.random.default_rng([seed, 7])
-    inputs, replicates = (100, 1) if kind == "fitted" else (40, 5)
+    fitted, curves = kind.startswith("fitted"), kind.endswith("curves")
+    inputs, replicates = (100, 1) if fitted else (40, 5)
     made = uq.latin_hypercube(SPACE, inputs, rng=rng)
     x = np.vstack([np.column_stack([made["a"], made["b"]]), rng.random((POINTS, 2))])
     ell = np.exp(rng.uniform(np.log(0.3), np.log(1.5), 2))
-    sd = np.full(len(x), 0.3) if kind == "fitted" else 0.3 * np.exp(0.35 * drawn(x, np.array([0.7, 0.7]), rng))
+    sd = np.full(len(x), 0.3) if fitted else 0.3 * np.exp(0.35 * drawn(x, np.array([0.7, 0.7]), rng))
     shapes = np.ones((1, 1)), np.ones((1, 1)), np.zeros(1)
-    if kind == "curves":
+    if curves:
         shapes = (
             np.stack([np.cos(TIME), np.sin(3.0 * TIME)]),
             np.stack([np.sin(TIME), np.cos(2.0 * TIME)]),
-            0.3 + 0.0 * TIME,
+            (0.0 if fitted else 0.3) + 0.0 * TIME,
         )
     signal, noise, own = shapes
     mean = np.column_stack([drawn(x, ell, rng) for _ in signal]) @ signal
@@ -202,12 +204,12 @@ def with_noise(kind: str, seed: int) -> tuple[float, float, float, float, float]
         return mean[rows] + sd[rows, None] * part
 
     y, new = run(again), np.arange(inputs, len(x))
-    values = y[:, 0] if kind != "curves" else xr.DataArray(y, dims=("run", "t"), coords={"t": TIME})
+    values = y[:, 0] if not curves else xr.DataArray(y, dims=("run", "t"), coords={"t": TIME})
     runs = uq.ensemble.build({"a": x[again, 0], "b": x[again, 1]}, {"y": values}, space=SPACE)
     settings = uq.GaussianProcess(
-        noise="fitted" if kind == "fitted" else "heteroscedastic",
-        hyperparameters="point" if kind == "curves" else "auto",
-        outputs={"y": uq.Curve(max_scores=6)} if kind == "curves" else {},
+        noise="fitted" if fitted else "heteroscedastic",
+        hyperparameters="point" if curves else "auto",
+        outputs={"y": uq.Curve(max_scores=6)} if curves else {},
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExtrapolationWarning)
