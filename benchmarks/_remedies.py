@@ -55,6 +55,16 @@ def _tighter(case: Case, posterior: Posterior, check: Check) -> tuple[Case, Post
     return case, posterior.problem.sample(uq.NUTS(target_accept=0.99), rng=1)
 
 
+def _tighter_prior(case: Case, posterior: Posterior, check: Check) -> tuple[Case, Posterior]:
+    """Give the noise a third of its prior's width on the scale of logarithms, around the same median."""
+    problem = posterior.single
+    prior = problem.priors["sigma"]
+    low, middle, high = (float(np.log(prior.quantile(level))) for level in (0.1587, 0.5, 0.8413))
+    noise = uq.GaussianNoise(sd=uq.LogNormal(np.exp(middle), (high - low) / 6.0))
+    again = uq.Calibration(problem.surrogate, problem.observations, noise, space=problem.space)
+    return case, again.sample(uq.NUTS(), rng=1)
+
+
 def _refine(case: Case, posterior: Posterior, check: Check) -> tuple[Case, Posterior]:
     for _ in range(ROUNDS):
         case, posterior = _again(case, refined(case.study, posterior, case.study.seed))
@@ -198,6 +208,7 @@ ACTIONS: Mapping[str, Action] = {
     r"SMC\(": _particles,
     r"Sample again|Sample longer|Sample at least 4 chains|Use more draws|NUTS\(draws": _sample,
     r"target_accept=0.99": _tighter,
+    r"a tighter prior on the noise": _tighter_prior,
     r"convert one": _convert,
     r"[Gg]ive \w+ a prior with a scale|Infer the noise sd|infer it, GaussianNoise": _infer_noise,
     r"[Ww]iden the prior|widen it": _widen,

@@ -1,6 +1,7 @@
 """Conditioned processes against dense formulas, scikit-learn and GPyTorch; the compiled twin; nasty designs."""
 
 import math
+import pickle
 
 import gpytorch
 import numpy as np
@@ -212,6 +213,14 @@ def test_the_compiled_twin_gives_the_same_numbers_and_derivatives(kernel: Kernel
         high, low = scores_flat(block, u + e), scores_flat(block, u - e)
         numeric = sum(float(np.sum((a - b) * bar)) for a, b, bar in zip(high, low, bars, strict=True)) / 2e-5
         assert derivative[i, c] == pytest.approx(numeric, rel=1e-5, abs=1e-5 * (1.0 + np.abs(derivative).max()))
+
+
+def test_the_block_of_compiled_code_is_made_once_and_not_pickled() -> None:
+    process = two_draws()[0]
+    plain = len(pickle.dumps(process))
+    assert process.flat() is process.flat()
+    assert len(pickle.dumps(process)) == plain
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(process)).flat(), process.flat())
 
 
 def test_the_derivative_between_inputs_in_one_place_is_finite() -> None:

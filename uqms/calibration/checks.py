@@ -24,7 +24,7 @@ PAGES = "docs/checks"  # a page with a worked example for every name of a check;
 # An error that the surrogate understates can be what residuals show, so it stands before `RESIDUALS`.
 ABOUT: dict[About, tuple[str, ...]] = {
     "draws": (
-        "finite draws", "other modes", "divergences", "energy", "tree depth", "R-hat", "ESS", "moves", "approximation",
+        "finite draws", "other modes", "energy", "divergences", "tree depth", "R-hat", "ESS", "moves", "approximation",
         "log evidence of runs", "Monte Carlo error", "sampler", "joint error", "first-order expansion",
     ),
     "model": (

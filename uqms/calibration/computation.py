@@ -167,7 +167,7 @@ def check_energy(energy: Array) -> Check:
     status: Status = "pass" if worst >= E_BFMI else "warn"
     message = f"smallest E-BFMI {worst:.2f}, limit {E_BFMI}"
     remedy = (
-        "Use SMC(), or a tighter prior on the noise or on parameters that the data do not inform: chains reach the "
+        "Use a tighter prior on the noise or on parameters that the data do not inform, or SMC(): chains reach the "
         "tails too slowly, as in a funnel."
     )
     return Check("energy", status, worst, message, remedy)
