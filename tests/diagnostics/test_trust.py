@@ -408,6 +408,23 @@ def test_all_runs_tell_what_those_near_the_posterior_are_too_few_to_tell() -> No
     assert found.ratio == pytest.approx(1.7**2, rel=0.4)
 
 
+def test_the_verdict_asks_all_runs_where_those_nearby_are_too_few() -> None:
+    from calibration.problems import given_surrogate, matern52
+
+    rng = np.random.default_rng(9)
+    x = np.linspace(0.0, 1.0, 40)[:, None]
+    root = np.linalg.cholesky(matern52(x - x.T, 0.4) + 1e-12 * np.eye(40))
+    near, scores = np.arange(10), np.zeros(1, dtype=np.int64)
+    while True:  # a function of which the ten runs nearest to the posterior do not tell, and all do
+        surrogate = given_surrogate(x, 0.6 * root @ rng.standard_normal((40, 1)))
+        few = local_errors(surrogate, near, scores)
+        if few.p_least > 0.0025 and misfit._errors_of_all(surrogate, scores, few) is not None:
+            break
+    problem = uq.Calibration(surrogate, xr.DataArray(0.0, name="y"), uq.GaussianNoise(sd=0.1))
+    check = misfit.check_validation(problem, {"theta": rng.uniform(0.05, 0.15, 500)}, np.array([0.3]))
+    assert check.message.startswith("leave-one-out errors of all 40 runs are 0.")
+
+
 def test_a_subject_that_is_apart_is_found_and_named(rng: np.random.Generator) -> None:
     """Six subjects of eight measurements and one parameter each: p is uniform, and one of twice the noise is found."""
     unit = np.repeat(np.arange(6), 8)

@@ -349,6 +349,27 @@ def test_an_offset_takes_zeros_and_moves_the_bound() -> None:
         uq.GaussianProcess(outputs={"zero": uq.Curve(transform=Log(0.1))}).fit(both.assign(zero=zero - 0.2))
 
 
+def test_the_likelihood_through_an_offset_is_that_of_the_output_above_it() -> None:
+    """Noise and data of y + c through its logarithm are those of y through log(y + c): value and gradient."""
+    ensemble = runs(16)
+    zero = ensemble["conc"] - ensemble["conc"].min()
+    both = ensemble[["a", "b"]].assign(zero=zero, above=zero + 0.5, state=ensemble["state"])
+    both.attrs = ensemble.attrs
+    settings = {"zero": uq.Curve(transform=Log(0.5)), "above": uq.Curve(transform="log")}
+    surrogate = uq.GaussianProcess(outputs=settings, hyperparameters="point").fit(both)
+    theta = {"a": np.array([0.2, 0.5, 0.8]), "b": np.array([0.6, 0.3, 0.9])}
+    found = []
+    for name, more in (("zero", 0.0), ("above", 0.5)):
+        data = xr.DataArray(20.0 * np.exp(-HOURS) + more, dims="hour", coords={"hour": HOURS}, name=name)
+        problem = uq.Calibration(surrogate, data, uq.GaussianNoise(sd=2.0))
+        model = problem.to_pymc()
+        value, slope = model.compile_logp(), model.compile_dlogp()
+        start = model.initial_point()
+        found.append([problem.log_likelihood(theta), value(start), *slope(start)])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
 def test_log_normal_noise_needs_the_logarithm_itself() -> None:
     fitted_to = uq.GaussianProcess(outputs={"share": uq.Scalar(transform=Log(0.5))}, hyperparameters="point").fit(
         runs(12)[["a", "b", "share", "state"]].assign_attrs(runs(12).attrs)
