@@ -360,7 +360,8 @@ def test_the_likelihood_through_an_offset_is_that_of_the_output_above_it() -> No
     theta = {"a": np.array([0.2, 0.5, 0.8]), "b": np.array([0.6, 0.3, 0.9])}
     found = []
     for name, more in (("zero", 0.0), ("above", 0.5)):
-        data = xr.DataArray(20.0 * np.exp(-HOURS) + more, dims="hour", coords={"hour": HOURS}, name=name)
+        values = both["zero"].values[3] + 0.5 + more
+        data = xr.DataArray(values, dims="hour", coords={"hour": HOURS}, name=name)
         problem = uq.Calibration(surrogate, data, uq.GaussianNoise(sd=2.0))
         model = problem.to_pymc()
         value, slope = model.compile_logp(), model.compile_dlogp()
