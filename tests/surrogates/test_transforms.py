@@ -363,10 +363,10 @@ def test_the_likelihood_through_an_offset_is_that_of_the_output_above_it() -> No
         values = both["zero"].values[3] + 0.5 + more
         data = xr.DataArray(values, dims="hour", coords={"hour": HOURS}, name=name)
         problem = uq.Calibration(surrogate, data, uq.GaussianNoise(sd=2.0))
-        model = problem.to_pymc()
+        model = problem.model()
         value, slope = model.compile_logp(), model.compile_dlogp()
         start = model.initial_point()
-        found.append([problem.log_likelihood(theta), value(start), *slope(start)])
+        found.append([problem.log_likelihood(theta), value(start), slope(start)])
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
