@@ -102,7 +102,7 @@ class Log:
     >>> import uqms as uq
     >>> uq.GaussianProcess(outputs={"conc": uq.Curve(transform=Log())}).outputs["conc"].transform
     Log()
-    >>> uq.Log(offset=0.5).inverse(uq.Log(offset=0.5).forward(0.0))
+    >>> float(uq.Log(offset=0.5).inverse(uq.Log(offset=0.5).forward(0.0)))
     0.0
     """
 
