@@ -20,7 +20,7 @@ from uqms.calibration.posterior import Posterior
 from uqms.diagnostics import identifiability, profile_likelihood, verify
 from uqms.errors import ExtrapolationWarning, InputError
 from uqms.runs.pool import usable_cpus
-from uqms.surrogates import GaussianProcessSurrogate, gp, held_out, kernels
+from uqms.surrogates import GaussianProcessSurrogate, held_out, kernels
 
 TIMES = np.linspace(0.0, 1.0, 6)
 SPACE = uq.ParameterSpace(a=uq.Uniform(0.5, 1.5), b=uq.Uniform(0.0, 1.0), c=uq.Uniform(0.0, 1.0))
@@ -225,16 +225,13 @@ def patients() -> Posterior:
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
     """Return the numbers of BLAS threads at each evaluation of a kernel: likelihoods and predictions need it."""
     numbers: list[set[int]] = []
+    original = kernels._single
 
-    def spied(original: Callable[..., object]) -> Callable[..., object]:
-        def spy(*arguments: object) -> object:
-            numbers.append(blas())
-            return original(*arguments)
+    def spy(*arguments: object) -> object:
+        numbers.append(blas())
+        return original(*arguments)
 
-        return spy
-
-    monkeypatch.setattr(kernels, "_single", spied(kernels._single))
-    monkeypatch.setattr(gp, "scores_flat", spied(gp.scores_flat))  # of few inputs
+    monkeypatch.setattr(kernels, "_single", spy)
     return numbers
 
 

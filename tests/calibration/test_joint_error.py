@@ -14,6 +14,7 @@ from scipy.stats import binom
 
 import uqms as uq
 from uqms.calibration import single
+from uqms.calibration.joint_error import FEW, scores_of
 from uqms.calibration.likelihood import Cells, arrange
 from uqms.surrogates import GaussianProcessSurrogate, Scores
 
@@ -62,6 +63,19 @@ def test_replicates_share_one_error(copies: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shape", [(3, 2), (1, 3, 2), (4, 3, 2), (1, FEW + 1, 2)])
+def test_scores_of_few_inputs_from_compiled_code_are_those_of_the_matrices(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(1)
+    x = rng.random((30, 2))
+    runs = uq.ensemble.build({"a": x[:, 0], "b": x[:, 1]}, {"y": np.sin(4.0 * x[:, 0]), "z": x[:, 0] * x[:, 1]})
+    surrogate = uq.GaussianProcess().fit(runs)
+    u = rng.random(shape)
+    one, other = scores_of(surrogate, u), surrogate.scores(u)
+    assert [part.shape for part in one] == [part.shape for part in other]
+    np.testing.assert_allclose(one.mean, other.mean, atol=1e-7)  # conditions of matrices up to 1e9 times rounding
+    np.testing.assert_allclose(one.covariance, other.covariance, atol=1e-9 * surrogate.process.variance.max())
+
+
 def test_four_conditions_have_correlated_errors() -> None:
     assert LOW <= coverage(FOUR, 20) <= HIGH
 

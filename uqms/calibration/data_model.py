@@ -30,7 +30,7 @@ from uqms.calibration._latent_outputs import maps_of, outputs_of
 from uqms.calibration.direct import is_exact
 from uqms.calibration.discrepancy import NOISE, ORTHOGONAL
 from uqms.calibration.gaussian import GaussianLikelihood, cell_means, cell_means_reverse, process_block, reduced
-from uqms.calibration.joint_error import CompiledError, JointError, compiled_process
+from uqms.calibration.joint_error import CompiledError, JointError, compiled_process, scores_of
 from uqms.calibration.likelihood import Cells, NoiseGroups
 from uqms.calibration.realisation import Realisation
 from uqms.errors import InputError
@@ -321,7 +321,7 @@ class DataModel:
 
     def parts_reverse(self, u: Array, bar: Array) -> Array:
         """Return the derivative (K, d) of `parts` : bar (H, size) at inputs (K, d)."""
-        likelihood, cells, scores = self.gaussian, self.cells, self.surrogate.scores(u)
+        likelihood, cells, scores = self.gaussian, self.cells, scores_of(self.surrogate, u)
         out, rows = np.zeros_like(u), None
         found = [likelihood.cotangents(one) for one in bar]
         if is_exact(self.surrogate):

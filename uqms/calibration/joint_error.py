@@ -25,6 +25,7 @@ import numpy as np
 from uqms._typing import Array, Ints
 from uqms.calibration.by_input import RowsByInput
 from uqms.calibration.likelihood import compress, dense, times_basis
+from uqms.surrogates.fused import scores_flat
 from uqms.surrogates.outputs import Decoder
 from uqms.surrogates.process import ScoreProcess, Scores, joint_at, means_at
 from uqms.surrogates.protocol import Surrogate
@@ -39,7 +40,10 @@ __all__ = [
     "joint_root",
     "means_given",
     "outputs_of_scores",
+    "scores_of",
 ]
+
+FEW = 16  # inputs of one member, of which compiled code is faster
 
 
 class CompiledError(Protocol):
@@ -58,6 +62,20 @@ def compiled_process(surrogate: Surrogate) -> ScoreProcess | None:
     """Return the Gaussian process of the inputs alone that a surrogate is, whose arrays compiled code reads."""
     found: ScoreProcess | None = getattr(surrogate, "compiled_process", None)
     return found
+
+
+def scores_of(surrogate: Surrogate, u: Array) -> Scores:
+    """Return mean and covariance of the scores at inputs u (..., K, d), as `surrogate.scores` does.
+
+    Those of a built-in process at few inputs, as each gradient asks for, come from compiled code, which needs no call
+    for each score and draw.
+    """
+    process, (*batch, k, d) = compiled_process(surrogate), u.shape
+    if process is None or k > FEW or u.size != k * d:
+        return surrogate.scores(u)
+    mean, covariance = scores_flat(process.flat(), np.ascontiguousarray(u.reshape(k, d)))
+    H, q = len(mean), process.q
+    return Scores(mean.reshape(H, *batch, k, q), covariance.reshape(H, *batch, q, k, k), process.log_weights)
 
 
 class Points(Protocol):
@@ -109,7 +127,7 @@ class JointError:
     @classmethod
     def of(cls, surrogate: Surrogate, points: Points, index: Ints, u: Array, used: Ints) -> "JointError":
         """Return the joint error of points at inputs u (S, K, d)."""
-        return cls(surrogate.scores(u), _rows(points, u), index, used)
+        return cls(scores_of(surrogate, u), _rows(points, u), index, used)
 
     @property
     def fixed(self) -> bool:

@@ -33,7 +33,7 @@ from uqms.surrogates.adapted import Adapted, candidates
 from uqms.surrogates.adapted import described as kernel_described
 from uqms.surrogates.archive import Stored
 from uqms.surrogates.fitting import Fitting, Probable, few_runs, orders_of
-from uqms.surrogates.fused import scores_flat, scores_flat_reverse
+from uqms.surrogates.fused import scores_flat_reverse
 from uqms.surrogates.input_scales import chosen_scales, described_scales, noted_scales
 from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.jax_process import JaxScores
@@ -71,8 +71,8 @@ from uqms.surrogates.stored import (
     rebuilt_noise,
     rebuilt_process,
 )
-from uqms.surrogates.suggestions import Choice, choose_transform, described_transforms, noted_transforms
 from uqms.surrogates.training import Hyperparameters, trend_basis, trend_columns
+from uqms.surrogates.transform_choice import Choice, choose_transform, described_transforms, noted_transforms
 from uqms.surrogates.transforms import IDENTITY, Identity, as_transform, check_values
 
 __all__ = [
@@ -97,7 +97,6 @@ LEAST = 1e-15  # share of an output's variance that counts
 SHOWN = 0.005  # truncation's share of the stated variance that is printed
 ROUNDED = 1e-12  # of a correlation, so that it has a root
 OUTSIDE, NOTHING = 0.1, 1e-3  # of what a basis leaves out over noise in its scores: much, and when that is no noise
-FEW = 16  # inputs of one member, of which compiled code is faster
 ANCHORS = 1024
 DECIDING, COUNTS = 6, 0.05  # scores at most that choose the scales of the inputs, and their least share of an output
 
@@ -300,9 +299,8 @@ class GaussianProcess:
         left_out = ensemble.sizes["run"] - len(used)
         if left_out:
             _logger.info("%d of %d runs gave no outputs and are left out", left_out, ensemble.sizes["run"])
-        named: Mapping[str, Curve | Scalar] = {} if self.outputs == "auto" else self.outputs
-        check_settings(named, table.output_names(runs))
-        check_bounds(named, runs, used)
+        check_settings(self._named, table.output_names(runs))
+        check_bounds(self._named, runs, used)
         box, x = inputs_of(runs)
         runs, x = merge_duplicates(runs, x, box.names, self.noise != "none")
         replicates = replicated(x) if self.noise == "heteroscedastic" else None
@@ -385,20 +383,24 @@ class GaussianProcess:
             box, process, tuple(bases), MappingProxyType(attrs), self.mean, learned and learned.noise
         )
 
+    @property
+    def _named(self) -> Mapping[str, Curve | Scalar]:
+        """The settings of the outputs that are named."""
+        return {} if self.outputs == "auto" else self.outputs
+
     def _with_transforms(
         self, box: Box, x: Array, runs: xr.Dataset
     ) -> tuple[Mapping[str, Curve | Scalar], dict[str, str]]:
         """Return the settings of the outputs with the transforms that the runs choose, and an attribute about these."""
-        named: Mapping[str, Curve | Scalar] = {} if self.outputs == "auto" else self.outputs
         if not automatic(self.outputs):
-            return named, {}
+            return self._named, {}
         alone = replace(self, outputs={}, hyperparameters="point", scalars="independent")
         decided: dict[str, Curve | Scalar] = {}
         choices: dict[str, Choice] = {}
         for name in table.output_names(runs):
             dims = len(runs[name].dims) > 1
             default = Curve(transform="auto") if dims else Scalar(transform="auto")
-            settings = default if self.outputs == "auto" else named.get(name)
+            settings = default if self.outputs == "auto" else self._named.get(name)
             if settings is None:
                 continue
             decided[name] = settings
@@ -490,11 +492,6 @@ class GaussianProcessSurrogate(NamedSurrogate):
         if self._in_jax is not None and not diagonal:
             return self._in_jax.scores(u)
         if self.physics is None:
-            *batch, k, d = u.shape
-            if not diagonal and k <= FEW and u.size == k * d:  # compiled code needs no call for each score and draw
-                mean, covariance = scores_flat(self.process.flat(), np.ascontiguousarray(u.reshape(k, d)))
-                shapes = (len(mean), *batch, k, self.process.q), (len(mean), *batch, self.process.q, k, k)
-                return Scores(mean.reshape(shapes[0]), covariance.reshape(shapes[1]), self.process.log_weights)
             return scores_at(self.process, u, diagonal)
         c = self.physics.scores(self.domain, self.bases, u.reshape(-1, self.domain.d)).reshape(*u.shape[:-1], -1)
         parts = [

@@ -483,7 +483,7 @@ def _correlation(standard: Array, count: Ints) -> Array:
 
 
 def _correlation_of(rows: Array) -> Array:
-    """Return the correlation (q, q) of deviations (n, q) from zero; 0 with those that do not deviate."""
+    """Return the correlation (q, q) of deviations (n, q) from zero; scores without deviations correlate with none."""
     total = rows.T @ rows
     sd = np.sqrt(np.diagonal(total))
     sd = np.where(sd > 0.0, sd, 1.0)

@@ -36,7 +36,7 @@ from uqms.surrogates.physics import lifted
 from uqms.surrogates.process import ScoreProcess, Scores, root_at
 from uqms.surrogates.protocol import Surrogate, fixed_rows
 from uqms.surrogates.reference import BINS, LEVELS, JointLaw, Part, compared
-from uqms.surrogates.suggestions import ROUNDING, TRIED, choose_transform
+from uqms.surrogates.transform_choice import ROUNDING, TRIED, choose_transform
 from uqms.surrogates.transforms import Identity, Log, check_values
 
 __all__ = ["Settings", "Validation", "check_settings", "held_out", "judged_runs", "k_fold", "leave_one_out", "without"]

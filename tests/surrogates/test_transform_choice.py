@@ -13,7 +13,7 @@ import uqms as uq
 from uqms.errors import InputError
 from uqms.parameters import Box
 from uqms.surrogates.gp import left_out_scalars
-from uqms.surrogates.suggestions import ROUNDING, TRIED, Choice, choose_transform, transforms_to_try
+from uqms.surrogates.transform_choice import ROUNDING, TRIED, Choice, choose_transform, transforms_to_try
 from uqms.surrogates.transforms import IDENTITY
 
 SPACE = uq.ParameterSpace(k=uq.Uniform(0.1, 2.0), v=uq.Uniform(1.0, 5.0))
