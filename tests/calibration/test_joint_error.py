@@ -72,6 +72,7 @@ def test_scores_of_few_inputs_from_compiled_code_are_those_of_the_matrices(shape
     u = rng.random(shape)
     one, other = scores_of(surrogate, u), surrogate.scores(u)
     assert [part.shape for part in one] == [part.shape for part in other]
+    np.testing.assert_array_equal(one.log_weights, other.log_weights)
     np.testing.assert_allclose(one.mean, other.mean, atol=1e-7)  # conditions of matrices up to 1e9 times rounding
     np.testing.assert_allclose(one.covariance, other.covariance, atol=1e-9 * surrogate.process.variance.max())
 
