@@ -1,7 +1,8 @@
 """The surrogate's stated error beside its actual one where the posterior is, and what that does to the posterior.
 
     python benchmarks/local_error.py [--quick] [--only KIND ...] [--designs N] [--half seen|unseen]
-                                     [--rounds N] [--margin SHARE] [--correct N] [--given] [--cases DIR]
+                                     [--rounds N] [--margin SHARE] [--correct N] [--noise none|auto] [--given]
+                                     [--cases DIR]
 
 Leave-one-out validates an average over the design box; a posterior occupies a corner of it. Problems of four kinds are
 generated, each with a design, a truth and data of its own, and one kind has real data:
@@ -63,7 +64,7 @@ from uqms._typing import Array
 SIGMAS = 61  # of the grid over the noise sd
 SIDE = {1: 401, 2: 81, 3: 33}  # points of the grid along each of so many parameters
 DRAWS, BOX = 200, 600
-PLAIN = uq.GaussianProcess(outputs={"y": uq.Curve(tolerance=1e-6)})
+PLAIN = uq.GaussianProcess(noise="none", outputs={"y": uq.Curve(tolerance=1e-6)})
 
 
 class Problem(NamedTuple):
@@ -356,13 +357,13 @@ def judged(
     draws = {name: posterior.draws[name].values.ravel() for name in keys}
     picked = rng.choice(len(draws["p0"]), size=DRAWS)
     at = np.column_stack([draws[name][picked] for name in one.names])
-    told = surrogate.predict({name: at[:, i] for i, name in enumerate(one.names)})
-    square = np.mean((told.mean["y"].values - one.curve(at)) ** 2 / told.variance["y"].values)
-    here = surrogate.predict({name: right.draws[:, i] for i, name in enumerate(one.names)})
-    truth, mean, variance = one.curve(right.draws), here.mean["y"].values, here.variance["y"].values
+    told, of_told = _of_runs(surrogate, {name: at[:, i] for i, name in enumerate(one.names)})
+    square = np.mean((told.mean["y"].values - one.curve(at)) ** 2 / of_told)
+    here, variance = _of_runs(surrogate, {name: right.draws[:, i] for i, name in enumerate(one.names)})
+    truth, mean = one.curve(right.draws), here.mean["y"].values
     inside = []
     for prob in (0.95, 0.5):
-        lower, upper = (here.interval(prob)["y"].sel(bound=end).values for end in ("lower", "upper"))
+        lower, upper = (here.interval(prob, noise=True)["y"].sel(bound=end).values for end in ("lower", "upper"))
         inside.append(float(np.mean((lower <= truth) & (truth <= upper))))
     oracle = np.broadcast_to(np.mean((truth - mean) ** 2, axis=0), variance.shape)
     scores = np.array([[_log_score(truth, mean, v), _interval_score(truth, mean, v)] for v in (variance, oracle)])
@@ -393,12 +394,20 @@ def judged(
     )
 
 
+def _of_runs(
+    surrogate: uq.surrogates.GaussianProcessSurrogate, inputs: dict[str, Array]
+) -> tuple[uq.surrogates.Prediction, Array]:
+    """Return the prediction at inputs, and the variance of runs there: with their scatter, where it was found."""
+    told = surrogate.predict(inputs)
+    return told, told.variance["y"].values + told.aleatory_variance["y"].values
+
+
 def _whole(one: Problem, surrogate: uq.surrogates.GaussianProcessSurrogate, rng: np.random.Generator) -> float:
     """Return the logarithm of the stated over the actual sum of squared errors of the whole box."""
     box = one.ends[:, 0] + (one.ends[:, 1] - one.ends[:, 0]) * rng.random((BOX, len(one.ends)))
-    told = surrogate.predict({name: box[:, i] for i, name in enumerate(one.names)})
+    told, variance = _of_runs(surrogate, {name: box[:, i] for i, name in enumerate(one.names)})
     actual = np.sum((told.mean["y"].values - one.curve(box)) ** 2)
-    return float(np.log(told.variance["y"].values.sum() / actual))
+    return float(np.log(variance.sum() / actual))
 
 
 def _timed(
@@ -502,6 +511,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=0, help="at most so many rounds of `refine`")
     parser.add_argument("--margin", type=float, default=0.1, help="of `uq.ensemble.inside` between rounds")
     parser.add_argument("--narrow", type=float, default=1.0, metavar="SHARE", help="of the runs, before rounds")
+    parser.add_argument("--noise", choices=("none", "auto"), default="auto", help="of the surrogates")
     parser.add_argument("--given", action="store_true", help="surrogates with scales='given'")
     parser.add_argument("--correct", type=int, default=0, help="runs at draws of the last posterior that correct it")
     parser.add_argument("--cases", type=Path, metavar="DIR", help="folder of the reference cases, for theoph")
@@ -509,7 +519,7 @@ def main() -> int:
     args = parser.parse_args()
     count = 6 if args.quick else args.designs
     aims: list[Aim] = []
-    process = uq.GaussianProcess(scales="given" if args.given else "auto")
+    process = uq.GaussianProcess(noise=args.noise, scales="given" if args.given else "auto")
     for kind in args.only:
         if kind == "theoph" and (args.cases is None or not (args.cases / "theoph" / "data.csv").exists()):
             print("# theoph: skipped, since there is no DIR/theoph/data.csv; give the folder of the cases: --cases DIR")

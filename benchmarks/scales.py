@@ -21,11 +21,13 @@ are drawn from the plain process are one of the kinds: there nothing is to be wo
 ``--averaging RUNS`` compares averaged hyperparameters with point estimates at so many runs per input, without aims: up
 to 30 they are averaged by default. ``--local`` compares the default's errors with and without their local scale, which
 may not cost more than 0.05 nats a point in any kind. ``--smoothness`` compares it with the same without its smoothest
-kernel, `Matern112`, at the same aim. ``--scatter`` prints by how many nats scatter makes runs more likely that have
-none: the verdict calls a simulator rough above 3. ``--outputs`` compares ``outputs="auto"`` with the default where an
-output is nowhere negative, in its own unit, at the aims above, and counts how often a transform is taken. ``--cost``
-measures fits of eight sets of runs instead, with both settings in turns: medians of wall and CPU seconds, and of the
-paired ratios, each of which is at most 4. The scales of positive inputs are searched too.
+kernel, `Matern112`, at the same aim. ``--scatter`` compares the default, which states a scatter where runs ask for one,
+with exact runs, ``noise="none"``: of the same simulators, and of the same with a term that is too fast for any run to
+see; over all kinds of a half the log score may not be below by more than 0.05 nats a point. ``--outputs`` compares
+``outputs="auto"`` with the default where an output is nowhere negative, in its own unit, at the aims above, and counts
+how often a transform is taken. ``--cost`` measures fits of eight sets of runs instead, with both settings in turns:
+medians of wall and CPU seconds, and of the paired ratios, each of which is at most 4. The scales of positive inputs are
+searched too.
 """
 
 if __name__ != "__main__":
@@ -649,22 +651,84 @@ def smoothness(halves: list[str], designs: int, only: list[str]) -> list[Aim]:
 
 
 def scatter(halves: list[str], designs: int, only: list[str], kernel: uq.RadialKernel) -> list[Aim]:
-    """Return by how many nats scatter makes runs without any more likely, at most."""
-    aims = []
+    """Compare a scatter that the runs may ask for with exact runs, of simulators without and with one."""
+    aims = list[Aim]()
     for half in halves:
+        smooth, rough = list[_Rough](), list[_Rough]()
         for kind in KINDS[half]:
             if only and kind.__name__ not in only:
                 continue
-            gains = []
-            for number in range(designs):
-                x, y, _, _, ends = problem(kind, number)
-                space = uq.ParameterSpace(**{f"x{i}": uq.Uniform(*pair) for i, pair in enumerate(ends)})
-                design = xr.Dataset({f"x{i}": ("run", column) for i, column in enumerate(x.T)})
-                surrogate = uq.GaussianProcess(kernel=kernel).fit(uq.ensemble.build(design, {"y": y}, space=space))
-                gains += [one.gain for one in roughness(surrogate, np.arange(surrogate.process.q))]
-            name = f"{half}, {kind.__name__}: gain by scatter, largest"
-            aims.append(aim(name, max(gains), high=3.0, n=designs))
+            for into, size in ((smooth, False), (rough, True)):
+                into += [_scattered(kind, number, kernel, size) for number in range(designs)]
+            most = max(one.gain for one in smooth[-designs:])
+            aims.append(aim(f"{half}, {kind.__name__}: gain by scatter without one, largest", most, n=designs))
+        for label, found in (("without", smooth), ("with", rough)):
+            taken = np.array([one.taken for one in found])
+            better, covered, missed = (
+                np.array([getattr(one, name) for one in found]) for name in ("better", "covered", "missed")
+            )
+            name = f"{half}, {label} a scatter"
+            aims.append(aim(f"{name}: a scatter is stated", taken.mean(), n=len(found)))
+            for which, some in (("all", np.ones(len(found), dtype=bool)), ("stated", taken)):
+                if some.sum() < 2:
+                    continue
+                se = float(np.std(better[some], ddof=1) / np.sqrt(some.sum()))
+                low = -LOSS - 2.0 * se if which == "all" else None
+                told = f"median {np.median(better[some]):.2f}, worst {better[some].min():.2f}"
+                aims.append(
+                    aim(f"{name}, {which}: gain of log score", better[some].mean(), low=low, mcse=se, reason=told)
+                )
+                exact = f"as exact runs {missed[some].mean():.3f}"
+                se = float(np.std(covered[some], ddof=1) / np.sqrt(some.sum()))
+                aims.append(aim(f"{name}, {which}: 95 % intervals cover", covered[some].mean(), mcse=se, reason=exact))
+        cost = [one.cost for one in smooth]
+        aims.append(aim(f"{half}: seconds of a fit without a scatter, times that of exact runs", np.median(cost)))
     return aims
+
+
+class _Rough(NamedTuple):
+    gain: float  # nats by which a scatter makes the runs more likely, largest
+    taken: bool
+    better: float  # log score of new runs, less that of exact runs
+    covered: float  # share of 95 % intervals
+    missed: float  # the same of exact runs
+    cost: float  # ratio of seconds
+
+
+def _scattered(
+    kind: Callable[[np.random.Generator], tuple[int | Ends, Function]],
+    number: int,
+    kernel: uq.RadialKernel,
+    added: bool,
+) -> _Rough:
+    """Compare the two on one problem; what is `added` is too fast for any run to see, .3 to 5 % of the runs' sd."""
+    x, y, new, truth, ends = problem(kind, number)
+    if added:
+        rng = np.random.default_rng([number, 3, *kind.__name__.encode()])
+        size, waves = 10.0 ** rng.uniform(-2.5, -1.3), rng.uniform(300.0, 2000.0, x.shape[1])
+
+        def jitter(at: Array) -> Array:
+            return size * np.sqrt(2.0) * np.sin((at - ends[:, 0]) / (ends[:, 1] - ends[:, 0]) @ waves)
+
+        y, truth = y + jitter(x), truth + jitter(new)
+    space = uq.ParameterSpace(**{f"x{i}": uq.Uniform(*pair) for i, pair in enumerate(ends)})
+    inputs, points = (dict(zip(space.names, one.T, strict=True)) for one in (x, new))
+    runs = uq.ensemble.build(inputs, {"y": y}, space=space)
+    scores, covered, seconds = [], [], []
+    for settings in (uq.GaussianProcess(kernel=kernel, noise="none"), uq.GaussianProcess(kernel=kernel)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            start = time.process_time()
+            surrogate = settings.fit(runs)
+            seconds.append(time.process_time() - start)
+            told = surrogate.predict(points)
+        if not scores:
+            gains = [one.gain for one in roughness(surrogate.process, np.arange(surrogate.process.q))]
+        low, high = told.interval(0.95)["y"].values
+        scores.append(float(told.law("y").log_density(truth[:, None]).mean()))
+        covered.append(float(np.mean((low < truth) & (truth < high))))
+    taken = "scatter" in surrogate.attrs
+    return _Rough(max(gains), taken, scores[1] - scores[0], covered[1], covered[0], seconds[1] / seconds[0])
 
 
 def transforms(halves: list[str], designs: int, only: list[str]) -> list[Aim]:
@@ -737,7 +801,7 @@ def main() -> int:
     parser.add_argument("--averaging", type=int, metavar="RUNS", help="averages against point estimates")
     parser.add_argument("--local", action="store_true", help="errors with and without their local scale")
     parser.add_argument("--smoothness", action="store_true", help="the default with and without its smoothest kernel")
-    parser.add_argument("--scatter", action="store_true", help="runs that have none, with scatter")
+    parser.add_argument("--scatter", action="store_true", help="a scatter that the runs may ask for, and exact runs")
     parser.add_argument("--outputs", action="store_true", help="transforms that the runs choose, and none")
     options = parser.parse_args()
     if options.cost:

@@ -29,9 +29,9 @@ from uqms.calibration.density import draw_rows, expected_outputs, noise_sd, row_
 from uqms.calibration.likelihood import dense
 from uqms.calibration.reweighting import error_scaled
 from uqms.parameters.functions import NumPyFunctions
-from uqms.surrogates.gp import GaussianProcessSurrogate
+from uqms.surrogates.gp import GaussianProcessSurrogate, shares
 from uqms.surrogates.local import LocalErrors, local_errors, nearest_runs
-from uqms.surrogates.roughness import Roughness, roughness
+from uqms.surrogates.roughness import ROUGH, Roughness, roughness
 
 if TYPE_CHECKING:
     from uqms.calibration.single import SingleCalibration
@@ -44,7 +44,7 @@ NOTED = 0.05  # of p: between it and the level a check is a note
 VALIDATION_LEVEL = 0.0025
 MATTERS = 0.1  # fraction of a parameter's variance that the surrogate's error has, where draws cannot be reweighted
 SHIFT, SCALE = 0.1, 0.1  # of a mean in sds, and of an sd, relative, with the surrogate's error as the runs show it
-ROUGH = 3.0  # nats; of 36 smooth functions none had more than 0
+SCORES = 3  # at most, in which a scatter is looked for
 LOUD = 0.5  # of the scatter over the noise of all that is measured at an input
 NULL_DRAWS = 20_000
 LEFT = 3.0  # degrees of freedom
@@ -292,10 +292,15 @@ def _errors_of_all(surrogate: GaussianProcessSurrogate, scores: Ints, near: Loca
 
 
 def _scatters(model: DataModel) -> list[Roughness]:
-    """Return how the runs scatter around a smooth function, for each score in which they do."""
+    """Return how the runs scatter around a smooth function, for each score in which they do.
+
+    The scores that are looked at are the largest of their outputs.
+    """
     surrogate = model.surrogate
-    found = roughness(surrogate, model.used) if isinstance(surrogate, GaussianProcessSurrogate) else []
-    return [one for one in found if one.gain > ROUGH]
+    if not isinstance(surrogate, GaussianProcessSurrogate) or surrogate.physics is not None:
+        return []
+    largest = model.used[np.argsort(-shares(surrogate.bases)[model.used], kind="stable")][:SCORES]
+    return [one for one in roughness(surrogate.process, largest) if one.gain > ROUGH]
 
 
 def _size_in_data(problem: "SingleCalibration", theta: Mapping[str, Array], found: Sequence[Roughness]) -> float:
@@ -316,6 +321,9 @@ def _size_in_data(problem: "SingleCalibration", theta: Mapping[str, Array], foun
 
 def rough_simulator(model: DataModel) -> tuple[str, str]:
     """Return in words how the runs scatter around a smooth function, and what to do; both "" where they do not."""
+    stated = getattr(model.surrogate, "attrs", {}).get("scatter")
+    if stated:
+        return stated, "Make the solver more accurate; more runs do not lower the scatter"
     scatters = _scatters(model)
     return _told(scatters) if scatters else ("", "")
 
@@ -325,7 +333,8 @@ def _told(scatters: Sequence[Roughness]) -> tuple[str, str]:
     found = max(scatters, key=lambda one: one.gain)
     words = f"a scatter of {found.scatter:.1%} of the sd of its runs makes them {found.gain:.1f} nats more likely"
     remedy = (
-        "Fit with uq.GaussianProcess(noise='fitted'), or make the solver more accurate; more runs alone do not help"
+        "Fit with uq.GaussianProcess(noise='auto'), which states the scatter as an error, or make the solver more "
+        "accurate; more runs alone do not help"
     )
     return words, remedy
 

@@ -112,9 +112,21 @@ def check_known_noise(model: DataModel, u: Array, phi: Array) -> None:
 def _variances(model: DataModel, u: Array, h: Ints) -> tuple[Array, Array, Array, Array]:
     """Return left, stated, the slope of the noise's unit by the latent output, and the mean, each (S, N)."""
     law = model.joint_error(u).given(h)
-    left = np.sum(law.rows.truncation**2, axis=-1)
-    stated = _of_scores(law) + left
+    new = np.sum(law.rows.truncation**2, axis=-1)
+    stated = _of_scores(law) + new
+    left = np.maximum(new - _scattered(model), 0.0)
     return np.broadcast_to(left, stated.shape), stated, model.cells.responded(law.mean)[1], law.mean
+
+
+def _scattered(model: DataModel) -> Array:
+    """Return the variance (N,) of the scatter of a rough simulator's runs, which more scores do not lower."""
+    cells, out = model.cells, np.zeros(len(model.cells.offset))
+    for basis in getattr(model.surrogate, "bases", ()):
+        at = np.flatnonzero(cells.output == basis.name)
+        if basis.scatter is not None and len(at):
+            rows = basis.rows({dim: cells.coords[dim][at] for dim in basis.dims} if basis.dims else None)[1]
+            out[at] = np.sum(basis.scattered(rows) ** 2, axis=1)
+    return out
 
 
 def _of_scores(law: OutputLaw) -> Array:

@@ -506,7 +506,7 @@ def _process_with_runs(surrogate: object, runs: xr.Dataset, rescaled: bool) -> G
     if not isinstance(surrogate, GaussianProcessSurrogate) or surrogate.physics or surrogate.noise:
         return None
     process = surrogate.process
-    if process.noise.any() or surrogate.attrs.get("noise", "none") != "none":
+    if process.noise.any() or process.nugget.any():
         return None
     u = np.asarray(surrogate.domain.to_unit(table.input_array(runs, surrogate.domain.names)))
     distance = np.asarray(KDTree(process.x).query(u, p=np.inf)[0])

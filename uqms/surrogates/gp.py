@@ -58,6 +58,7 @@ from uqms.surrogates.partial import PartialRuns, fit_partial, refined
 from uqms.surrogates.physics import Physics, lifted
 from uqms.surrogates.pointwise import NamedSurrogate
 from uqms.surrogates.process import ScoreProcess, Scores, draw_at, normals_at, scores_at, sobol_points
+from uqms.surrogates.roughness import left_out_logs, noted_scatter, rough_outputs, with_scatter
 from uqms.surrogates.run_noise import SimulatorNoise, correlation_of_residuals, learn_noise, replicated
 from uqms.surrogates.stored import (
     arrays_of_bases,
@@ -134,11 +135,14 @@ class GaussianProcess:
         A cheap model of the same outputs, `Physics(function)`: the runs teach its scale and the difference. The trend,
         "constant" or "linear", is added to it.
     noise
-        "none" for a deterministic simulator (a tiny jitter that grows only when needed). For a stochastic one, or a
-        solver whose outputs scatter, "fitted": one variance of each score for the whole box, with correlations between
-        scores; or "heteroscedastic", a variance that changes over the box, learned from replicates: several runs at
-        each of the inputs, or at most of them. Of a curve, "fitted" takes what its scores leave out as an error, not as
-        noise, and warns where that is noise.
+        "auto" (default) and "none" are for a deterministic simulator. With "auto" runs may scatter around a smooth
+        function, as they do where a solver's steps or its mesh change with the inputs: where runs are clearly more
+        likely with a scatter (3 nats) and left-out runs are predicted better, it is stated as an error, one variance
+        of each score for the whole box, correlated between scores. It is the same at the same input. "none" takes every
+        run as exact (a tiny jitter grows only when needed). For a stochastic simulator "fitted": a scatter too, but
+        one that is new with each run, `Calibration` and `predict` know of; or "heteroscedastic", a variance that
+        changes over the box, learned from replicates: several runs at each of the inputs, or at most of them. Of a
+        curve, "fitted" takes what its scores leave out as an error, not as noise, and warns where that is noise.
     hyperparameters
         "averaged" over 16 draws of their posterior, "point" for the most probable ones, which is faster, or "auto"
         (default): averaged up to 30 runs per input; with ``scales="given"`` up to 20, and beyond while their
@@ -187,7 +191,7 @@ class GaussianProcess:
 
     kernel: Kernel = field(default_factory=Matern52)
     trend: Literal["constant", "linear", "quadratic"] = "constant"
-    noise: Literal["none", "fitted", "heteroscedastic"] = "none"
+    noise: Literal["auto", "none", "fitted", "heteroscedastic"] = "auto"
     hyperparameters: Literal["auto", "averaged", "point"] = "auto"
     outputs: Mapping[str, Curve | Scalar] | Literal["auto"] = field(default_factory=dict)
     mean: Physics | None = None
@@ -226,9 +230,10 @@ class GaussianProcess:
                 f"transform='auto' does not go with {what}. Give the transform by name, such as 'log' or "
                 "uq.Log(offset), or none."
             )
-        if self.noise not in ("none", "fitted", "heteroscedastic"):
+        if self.noise not in ("auto", "none", "fitted", "heteroscedastic"):
             raise InputError(
-                f"noise is {self.noise!r}; give 'none' (deterministic simulator), 'fitted' or 'heteroscedastic'."
+                f"noise is {self.noise!r}; give 'auto' or 'none' (deterministic simulator), 'fitted' or "
+                "'heteroscedastic' (stochastic simulator)."
             )
         if self.noise == "heteroscedastic" and self.mean is not None:
             raise InputError(
@@ -254,7 +259,7 @@ class GaussianProcess:
         """Train on the completed and partial runs of an ensemble and return the surrogate.
 
         Each output is learned from the runs that have it. Of a curve of which a run misses coordinates the others are
-        used where noise is "none" and mean is no cheap model; otherwise the run is left out there.
+        used where the simulator is deterministic and mean is no cheap model; otherwise the run is left out there.
 
         Parameters
         ----------
@@ -271,7 +276,8 @@ class GaussianProcess:
         InputError
             Settings that do not fit the outputs.
         DataError
-            NaN, the same input with different outputs while noise="none", or values outside of what a transform takes.
+            NaN, the same input with different outputs of a deterministic simulator, or values outside of what a
+            transform takes.
         DesignError
             Fewer than d + 2 different runs, or runs with some output or coordinate of it; or, with
             noise="heteroscedastic", inputs with replicates.
@@ -291,6 +297,44 @@ class GaussianProcess:
         return self._fit(ensemble, choose_inputs=False)
 
     def _fit(self, ensemble: xr.Dataset, choose_inputs: bool) -> "GaussianProcessSurrogate":
+        if self.noise != "auto":
+            found = self._trained(ensemble, choose_inputs)
+            if self.noise == "fitted":
+                warn_if_noise_is_left_out(found.process, found.bases)
+            return found
+        exact = replace(self, noise="none")._trained(ensemble, choose_inputs)
+        # Runs of which parts are missing can only be used as exact ones.
+        settled = exact.physics is not None or "runs_in_part" in exact.attrs
+        rough = {} if settled else rough_outputs(exact.process, exact.bases)
+        if not rough:
+            return exact
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # these runs have been warned of
+            settings = replace(self, noise="fitted", outputs=self._outputs_of(exact))
+            noisy = settings._trained(ensemble, choose_inputs, deterministic=True)
+        bases = with_scatter(noisy.process, noisy.bases)
+        clearest = list(exact.layouts).index(max(rough, key=lambda name: rough[name].gain))
+        after, before = (left_out_logs(one.process, one.bases, clearest) for one in (noisy, exact))
+        gains = after - before
+        if bases[clearest].scatter is None or np.mean(gains) <= np.std(gains) / np.sqrt(len(gains)):
+            return exact
+        attrs = {**noisy.attrs, "noise": "none"} | noted_scatter(bases, rough)
+        attrs |= {key: exact.attrs[key] for key in ("transforms",) if key in exact.attrs}
+        return replace(noisy, bases=bases, attrs=MappingProxyType(attrs))
+
+    def _outputs_of(self, fitted: "GaussianProcessSurrogate") -> dict[str, Curve | Scalar]:
+        """Return the settings of all outputs with the transforms that were taken."""
+        named: dict[str, Curve | Scalar] = {}
+        for name, layout in fitted.layouts.items():
+            one = self._named.get(name, Curve() if layout.dims else Scalar())
+            taken = layout.transform
+            named[name] = replace(one, transform=None if isinstance(taken, Identity) else taken)
+        return named
+
+    def _trained(
+        self, ensemble: xr.Dataset, choose_inputs: bool, deterministic: bool = False
+    ) -> "GaussianProcessSurrogate":
+        """Train; of a `deterministic` simulator runs that repeat others are merged whatever the noise."""
         table.check(ensemble)
         check_one_level(ensemble)
         parts = self.noise == "none" and self.mean is None
@@ -302,7 +346,7 @@ class GaussianProcess:
         check_settings(self._named, table.output_names(runs))
         check_bounds(self._named, runs, used)
         box, x = inputs_of(runs)
-        runs, x = merge_duplicates(runs, x, box.names, self.noise != "none")
+        runs, x = merge_duplicates(runs, x, box.names, self.noise != "none" and not deterministic)
         replicates = replicated(x) if self.noise == "heteroscedastic" else None
         x = x if replicates is None else replicates.x
         if len(x) < box.d + 2:
@@ -366,8 +410,6 @@ class GaussianProcess:
         if local:
             process = with_local_scale(process, orders_of(bases, "local scale"))
         report(process, found, bases)
-        if self.noise == "fitted":
-            warn_if_noise_is_left_out(process, bases)
         attrs = {key: str(runs.attrs[key]) for key in ("space", "box_note", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
         attrs |= scales | transforms
@@ -553,6 +595,7 @@ class GaussianProcessSurrogate(NamedSurrogate):
         ]
         outputs = ", ".join(counts) + "".join(shared)
         scales = described_scales(self.attrs) + described_transforms(self.attrs)
+        scales += [self.attrs["scatter"]] if "scatter" in self.attrs else []
         local = int((self.process.local != 0.0).any(axis=(0, 2)).sum())
         if local:
             scales += [f"local scale of the error ({local} of {self.process.q} scores)"]
@@ -626,6 +669,8 @@ class GaussianProcessSurrogate(NamedSurrogate):
         """Return equally likely variances (levels, k, q) of the simulator's noise in every score at `u` (k, d)."""
         if self.noise is not None:
             return self.noise.variances(np.asarray(u, dtype=np.float64))
+        if "scatter" in self.attrs:  # of a deterministic simulator
+            return np.zeros((1, len(u), self.process.q))
         return np.tile((self.process.variance * self.process.nugget)[:, None, :], (1, len(u), 1))
 
     @cached_property

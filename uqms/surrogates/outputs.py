@@ -234,7 +234,8 @@ class OutputBasis:
     """One output's place among the scores: its offset, basis and truncation, and its coordinates.
 
     The columns of its basis are those of the scores named in `scores`; without names they are the next ones after those
-    of the outputs before.
+    of the outputs before. Where runs of a rough simulator scatter around smooth scores, `scatter` is a square root of
+    the scatter's covariance: like the truncation it is new with each input.
     """
 
     name: str
@@ -245,6 +246,7 @@ class OutputBasis:
     interpolation_sd: Array = field(default_factory=lambda: np.zeros(0))
     left_out: Array = field(default_factory=lambda: np.zeros((0, 0)))  # (n, t): the omegas of held-out runs
     scores: tuple[int, ...] | None = None
+    scatter: Array | None = None  # (q, s)
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -258,14 +260,21 @@ class OutputBasis:
 
     @property
     def latent(self) -> int:
-        """Number of omegas: truncation and, for curves, one an interval between simulated coordinates, at most 128.
+        """Number of omegas: truncation, scatter and, for curves, one an interval between simulated coordinates.
 
-        Of more intervals, neighbours share one.
+        At most 128 of the latter: of more intervals, neighbours share one.
         """
-        return int(self.truncation.shape[1]) + min(len(self.interpolation_sd), INTERVALS)
+        scattered = 0 if self.scatter is None else int(self.scatter.shape[1])
+        return int(self.truncation.shape[1]) + scattered + self._intervals
+
+    @property
+    def _intervals(self) -> int:
+        return min(len(self.interpolation_sd), INTERVALS)
 
     def rows(self, coords: Mapping[str, ArrayLike] | None) -> tuple[Array, Array, Array]:
         """Return offset (N,), basis (N, q), truncation (N, t) of this output at pointwise coordinates (None: all).
+
+        All that is new with each input is in the truncation: the scatter too.
 
         Raises
         ------
@@ -275,10 +284,10 @@ class OutputBasis:
             When a dim is missing, or lies between simulated coordinates of an output with several dims.
         """
         if coords is None:
-            if not len(self.interpolation_sd):
+            if not self._intervals and self.scatter is None:
                 return self.offset, self.basis, self.truncation
-            padding = np.zeros((len(self.offset), self.latent - self.truncation.shape[1]))
-            return self.offset, self.basis, np.hstack([self.truncation, padding])
+            between_all = np.zeros((len(self.offset), self._intervals))
+            return self.offset, self.basis, np.hstack([self.truncation, self.scattered(self.basis), between_all])
         place, between, bumps = self.locate(coords)
         offset, basis, truncation = (part[place] for part in (self.offset, self.basis, self.truncation))
         if between.any():
@@ -291,7 +300,11 @@ class OutputBasis:
                 values[:, 1 : q + 1],
                 values[:, q + 1 :],
             )
-        return offset, basis, np.hstack([truncation, bumps])
+        return offset, basis, np.hstack([truncation, self.scattered(basis), bumps])
+
+    def scattered(self, basis: Array) -> Array:
+        """Return what the scatter of the scores does to points with these rows of the basis, (N, s)."""
+        return basis[:, :0] if self.scatter is None else np.asarray(basis @ self.scatter)
 
     def locate(self, coords: Mapping[str, ArrayLike]) -> tuple[Ints, Bools, Array]:
         """Return the nearest entry of every point, which points lie between entries, and their interpolation errors.
@@ -311,7 +324,7 @@ class OutputBasis:
         points = {dim: np.atleast_1d(np.asarray(coords[dim], dtype=np.float64)) for dim in self.dims}
         count = max((len(value) for value in points.values()), default=1)
         place, between = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=bool)
-        bumps = np.zeros((count, self.latent - self.truncation.shape[1]))
+        bumps = np.zeros((count, self._intervals))
         for dim in self.dims:
             grid, at = self.coords[dim], np.broadcast_to(points[dim], count)
             self._check_range(dim, grid, at)

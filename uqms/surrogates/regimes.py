@@ -111,7 +111,7 @@ class Regimes:
             )
         if not isinstance(self.regression, GaussianProcess):
             raise InputError(f"regression is {self.regression!r}; give GaussianProcess(...).")
-        if self.regression.noise != "none":
+        if self.regression.noise not in ("none", "auto"):
             raise InputError(
                 f"regression has noise={self.regression.noise!r}; regimes are of a deterministic simulator, so give "
                 "GaussianProcess(noise='none')."
@@ -156,7 +156,7 @@ class Regimes:
                 )
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConstantOutputWarning)  # in one regime outputs may well be constant
-                fitted.append(self.regression.fit_in_box(runs.isel(run=rows)))
+                fitted.append(replace(self.regression, noise="none").fit_in_box(runs.isel(run=rows)))
         count = 1 if len(values) == 2 else len(values)
         of = [1] if count == 1 else list(range(count))
         borders = tuple(
@@ -171,7 +171,7 @@ class Regimes:
 
     def _found(self, runs: xr.Dataset) -> Ints:
         """Return labels of the output that jumps most."""
-        settings = replace(self.regression, hyperparameters="point", mean=None, scalars="independent")
+        settings = replace(self.regression, noise="none", hyperparameters="point", mean=None, scalars="independent")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConstantOutputWarning)
             single = settings.fit(runs)

@@ -41,6 +41,7 @@ from uqms.surrogates.process import ScoreProcess, draw_at, scores_at
 from uqms.surrogates.training import NUGGET_BOUNDS
 
 __all__ = [
+    "NOISELESS",
     "Drift",
     "Learned",
     "Replicates",

@@ -74,6 +74,7 @@ def arrays_of_bases(bases: Sequence[OutputBasis]) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     for i, basis in enumerate(bases):
         arrays |= {f"output{i}.{name}": getattr(basis, name) for name in _BASIS}
+        arrays |= {} if basis.scatter is None else {f"output{i}.scatter": basis.scatter}
         arrays |= {f"output{i}.coord{k}": basis.coords[dim] for k, dim in enumerate(basis.dims)}
     return arrays
 
@@ -196,9 +197,11 @@ def _rebuild_basis(i: int, output: Mapping[str, Any], arrays: dict[str, Array], 
         raise InputError(f"output{i}.interpolation_sd has shape {parts['interpolation_sd'].shape}")
     for name, letters in (("offset", "m"), ("basis", "mq"), ("truncation", "mt"), ("left_out", "nt")):
         agree(f"output{i}.{name}", parts[name].shape, letters, sizes)
+    if (scatter := arrays.pop(f"output{i}.scatter", None)) is not None:
+        agree(f"output{i}.scatter", scatter.shape, "qs", sizes)
     scores = tuple(output["scores"]) if "scores" in output else None
     if scores is not None and (
         not all(type(j) is int for j in scores) or len(set(scores)) < len(scores) or len(scores) != sizes["q"]
     ):
         raise InputError(f"output{i} has the scores {list(scores)} for {sizes['q']} columns")
-    return OutputBasis(str(output["name"]), layout, **parts, scores=scores)
+    return OutputBasis(str(output["name"]), layout, **parts, scores=scores, scatter=scatter)
