@@ -90,6 +90,7 @@ def words_of(printed: str) -> str:
     printed = re.sub(r"[-+]?\d[\d.]*(e[-+]?\d+)?", "#", printed)
     printed = re.sub(r"\s*([][])\s*", r"\1", printed)
     printed = re.sub(r"(of a posterior sd|R-hat: largest #|ESS: smallest of bulk and tail #) \(\w+\)", r"\1", printed)
+    printed = re.sub(r"#% of the variance of \w+", "#% of a variance", printed)
     return " ".join(printed.split())
 
 

@@ -1,5 +1,6 @@
 """A scatter of a deterministic simulator's runs, which the runs ask for, stated as an error."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy.stats import multivariate_normal
 
 import uqms as uq
 from uqms.surrogates.process import ScoreProcess
-from uqms.surrogates.roughness import ROUGH, roughness
+from uqms.surrogates.roughness import ROUGH, rough_outputs, roughness
 
 SPACE = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0))
 T = np.linspace(0.0, 1.0, 15)
@@ -183,6 +184,19 @@ def test_runs_that_miss_a_part_are_exact() -> None:
     surrogate = uq.GaussianProcess(**POINT).fit(runs)
     assert surrogate.attrs["runs_in_part"] == "1"
     assert "scatter" not in surrogate.attrs
+
+
+def test_a_scatter_that_is_next_to_nothing_of_the_error_is_none() -> None:
+    """As rounding of a trailing score is, whose runs are more likely with it."""
+    design = uq.sobol(SPACE, 60, rng=1)
+    a, b = (design[name].values[:, None] for name in "ab")
+    y = np.sin(2.0 * a + T) + a * b * T + 1e-4 * jitter(a, b) * SHAPES[1] * np.cos(9.0 * T)
+    exact = uq.GaussianProcess(noise="none", **POINT).fit(uq.ensemble.build(design, {"y": ("t", y, T)}))
+    (found,) = rough_outputs(exact.process, exact.bases).values()
+    assert found.gain > ROUGH
+    basis = exact.bases[0].basis.copy()
+    basis[:, found.score] *= 1e-2
+    assert rough_outputs(exact.process, [replace(exact.bases[0], basis=basis)]) == {}
 
 
 def test_runs_are_warned_of_once() -> None:

@@ -29,7 +29,7 @@ from uqms.surrogates.left_out import left_out_scores
 from uqms.surrogates.outputs import OutputBasis, score_columns
 from uqms.surrogates.process import ScoreProcess, condition
 from uqms.surrogates.run_noise import NOISELESS, correlation_of_residuals
-from uqms.surrogates.training import NUGGET_BOUNDS, SUBSET, objective, subset, train, trend_basis
+from uqms.surrogates.training import NUGGET_BOUNDS, SUBSET, log_posterior, subset, train, trend_basis
 
 __all__ = [
     "ROUGH",
@@ -48,7 +48,7 @@ LOOK = ((1.0, 2.0, 4.0), (1e-6, 1e-4, 1e-2))  # times the length scales, and nug
 SCATTER = 0.01  # of the variance stated of left-out runs of an output: a smaller scatter is of no matter
 POINTS = 64  # of a curve, at which left-out runs are compared
 ROUNDED = 1e-12  # of a correlation, so that it has a root
-BEHIND = 12.0  # nats: a score whose best look is so far behind an exact process is smooth
+BEHIND = 4.0  # nats: a score whose best look is so far behind an exact process is smooth
 
 
 @final
@@ -163,10 +163,10 @@ def _of_score(process: ScoreProcess, j: int) -> Roughness | None:
     lengths = np.arange(len(at)) < scale_count(kernel, x.shape[1])
 
     def look(longer: float, nugget: float) -> float:
-        return objective(np.append(at + math.log(longer) * lengths, math.log(nugget)), x, y, trend, kernel, True)[0]
+        return log_posterior(np.append(at + math.log(longer) * lengths, math.log(nugget)), x, y, trend, kernel, True)
 
-    smooth = objective(at, x, y, trend, kernel, False)[0]
-    if min(look(longer, nugget) for longer in LOOK[0] for nugget in LOOK[1]) > smooth + BEHIND:
+    smooth = log_posterior(at, x, y, trend, kernel, False)
+    if max(look(longer, nugget) for longer in LOOK[0] for nugget in LOOK[1]) < smooth - BEHIND:
         return Roughness(0.0, 0.0, j, 0.0)
     exact = train(x, y, kernel, trend, False, at[None])
     starts = np.stack(
