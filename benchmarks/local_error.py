@@ -37,8 +37,9 @@ posterior. Each problem must end right (every posterior mean within 0.2 exact sd
 Carlo standard errors) or with a check of the verdict that warns or fails (that of parameters of which the data say
 little does not count). Beside it stands one fixed design with as
 many runs as the rounds took in all. Rounds that the posterior does not ask for cannot help, so that ``--narrow SHARE``
-starts from fewer runs: SHARE of those of the problem. ``--correct`` runs the simulator at so many draws of the
-last posterior and corrects it by them (`uq.correct`). ``--quick`` takes 6 problems of a kind in the place of 30.
+starts from fewer runs: SHARE of those of the problem. ``--noise none`` takes runs as exact where by default a scatter
+that they show is stated; intervals and errors are those of new runs. ``--correct`` runs the simulator at so many draws
+of the last posterior and corrects it by them (`uq.correct`). ``--quick`` takes 6 problems of a kind in the place of 30.
 """
 
 if __name__ != "__main__":
