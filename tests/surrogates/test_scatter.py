@@ -10,6 +10,7 @@ import xarray as xr
 from scipy.stats import multivariate_normal
 
 import uqms as uq
+from uqms.surrogates.left_out import left_out_scores
 from uqms.surrogates.process import ScoreProcess
 from uqms.surrogates.roughness import ROUGH, rough_outputs, roughness
 
@@ -194,9 +195,16 @@ def test_a_scatter_that_is_next_to_nothing_of_the_error_is_none() -> None:
     exact = uq.GaussianProcess(noise="none", **POINT).fit(uq.ensemble.build(design, {"y": ("t", y, T)}))
     (found,) = rough_outputs(exact.process, exact.bases).values()
     assert found.gain > ROUGH
-    basis = exact.bases[0].basis.copy()
-    basis[:, found.score] *= 1e-2
-    assert rough_outputs(exact.process, [replace(exact.bases[0], basis=basis)]) == {}
+    basis, j = exact.bases[0].basis, found.score
+    stated = np.array([np.mean(left_out_scores(exact.process, 0, i)[1]) for i in range(exact.process.q)])
+    stated *= np.sum(basis**2, axis=0)
+    part = found.sd**2 * np.sum(basis[:, j] ** 2) / stated[j]
+    assert part < 0.8
+    rest = stated.sum() - stated[j]
+    for share, counts in ((0.012, True), (0.008, False)):  # of the scatter: a score that is more counts as none
+        smaller = basis.copy()
+        smaller[:, j] *= np.sqrt(rest / stated[j] * share / (part - share))
+        assert bool(rough_outputs(exact.process, [replace(exact.bases[0], basis=smaller)])) == counts
 
 
 def test_runs_are_warned_of_once() -> None:

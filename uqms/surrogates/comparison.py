@@ -154,7 +154,7 @@ def compare_surrogates(settings: Mapping[str, GaussianProcess], ensemble: xr.Dat
         if surrogate.runs != len(inputs) or not np.allclose(_inputs(surrogate), inputs, rtol=1e-9, atol=0.0):
             raise InputError(
                 f"compare_surrogates: {name!r} keeps {surrogate.runs} runs and {next(iter(fitted))!r} {len(inputs)}: "
-                "noise='none' and 'heteroscedastic' merge runs of the same inputs, noise='fitted' keeps them. Compare "
+                "noise='fitted' keeps runs of the same inputs, any other noise merges them. Compare "
                 "settings of one kind of noise."
             )
     for name, surrogate in fitted.items():

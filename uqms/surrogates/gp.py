@@ -139,10 +139,11 @@ class GaussianProcess:
         function, as they do where a solver's steps or its mesh change with the inputs: where runs are clearly more
         likely with a scatter (3 nats) and left-out runs are predicted better, it is stated as an error, one variance
         of each score for the whole box, correlated between scores. It is the same at the same input. "none" takes every
-        run as exact (a tiny jitter grows only when needed). For a stochastic simulator "fitted": a scatter too, but
-        one that is new with each run, `Calibration` and `predict` know of; or "heteroscedastic", a variance that
-        changes over the box, learned from replicates: several runs at each of the inputs, or at most of them. Of a
-        curve, "fitted" takes what its scores leave out as an error, not as noise, and warns where that is noise.
+        run as exact (a tiny jitter grows only when needed), and so does "auto" where runs miss coordinates or `mean` is
+        a cheap model. For a stochastic simulator "fitted": noise that is new with each run, of one variance for the
+        whole box; or "heteroscedastic", a variance that changes over the box, learned from replicates: several runs at
+        each of the inputs, or at most of them. Of a curve, "fitted" takes what its scores leave out as an error, not as
+        noise, and warns where that is noise.
     hyperparameters
         "averaged" over 16 draws of their posterior, "point" for the most probable ones, which is faster, or "auto"
         (default): averaged up to 30 runs per input; with ``scales="given"`` up to 20, and beyond while their
@@ -303,9 +304,7 @@ class GaussianProcess:
                 warn_if_noise_is_left_out(found.process, found.bases)
             return found
         exact = replace(self, noise="none")._trained(ensemble, choose_inputs)
-        # Runs of which parts are missing can only be used as exact ones.
-        settled = exact.physics is not None or "runs_in_part" in exact.attrs
-        rough = {} if settled else rough_outputs(exact.process, exact.bases)
+        rough = {} if exact.physics is not None else rough_outputs(exact.process, exact.bases)
         if not rough:
             return exact
         with warnings.catch_warnings():

@@ -48,7 +48,7 @@ LOOK = ((1.0, 2.0, 4.0), (1e-6, 1e-4, 1e-2))  # times the length scales, and nug
 SCATTER = 0.01  # of the variance stated of left-out runs of an output: a smaller scatter is of no matter
 POINTS = 64  # of a curve, at which left-out runs are compared
 ROUNDED = 1e-12  # of a correlation, so that it has a root
-BEHIND = 4.0  # nats: a score whose best look is so far behind an exact process is smooth
+BEHIND = 12.0  # nats: a score whose best look is so far behind an exact process is smooth
 
 
 @final
@@ -86,7 +86,7 @@ def rough_outputs(process: ScoreProcess, bases: Sequence[OutputBasis]) -> dict[s
     """Return how the runs of outputs scatter around a smooth function, the clearest score of each that does.
 
     A scatter counts where it is a part of the variance that is stated of left-out runs of an output: what rounding
-    does to trailing scores is none.
+    does to trailing scores is none. Runs of which parts are missing have errors of their own, and can only be exact.
     """
     found: dict[str, Roughness] = {}
     h = int(np.argmax(process.log_weights))
