@@ -661,7 +661,9 @@ def scatter(halves: list[str], designs: int, only: list[str], kernel: uq.RadialK
             for into, size in ((smooth, False), (rough, True)):
                 into += [_scattered(kind, number, kernel, size) for number in range(designs)]
             most = max(one.gain for one in smooth[-designs:])
-            aims.append(aim(f"{half}, {kind.__name__}: gain by scatter without one, largest", most, n=designs))
+            aims.append(
+                aim(f"{half}, {kind.__name__}: gain by scatter without one, largest", most, high=3.0, n=designs)
+            )
         for label, found in (("without", smooth), ("with", rough)):
             taken = np.array([one.taken for one in found])
             better, covered, missed = (
@@ -684,6 +686,18 @@ def scatter(halves: list[str], designs: int, only: list[str], kernel: uq.RadialK
         cost = [one.cost for one in smooth]
         aims.append(aim(f"{half}: seconds of a fit without a scatter, times that of exact runs", np.median(cost)))
     return aims
+
+
+def _fitted(
+    settings: uq.GaussianProcess, runs: xr.Dataset, points: dict[str, Array]
+) -> tuple[uq.surrogates.GaussianProcessSurrogate, uq.surrogates.Prediction, float]:
+    """Return the surrogate, what it predicts at points, and the processor's seconds of the fit."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        start = time.process_time()
+        surrogate = settings.fit(runs)
+        seconds = time.process_time() - start
+        return surrogate, surrogate.predict(points), seconds
 
 
 class _Rough(NamedTuple):
@@ -716,12 +730,8 @@ def _scattered(
     runs = uq.ensemble.build(inputs, {"y": y}, space=space)
     scores, covered, seconds = [], [], []
     for settings in (uq.GaussianProcess(kernel=kernel, noise="none"), uq.GaussianProcess(kernel=kernel)):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            start = time.process_time()
-            surrogate = settings.fit(runs)
-            seconds.append(time.process_time() - start)
-            told = surrogate.predict(points)
+        surrogate, told, own = _fitted(settings, runs, points)
+        seconds.append(own)
         if not scores:
             gains = [one.gain for one in roughness(surrogate.process, np.arange(surrogate.process.q))]
         low, high = told.interval(0.95)["y"].values
@@ -776,12 +786,8 @@ def _transformed(
     runs = uq.ensemble.build(inputs, {"y": y}, space=space)
     scores, errors, seconds, covered = [], [], [], 0.0
     for settings in (uq.GaussianProcess(), uq.GaussianProcess(outputs="auto")):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            start = time.process_time()
-            surrogate = settings.fit(runs)
-            seconds.append(time.process_time() - start)
-            told = surrogate.predict(points)
+        _, told, own = _fitted(settings, runs, points)
+        seconds.append(own)
         low, median, high = told.quantile([0.025, 0.5, 0.975])["y"].values
         scores.append(float(told.law("y").log_density(truth[:, None]).mean()))
         errors.append(float(np.sqrt(np.mean((median - truth) ** 2))))

@@ -87,10 +87,10 @@ def words_of(printed: str) -> str:
 
     NumPy pads numbers of an array that end in zeros.
     """
+    printed = re.sub(r"\b0% of the variance of \w+", "0% of a variance", printed)
     printed = re.sub(r"[-+]?\d[\d.]*(e[-+]?\d+)?", "#", printed)
     printed = re.sub(r"\s*([][])\s*", r"\1", printed)
     printed = re.sub(r"(of a posterior sd|R-hat: largest #|ESS: smallest of bulk and tail #) \(\w+\)", r"\1", printed)
-    printed = re.sub(r"#% of the variance of \w+", "#% of a variance", printed)
     return " ".join(printed.split())
 
 

@@ -24,9 +24,9 @@ def smooth(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.sin(2.0 * a) + a * b
 
 
-def jitter(a: np.ndarray, b: np.ndarray, k: float = 1.0) -> np.ndarray:
+def jitter(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return what no run can see of its neighbours; its sd is 1."""
-    return np.sqrt(2.0) * np.sin(k * (913.7 * a + 1571.3 * b))
+    return np.sqrt(2.0) * np.sin(913.7 * a + 1571.3 * b)
 
 
 def runs_of(n: int, size: float, seed: int = 1, space: uq.ParameterSpace = SPACE) -> xr.Dataset:
