@@ -250,3 +250,57 @@ def test_scores_that_are_smooth_are_not_trained_again(monkeypatch: pytest.Monkey
     trained.clear()
     assert roughness(process, np.arange(1))[0].gain == 0.0
     assert not trained
+
+
+def several(n: int = 60) -> xr.Dataset:
+    """Return runs of a rough output, of volumes of which one is the difference of two others, and of a peaked curve."""
+    design = uq.sobol(SPACE, n, rng=1)
+    a, b = design["a"].values, design["b"].values
+    large, small = 100.0 + 30.0 * np.sin(2.0 * a + b), 40.0 + 10.0 * a * b
+    outputs = {
+        "rough": smooth(a, b) + 0.01 * jitter(a, b),
+        "large": large,
+        "small": small,
+        "stroke": large - small,
+        "curve": ("t", np.cos(b[:, None] + T) / (1.0 + 100.0 * (a[:, None] - 0.8) ** 2), T),
+    }
+    return uq.ensemble.build(design, outputs)
+
+
+def assert_as_of(found: uq.surrogates.GaussianProcessSurrogate, exact: uq.surrogates.GaussianProcessSurrogate) -> None:
+    """Assert that outputs of both have the same errors, whatever else the first has."""
+    at = {"a": np.linspace(0.1, 0.9, 7), "b": np.linspace(0.2, 0.7, 7)}
+    told, alone = found.predict(at), exact.predict(at)
+    for name in exact.layouts:
+        np.testing.assert_allclose(told.mean[name], alone.mean[name], rtol=1e-10)
+        np.testing.assert_allclose(told.variance[name], alone.variance[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{"hyperparameters": "point"}, {}])
+def test_smooth_outputs_beside_a_rough_one_are_as_they_would_be_without_it(settings: dict[str, str]) -> None:
+    runs = several()
+    found = uq.GaussianProcess(**settings).fit(runs)
+    exact = uq.GaussianProcess(noise="none", **settings).fit(runs.drop_vars("rough"))
+    assert "scatter of runs stated as an error of rough (" in str(found)
+    assert [basis.name for basis in found.bases if basis.scatter is not None] == ["rough"]
+    assert exact.bases[0].scores is not None  # volumes have scores in common
+    assert exact.process.local.size  # and the curve a local scale
+    assert_as_of(found, exact)
+
+
+def test_a_scatter_is_judged_output_by_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two rough outputs one is predicted better with it, and the other is as without."""
+    from uqms.surrogates import gp
+
+    runs = runs_of(60, 0.01)
+    a, b = runs["a"].values, runs["b"].values
+    other = np.cos(3.0 * b) + a + 0.02 * jitter(b, a)
+    both = uq.ensemble.build(runs[["a", "b"]], {"y": runs["y"].values, "other": other})
+    assert [one.scatter is not None for one in uq.GaussianProcess(**POINT).fit(both).bases] == [True, True]
+    given = gp.left_out_logs
+    monkeypatch.setattr(gp, "left_out_logs", lambda *args: given(*args) * (1.0 if args[2] == 0 else 0.0))
+    found = uq.GaussianProcess(**POINT).fit(both)
+    assert [one.scatter is not None for one in found.bases] == [True, False]
+    assert "other" not in found.attrs["scatter"]
+    exact = uq.GaussianProcess(noise="none", **POINT).fit(both.drop_vars("y"))
+    assert_as_of(found, exact)

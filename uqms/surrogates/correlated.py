@@ -99,7 +99,7 @@ def with_scores_in_common(
     """Return scores, bases, hyperparameters and which scores were kept, with joint scores where errors correlate.
 
     Outputs are modelled jointly when their errors correlate clearly or they are exact combinations of each other, they
-    are known in the same runs, and the scores predict left-out runs better.
+    are known in the same runs without a nugget, and the scores predict left-out runs better.
 
     Parameters
     ----------
@@ -113,7 +113,9 @@ def with_scores_in_common(
         What finds it for a score, and its left-out errors.
     """
     scalar = [
-        (i, int(at[0])) for i, at in enumerate(score_columns(bases)) if not bases[i].dims and bases[i].basis.any()
+        (i, int(at[0]))
+        for i, at in enumerate(score_columns(bases))
+        if not bases[i].dims and bases[i].basis.any() and not found[int(at[0])].nugget
     ]
     known = np.isfinite(y)
     y, new, trained, kept = y.copy(), dict(enumerate(bases)), list(found), np.ones(y.shape[1], dtype=bool)

@@ -30,6 +30,7 @@ from uqms.surrogates.outputs import OutputBasis, score_columns
 from uqms.surrogates.process import ScoreProcess, average, condition
 from uqms.surrogates.training import (
     STARTS,
+    STARTS_MORE,
     SUBSET,
     Hyperparameters,
     Noise,
@@ -42,6 +43,7 @@ from uqms.surrogates.training import (
     taken,
     train,
     trend_basis,
+    with_nuggets,
 )
 
 __all__ = ["Fitting", "Probable", "orders_of", "own_order"]
@@ -81,7 +83,8 @@ class Fitting:
     """What all scores share while they are trained.
 
     With `doubted` the cheap model may be misleading: its part in the mean is averaged over being there or not. What has
-    another `label` has hyperparameter draws that are independent of these. Of several kernels, `OneOf`, each score has
+    another `label` has hyperparameter draws that are independent of these. With `only`, a nugget is trained of these
+    scores, and the others have none. Of several kernels, `OneOf`, each score has
     those that its runs ask for. Whether hyperparameters are averaged is a question to the runs that are `judged`, all
     by default: many runs of a lower level do not make up for few.
     """
@@ -95,15 +98,20 @@ class Fitting:
     doubted: bool = False
     label: str = ""
     judged: Ints | None = None
+    only: Ints | None = None
 
-    def trained(self, y: Array) -> list[Hyperparameters]:
-        """Return the most probable hyperparameters of every score."""
-        every = [self._ordered(y, j) for j in range(y.shape[1])]
-        if isinstance(self.kernel, OneOf):
+    def trained(self, y: Array, exact: Sequence[Hyperparameters] | None = None) -> list[Hyperparameters]:
+        """Return the most probable hyperparameters of every score; with a nugget, near those of `exact` runs first."""
+        kernel, every = self.kernel, [self._ordered(y, j) for j in range(y.shape[1])]
+        starts = [None if exact is None else each.near(kernel, exact[j]) for j, each in enumerate(every)]
+        if isinstance(kernel, OneOf):
             averages = self.hyperparameters == "averaged" or self._few(y)
             most = SMOOTH_POINT if self.hyperparameters == "point" and self._few(y) else None
-            return [one.chosen(self.kernel, self.columns, averages, most) for one in every]
-        return [one.trained(self.kernel, self.columns) for one in every]
+            return [
+                each.chosen(kernel, self.columns, averages, most, near)
+                for each, near in zip(every, starts, strict=True)
+            ]
+        return [each.trained(kernel, self.columns, starts=near) for each, near in zip(every, starts, strict=True)]
 
     def most_probable(self, y: Array, others: Sequence[Probable] | None = None) -> tuple[float, list[Probable]]:
         """Return the largest log posterior of the scores (n, q), summed, and each with where it is.
@@ -151,9 +159,9 @@ class Fitting:
     ) -> tuple["Fitting", Array, list[OutputBasis], list[Hyperparameters]]:
         """Return all with joint scores where errors of scalars correlate.
 
-        Scalars whose runs have known variances of their noise cannot be among them.
+        Scalars whose runs have noise cannot be among them.
         """
-        scalars = self if isinstance(self.noise, bool) else replace(self, noise=False)
+        scalars = replace(self, noise=False, only=None)
 
         def train_score(score: Array) -> Hyperparameters:
             return scalars.trained(score[:, None])[0]
@@ -164,7 +172,8 @@ class Fitting:
 
         y, bases, found, kept = with_scores_in_common(y, bases, found, train_score, left_out)
         noise = self.noise if isinstance(self.noise, bool) else self.noise[:, kept]
-        return replace(self, noise=noise), y, bases, found
+        only = None if self.only is None else np.flatnonzero(np.isin(np.flatnonzero(kept), self.only))
+        return replace(self, noise=noise, only=only), y, bases, found
 
     def conditioned(self, y: Array, found: Sequence[Hyperparameters], bases: Sequence[OutputBasis]) -> ScoreProcess:
         """Return the processes of every score, with draws of their hyperparameters where these matter."""
@@ -196,7 +205,7 @@ class Fitting:
 
     def _noise_of(self, j: int) -> Noise:
         if isinstance(self.noise, bool):
-            return self.noise
+            return self.noise and (self.only is None or j in self.only)
         return self.noise[:, j] if self.noise[:, j].any() else False
 
     def _averages(self, y: Array, found: Sequence[Hyperparameters], bases: Sequence[OutputBasis]) -> bool:
@@ -254,7 +263,23 @@ class _Ordered(NamedTuple):
     cheap: tuple[Array, ...]
     inputs: Ints
 
-    def trained(self, kernel: Kernel, columns: int, soon: bool = False) -> Hyperparameters:
+    def near(self, kernel: Kernel, exact: Hyperparameters) -> Array | None:
+        """Return starts of the search with a nugget: near hyperparameters of exact runs, then those of any search.
+
+        Exact runs that scatter have short length scales, which the second start does not know of. They are of the
+        simplest kernel, and none where it was not among those that all runs have trained.
+        """
+        d = self.x.shape[1]
+        if isinstance(kernel, OneOf):
+            simple = kernel.kernels[0]
+            at = next((one.at.mode for one in exact.rivals if one.kernel == simple), None)
+        else:
+            simple, at = kernel, np.log(_permuted(exact, kernel, self.inputs).ell) if exact.starts else None
+        if at is None:
+            return None
+        return np.vstack([with_nuggets(simple, d, at)[:1], starting_points(simple, d, STARTS_MORE, True)])
+
+    def trained(self, kernel: Kernel, columns: int, soon: bool = False, starts: Array | None = None) -> Hyperparameters:
         """Return the most probable hyperparameters; `soon`, where the kernel has an average information."""
         if not self.y.any():  # a constant output: its basis is zero, so only finite numbers are needed
             ones = np.ones(hyperparameter_count(kernel, self.x.shape[1]))
@@ -270,10 +295,17 @@ class _Ordered(NamedTuple):
             of_some = climb(self.x[rows], self.y[rows], trend[rows], kernel, taken(self.noise, rows), start, FINE)
             return of_some.value, of_some.point
 
-        found = train(self.x, self.y, kernel, trend, self.noise, search=search if soon else None)
+        found = train(self.x, self.y, kernel, trend, self.noise, starts, search if soon else None)
         return _permuted(found, kernel, np.argsort(self.inputs))
 
-    def chosen(self, kernel: OneOf, columns: int, averages: bool, most: int | None = None) -> Hyperparameters:
+    def chosen(
+        self,
+        kernel: OneOf,
+        columns: int,
+        averages: bool,
+        most: int | None = None,
+        starts: Array | None = None,
+    ) -> Hyperparameters:
         """Return the most probable hyperparameters of one kernel, beside its rivals where draws are to be made.
 
         It is the one whose evidence is largest; of several that are about as probable, that which learns least. Of many
@@ -282,7 +314,7 @@ class _Ordered(NamedTuple):
         if self.y.any() and not self._tells(columns):
             return replace(self._without().chosen(kernel, columns - 1, averages, most), cheap=False)
         d, first = self.x.shape[1], kernel.kernels[0]
-        plain = self._unordered().trained(first, columns, soon=True)
+        plain = self._unordered().trained(first, columns, True, starts)
         rivals: list[Rival] = []
         if plain.starts:
             rows = self._choosing()

@@ -58,7 +58,7 @@ from uqms.surrogates.partial import PartialRuns, fit_partial, refined
 from uqms.surrogates.physics import Physics, lifted
 from uqms.surrogates.pointwise import NamedSurrogate
 from uqms.surrogates.process import ScoreProcess, Scores, draw_at, normals_at, scores_at, sobol_points
-from uqms.surrogates.roughness import left_out_logs, noted_scatter, rough_outputs, with_scatter
+from uqms.surrogates.roughness import Roughness, left_out_logs, noted_scatter, rough_outputs, with_scatter
 from uqms.surrogates.run_noise import SimulatorNoise, correlation_of_residuals, learn_noise, replicated
 from uqms.surrogates.stored import (
     arrays_of_bases,
@@ -92,6 +92,7 @@ __all__ = [
 ]
 
 _logger = logging.getLogger(__name__)
+BETTER = 0.5  # paired standard errors by which left-out runs are predicted better with a scatter
 CLEAR = 3.0  # standard errors by which a score is predicted better than by a constant
 PART, LOW = 0.1, 0.1  # of the variance of scores at its quantile LOW: what their basis leaves is at most PART of that
 LEAST = 1e-15  # share of an output's variance that counts
@@ -298,42 +299,17 @@ class GaussianProcess:
         return self._fit(ensemble, choose_inputs=False)
 
     def _fit(self, ensemble: xr.Dataset, choose_inputs: bool) -> "GaussianProcessSurrogate":
-        if self.noise != "auto":
-            found = self._trained(ensemble, choose_inputs)
-            if self.noise == "fitted":
-                warn_if_noise_is_left_out(found.process, found.bases)
-            return found
-        exact = replace(self, noise="none")._trained(ensemble, choose_inputs)
-        rough = {} if exact.physics is not None else rough_outputs(exact.process, exact.bases)
-        if not rough:
-            return exact
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # these runs have been warned of
-            settings = replace(self, noise="fitted", outputs=self._outputs_of(exact))
-            noisy = settings._trained(ensemble, choose_inputs, deterministic=True)
-        bases = with_scatter(noisy.process, noisy.bases)
-        clearest = list(exact.layouts).index(max(rough, key=lambda name: rough[name].gain))
-        after, before = (left_out_logs(one.process, one.bases, clearest) for one in (noisy, exact))
-        gains = after - before
-        if bases[clearest].scatter is None or np.mean(gains) <= np.std(gains) / np.sqrt(len(gains)):
-            return exact
-        attrs = {**noisy.attrs, "noise": "none"} | noted_scatter(bases, rough)
-        attrs |= {key: exact.attrs[key] for key in ("transforms",) if key in exact.attrs}
-        return replace(noisy, bases=bases, attrs=MappingProxyType(attrs))
+        settings = replace(self, noise="none") if self.noise == "auto" else self
+        found = settings._scored(ensemble, choose_inputs)
+        if self.noise == "auto":
+            found = found.with_scatter()
+        surrogate = found.finished(self.scalars)
+        if self.noise == "fitted":
+            warn_if_noise_is_left_out(surrogate.process, surrogate.bases)
+        return surrogate
 
-    def _outputs_of(self, fitted: "GaussianProcessSurrogate") -> dict[str, Curve | Scalar]:
-        """Return the settings of all outputs with the transforms that were taken."""
-        named: dict[str, Curve | Scalar] = {}
-        for name, layout in fitted.layouts.items():
-            one = self._named.get(name, Curve() if layout.dims else Scalar())
-            taken = layout.transform
-            named[name] = replace(one, transform=None if isinstance(taken, Identity) else taken)
-        return named
-
-    def _trained(
-        self, ensemble: xr.Dataset, choose_inputs: bool, deterministic: bool = False
-    ) -> "GaussianProcessSurrogate":
-        """Train; of a `deterministic` simulator runs that repeat others are merged whatever the noise."""
+    def _scored(self, ensemble: xr.Dataset, choose_inputs: bool) -> "_Scored":
+        """Return the scores of all outputs with their most probable hyperparameters."""
         table.check(ensemble)
         check_one_level(ensemble)
         parts = self.noise == "none" and self.mean is None
@@ -345,7 +321,7 @@ class GaussianProcess:
         check_settings(self._named, table.output_names(runs))
         check_bounds(self._named, runs, used)
         box, x = inputs_of(runs)
-        runs, x = merge_duplicates(runs, x, box.names, self.noise != "none" and not deterministic)
+        runs, x = merge_duplicates(runs, x, box.names, self.noise != "none")
         replicates = replicated(x) if self.noise == "heteroscedastic" else None
         x = x if replicates is None else replicates.x
         if len(x) < box.d + 2:
@@ -401,14 +377,6 @@ class GaussianProcess:
         held_out: dict[int, Array] = {}
         if cheap is None and learned is None:
             bases, y, found, held_out = _with_enough_scores(fitting, bases, y, found, every, outputs, local)
-        if self.scalars == "auto" and cheap is None and self.noise == "none":
-            fitting, y, bases, found = fitting.with_scores_in_common(y, bases, found)
-        process = fitting.conditioned(y, found, bases)
-        if held_out:
-            process = with_held_out(process, _of_all(held_out, bases, y))
-        if local:
-            process = with_local_scale(process, orders_of(bases, "local scale"))
-        report(process, found, bases)
         attrs = {key: str(runs.attrs[key]) for key in ("space", "box_note", "simulator", "design") if key in runs.attrs}
         attrs |= {"runs_left_out": str(left_out), "noise": self.noise}
         attrs |= scales | transforms
@@ -420,9 +388,8 @@ class GaussianProcess:
         if learned is not None:
             attrs["noise_normality"] = json.dumps(learned.normality._asdict())
             attrs["noise_drift"] = json.dumps(learned.drift._asdict())
-        return GaussianProcessSurrogate(
-            box, process, tuple(bases), MappingProxyType(attrs), self.mean, learned and learned.noise
-        )
+        simulator_noise = None if learned is None else learned.noise
+        return _Scored(box, fitting, bases, y, found, held_out, attrs, local, self.mean, simulator_noise)
 
     @property
     def _named(self) -> Mapping[str, Curve | Scalar]:
@@ -462,6 +429,81 @@ class GaussianProcess:
         _, columns = _determined(self.trend, x[np.isfinite(y).all(axis=1)])
         fitting = Fitting(x, kernel, columns, self.noise != "none", self.hyperparameters)
         return fitting.most_probable(y, others)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """Outputs in their bases, and the most probable hyperparameters of every score."""
+
+    box: Box
+    fitting: Fitting
+    bases: list[OutputBasis]
+    y: Array  # scores (n, q)
+    found: list[Hyperparameters]
+    held_out: Mapping[int, Array]  # values in held-out runs, by position of the output
+    attrs: dict[str, str]
+    local: bool  # whether errors have a local scale
+    mean: Physics | None
+    noise: SimulatorNoise | None
+    rough: Mapping[str, Roughness] = field(default_factory=dict)  # scatter by output, which is to be stated
+
+    def with_scatter(self) -> "_Scored":
+        """Return the same with nuggets of outputs whose runs scatter, where left-out runs are predicted better so."""
+        if self.mean is not None or "runs_in_part" in self.attrs:
+            return self
+        at_mode = replace(self.fitting, hyperparameters="point")
+        rough = rough_outputs(at_mode.conditioned(self.y, self.found, self.bases), self.bases)
+        if not rough:
+            return self
+        columns = self._columns(rough)
+        trained = replace(self.fitting, noise=True).trained(self.y[:, columns], [self.found[j] for j in columns])
+        every = dict(zip(columns.tolist(), trained, strict=True))
+        both = (self, self._with_nuggets(rough, every))
+        before, after = (one._with_errors(replace(one.fitting, hyperparameters="point")) for one in both)
+        better = {}
+        for i, basis in enumerate(self.bases):
+            if basis.name in rough:
+                gains = left_out_logs(after, self.bases, i) - left_out_logs(before, self.bases, i)
+                if np.mean(gains) > BETTER * np.std(gains) / np.sqrt(len(gains)):
+                    better[basis.name] = rough[basis.name]
+        return self._with_nuggets(better, every) if better else self
+
+    def _columns(self, rough: Mapping[str, Roughness]) -> Ints:
+        """Return the scores of outputs."""
+        every = zip(self.bases, score_columns(self.bases), strict=True)
+        return np.concatenate([at for basis, at in every if basis.name in rough])
+
+    def _with_nuggets(self, rough: Mapping[str, Roughness], trained: Mapping[int, Hyperparameters]) -> "_Scored":
+        """Return the same with the hyperparameters of the scores of rough outputs that were trained with a nugget."""
+        columns = self._columns(rough)
+        found = [trained[j] if j in columns else one for j, one in enumerate(self.found)]
+        held_out = {i: values for i, values in self.held_out.items() if self.bases[i].name not in rough}
+        return replace(
+            self, fitting=replace(self.fitting, noise=True, only=columns), found=found, held_out=held_out, rough=rough
+        )
+
+    def finished(self, scalars: Literal["auto", "independent"]) -> "GaussianProcessSurrogate":
+        """Return the surrogate, its hyperparameters averaged where they matter."""
+        common = scalars == "auto" and self.mean is None and self.attrs["noise"] == "none"
+        one = self._with_scores_in_common() if common else self
+        process, bases, attrs = one._with_errors(one.fitting), tuple(one.bases), one.attrs
+        report(process, one.found, bases)
+        if one.rough:
+            bases = with_scatter(process, bases)
+            attrs = attrs | noted_scatter(bases, one.rough)
+        return GaussianProcessSurrogate(one.box, process, bases, MappingProxyType(attrs), one.mean, one.noise)
+
+    def _with_scores_in_common(self) -> "_Scored":
+        fitting, y, bases, found = self.fitting.with_scores_in_common(self.y, self.bases, self.found)
+        return replace(self, fitting=fitting, y=y, bases=bases, found=found)
+
+    def _with_errors(self, fitting: Fitting) -> ScoreProcess:
+        """Return the processes of the scores, with the errors of held-out runs and their local scale."""
+        process = fitting.conditioned(self.y, self.found, self.bases)
+        if self.held_out:
+            process = with_held_out(process, _of_all(self.held_out, self.bases, self.y))
+        return with_local_scale(process, orders_of(self.bases, "local scale")) if self.local else process
 
 
 def left_out_scalars(settings: GaussianProcess, box: Box, x: Array, z: Array) -> tuple[Array, Array]:
@@ -1113,7 +1155,7 @@ def _check_cheap(trends: list[Array], bases: list[OutputBasis]) -> None:
             )
 
 
-def report(process: ScoreProcess, found: list[Hyperparameters], bases: list[OutputBasis]) -> None:
+def report(process: ScoreProcess, found: list[Hyperparameters], bases: Sequence[OutputBasis]) -> None:
     """Warn of scores that needed much jitter, and log those whose length scales ended at a bound."""
     names = score_names(bases)
     jitter = process.jitter.max(axis=0)

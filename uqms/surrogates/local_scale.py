@@ -127,12 +127,12 @@ class _LeftOut(NamedTuple):
 
 
 def _left_out(process: ScoreProcess, rows: Ints) -> _LeftOut:
-    """Return what is known of left-out runs; of scores that do not vary nothing is."""
+    """Return what is known of left-out runs; of scores that do not vary, or have a nugget, nothing is."""
     weights = np.exp(process.log_weights - np.logaddexp.reduce(process.log_weights))
     out = np.full((3, *process.y.shape), np.nan)
     for j in range(process.q):
         known = process.known(j)
-        if process.y[known, j].any():
+        if process.y[known, j].any() and not process.nugget[:, j].any():
             out[:, known, j] = 0.0
             for h, weight in enumerate(weights):
                 error, variance, _ = left_out_scores(process, h, j)

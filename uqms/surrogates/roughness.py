@@ -29,7 +29,7 @@ from uqms.surrogates.left_out import left_out_scores
 from uqms.surrogates.outputs import OutputBasis, score_columns
 from uqms.surrogates.process import ScoreProcess, condition
 from uqms.surrogates.run_noise import NOISELESS, correlation_of_residuals
-from uqms.surrogates.training import NUGGET_BOUNDS, SUBSET, log_posterior, subset, train, trend_basis
+from uqms.surrogates.training import NUGGET_BOUNDS, SUBSET, log_posterior, subset, train, trend_basis, with_nuggets
 
 __all__ = [
     "ROUGH",
@@ -42,8 +42,6 @@ __all__ = [
 ]
 
 ROUGH = 3.0  # nats: a smaller gain may be by chance
-FIRST = (1e-4, 1e-2)  # nuggets that the search starts from
-LONGER = 2.0  # times the length scales, of the second start
 LOOK = ((1.0, 2.0, 4.0), (1e-6, 1e-4, 1e-2))  # times the length scales, and nuggets, that are looked at first
 SCATTER = 0.01  # of the variance stated of left-out runs of an output: a smaller scatter is of no matter
 POINTS = 64  # of a curve, at which left-out runs are compared
@@ -169,10 +167,7 @@ def _of_score(process: ScoreProcess, j: int) -> Roughness | None:
     if max(look(longer, nugget) for longer in LOOK[0] for nugget in LOOK[1]) < smooth - BEHIND:
         return Roughness(0.0, 0.0, j, 0.0)
     exact = train(x, y, kernel, trend, False, at[None])
-    starts = np.stack(
-        [np.append(at, math.log(FIRST[0])), np.append(at + math.log(LONGER) * lengths, math.log(FIRST[1]))]
-    )
-    rough = train(x, y, kernel, trend, True, starts)
+    rough = train(x, y, kernel, trend, True, with_nuggets(kernel, x.shape[1], at))
     if rough.nugget <= 10.0 * NUGGET_BOUNDS[0]:
         return Roughness(0.0, 0.0, j, 0.0)
     # Left-over scatter in units of the score: nugget times the variance, which the fit has in closed form.

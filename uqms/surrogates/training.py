@@ -70,6 +70,7 @@ __all__ = [
     "trend_columns",
     "trend_reverse",
     "variances_known",
+    "with_nuggets",
 ]
 
 type Noise = bool | Array
@@ -84,6 +85,7 @@ APART = 4.0
 EXACT = 1e-10  # of y: what the trend leaves is rounding
 STARTS, STARTS_MORE, START_TOLERANCE = 2, 8, 0.1
 SHORT = 0.125  # of the range of starts: where the second one is
+NUGGETS, LONGER = (1e-4, 1e-2), 2.0  # of starts from exact runs; times the length scales, of the second
 SUBSET = 200  # runs on which starts are compared when there are at least twice as many
 
 
@@ -425,6 +427,12 @@ def starting_points(kernel: Kernel, d: int, count: int, noise: Noise) -> Array:
         low, high = np.log((1e-1, 1e1) if variances_known(noise) else (1e-4, 1e-1))
         points[:, size] = low + (high - low) * cube[:, size]
     return points
+
+
+def with_nuggets(kernel: Kernel, d: int, at: Float[np.ndarray, " p"]) -> Float[np.ndarray, "2 p1"]:
+    """Return where a search with a nugget starts when exact runs have these logarithms: there, and at longer scales."""
+    longer = at + math.log(LONGER) * (np.arange(len(at)) < scale_count(kernel, d))
+    return np.stack([np.append(one, math.log(nugget)) for one, nugget in zip((at, longer), NUGGETS, strict=True)])
 
 
 def train(
