@@ -252,17 +252,20 @@ def test_scores_that_are_smooth_are_not_trained_again(monkeypatch: pytest.Monkey
     assert not trained
 
 
-def several(n: int = 60) -> xr.Dataset:
-    """Return runs of a rough output, of volumes of which one is the difference of two others, and of a peaked curve."""
-    design = uq.sobol(SPACE, n, rng=1)
+def several() -> xr.Dataset:
+    """Return runs of rough outputs, of volumes of which one is the difference of two, and of a curve with a corner."""
+    design, t = uq.sobol(SPACE, 48, rng=1), np.linspace(0.0, 1.0, 40)
     a, b = design["a"].values, design["b"].values
     large, small = 100.0 + 30.0 * np.sin(2.0 * a + b), 40.0 + 10.0 * a * b
+    rough = smooth(a, b) + 0.02 * (0.5 + b) * np.random.default_rng(1).standard_normal(48)
+    corner = 0.1 * np.exp(12.0 * (a[:, None] - 1.0)) * np.sin(50.0 * t * (1.0 + b[:, None]))
     outputs = {
-        "rough": smooth(a, b) + 0.01 * jitter(a, b),
+        "rough": rough,
         "large": large,
         "small": small,
         "stroke": large - small,
-        "curve": ("t", np.cos(b[:, None] + T) / (1.0 + 100.0 * (a[:, None] - 0.8) ** 2), T),
+        "curve": ("t", a[:, None] + b[:, None] * t + corner, t),
+        "twin": 2.0 * rough + 1e-3 * b,
     }
     return uq.ensemble.build(design, outputs)
 
@@ -280,12 +283,14 @@ def assert_as_of(found: uq.surrogates.GaussianProcessSurrogate, exact: uq.surrog
 def test_smooth_outputs_beside_a_rough_one_are_as_they_would_be_without_it(settings: dict[str, str]) -> None:
     runs = several()
     found = uq.GaussianProcess(**settings).fit(runs)
-    exact = uq.GaussianProcess(noise="none", **settings).fit(runs.drop_vars("rough"))
+    exact = uq.GaussianProcess(noise="none", **settings).fit(runs.drop_vars(["rough", "twin"]))
     assert "scatter of runs stated as an error of rough (" in str(found)
-    assert [basis.name for basis in found.bases if basis.scatter is not None] == ["rough"]
+    assert [basis.name for basis in found.bases if basis.scatter is not None] == ["rough", "twin"]
     assert exact.bases[0].scores is not None  # volumes have scores in common
-    assert exact.process.local.size  # and the curve a local scale
+    assert exact.process.local.any()  # and the curve a local scale,
+    assert exact.process.held_out.any()  # and trailing scores that are known by held-out runs
     assert_as_of(found, exact)
+    assert not found.process.local[:, found.process.nugget.any(axis=0)].any()
 
 
 def test_a_scatter_is_judged_output_by_output(monkeypatch: pytest.MonkeyPatch) -> None:

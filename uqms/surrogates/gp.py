@@ -450,7 +450,7 @@ class _Scored:
 
     def with_scatter(self) -> "_Scored":
         """Return the same with nuggets of outputs whose runs scatter, where left-out runs are predicted better so."""
-        if self.mean is not None or "runs_in_part" in self.attrs:
+        if self.mean is not None:
             return self
         at_mode = replace(self.fitting, hyperparameters="point")
         rough = rough_outputs(at_mode.conditioned(self.y, self.found, self.bases), self.bases)
