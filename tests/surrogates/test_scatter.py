@@ -257,6 +257,7 @@ def several() -> xr.Dataset:
     design, t = uq.sobol(SPACE, 48, rng=1), np.linspace(0.0, 1.0, 40)
     a, b = design["a"].values, design["b"].values
     large, small = 100.0 + 30.0 * np.sin(2.0 * a + b), 40.0 + 10.0 * a * b
+    wave = np.sin(9.0 * a + 4.0 * b)
     rough = smooth(a, b) + 0.02 * (0.5 + b) * np.random.default_rng(1).standard_normal(48)
     corner = 0.1 * np.exp(12.0 * (a[:, None] - 1.0)) * np.sin(50.0 * t * (1.0 + b[:, None]))
     outputs = {
@@ -265,6 +266,8 @@ def several() -> xr.Dataset:
         "small": small,
         "stroke": large - small,
         "curve": ("t", a[:, None] + b[:, None] * t + corner, t),
+        "left": wave + np.sin(a),
+        "right": wave + np.cos(b),
         "twin": 2.0 * rough + 1e-3 * b,
     }
     return uq.ensemble.build(design, outputs)
