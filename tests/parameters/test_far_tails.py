@@ -249,7 +249,6 @@ def test_a_small_part_far_out_is_seen_by_the_numeric_tail():
     np.testing.assert_allclose(prior.sf(x), exact, rtol=1e-9)
 
 
-@pytest.mark.slow
 def test_a_density_that_underflows_is_reported_and_bounded():
     prior = Underflowing()
     with pytest.warns(NumericalWarning, match=r"Underflowing\(\): _log_density is not finite beyond 27\.2.*give _sf"):

@@ -35,7 +35,8 @@ __all__ = ["Table", "Tail", "table", "upper_tail"]
 DROP = 45.0  # of the log-density; exp(-45) is far below the smallest probability that draws use, 2**-54
 SEARCHED = np.concatenate([-np.geomspace(1e15, 1e-6, 127), [0.0], np.geomspace(1e-6, 1e15, 127)])
 TOLERANCE = 1e-14  # of the whole mass, of a panel
-MAX_ROUNDS, MAX_STEPS = 60, 200
+ULPS = 4.0  # of a node, by which its density may be off: no panel is halved for that
+MAX_ROUNDS, MAX_STEPS, MOST = 60, 200, 20_000  # of halvings, of Newton's steps; panels, of a density in many steps
 UNIT_MASS = 1e-6  # how far from one a density may integrate
 TAIL = 1e-6  # of its maximum: where an integrand has not fallen further at the outermost edges, it has no integral
 TAIL_MASS = 1e-3  # on either side, where the mass beyond a point is integrated by itself
@@ -226,9 +227,10 @@ def _tail(
         middle = 0.5 * (edges[:-1] + edges[1:])
         halves = [_outwards(log_density, start, sign, a, b) for a, b in ((edges[:-1], middle), (middle, edges[1:]))]
         beyond = np.cumsum(masses[::-1])[::-1]
-        rough = np.abs(halves[0] + halves[1] - masses) > np.maximum(TAIL_TOLERANCE, rounding(middle)) * beyond
+        nodes = ULPS * np.spacing(np.abs(start + sign * middle)) * _slopes(log_density, start + sign * edges) * masses
+        rough = np.abs(halves[0] + halves[1] - masses) > np.maximum(TAIL_TOLERANCE, rounding(middle)) * beyond + nodes
         rough &= (middle > edges[:-1]) & (middle < edges[1:])
-        if not rough.any():
+        if not rough.any() or len(edges) > MOST:
             break
         every = np.stack([np.where(rough, halves[0], masses), np.where(rough, halves[1], np.nan)], axis=1).ravel()
         edges, masses = np.unique(np.concatenate([edges, middle[rough]])), every[~np.isnan(every)]
@@ -351,6 +353,13 @@ def _integral(log_density: Callable[[Array], Array], low: Array, high: Array) ->
     return np.asarray(width * (np.exp(log_density(at)) @ WEIGHTS))
 
 
+def _slopes(log_density: Callable[[Array], Array], edges: Array) -> Array:
+    """Return sizes of the slope of a log-density between edges; 0 where it is not finite."""
+    with np.errstate(all="ignore"):
+        slopes = np.abs(np.diff(log_density(edges)) / np.diff(edges))
+    return np.where(np.isfinite(slopes), slopes, 0.0)
+
+
 def _panels(log_density: Callable[[Array], Array], label: str) -> tuple[Array, Array]:
     """Return edges (m + 1,) and masses (m,) of panels that hold the mass."""
     from scipy.optimize import minimize_scalar
@@ -379,9 +388,10 @@ def _panels(log_density: Callable[[Array], Array], label: str) -> tuple[Array, A
     for _ in range(MAX_ROUNDS):
         middle = 0.5 * (edges[:-1] + edges[1:])
         left, right = (_integral(log_density, a, b) for a, b in ((edges[:-1], middle), (middle, edges[1:])))
-        rough = np.abs(left + right - masses) > TOLERANCE * float(masses.sum())
+        rounding = np.spacing(np.abs(middle)) * _slopes(log_density, edges) * masses
+        rough = np.abs(left + right - masses) > np.maximum(TOLERANCE * float(masses.sum()), ULPS * rounding)
         rough &= (middle > edges[:-1]) & (middle < edges[1:])
-        if not rough.any():
+        if not rough.any() or len(edges) > MOST:
             break
         every = np.empty((len(masses), 2))
         every[:, 0], every[:, 1] = np.where(rough, left, masses), np.where(rough, right, np.nan)
