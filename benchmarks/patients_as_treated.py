@@ -408,8 +408,9 @@ SATURABLE = uq.ParameterSpace(
 INFUSED = np.linspace(0.5, 16.0, 32)
 
 
-def infusion(Vmax: float, Km: float, V: float, dose: float, duration: float) -> Array:
+def infusion(Vmax: float, Km: float, V: float, regimen: uq.Regimen) -> Array:
     """Return the concentration after an infusion with Michaelis-Menten elimination."""
+    ((dose,), (duration,)) = regimen.amounts, regimen.durations
 
     def slope(t: float, c: Array, rate: float) -> Array:
         return np.asarray((rate - Vmax * c / (Km + c)) / V)
@@ -422,7 +423,8 @@ def infusion(Vmax: float, Km: float, V: float, dose: float, duration: float) -> 
 def saturable(repeats: int, half: str, draws: int) -> list[Aim]:
     """Return the coverage of population and individual parameters through one surrogate."""
     population = uq.Population(SATURABLE, individual=("Vmax", "V"), spread=uq.HalfNormal(0.3))
-    simulator = uq.FunctionSimulator(infusion, outputs={"conc": ("time",)}, coords={"time": INFUSED})
+    usual = uq.Regimen.single(200.0, duration=1.0)
+    simulator = uq.FunctionSimulator(infusion, outputs={"conc": ("time",)}, coords={"time": INFUSED}, regimen=usual)
     design = uq.sobol(SATURABLE, 200, over=population.box(mass=0.9), rng=1)
     surrogate = uq.GaussianProcess(outputs={"conc": uq.Curve(tolerance=1e-6)}).fit(uq.run(simulator, design, workers=2))
     names = (*SATURABLE.names, "omega_Vmax", "omega_V", "sigma", "proportional")
@@ -437,7 +439,7 @@ def saturable(repeats: int, half: str, draws: int) -> list[Aim]:
             one = {n: truth[n] * np.exp(truth[f"omega_{n}"] * rng.standard_normal()) for n in ("Vmax", "V")}
             dose, duration = rng.uniform(100.0, 400.0), rng.uniform(0.5, 4.0)
             at = np.sort(rng.choice(len(INFUSED), 6, replace=False))
-            y = infusion(one["Vmax"], truth["Km"], one["V"], dose, duration)[at]
+            y = infusion(one["Vmax"], truth["Km"], one["V"], uq.Regimen.single(dose, duration=duration))[at]
             z = y + np.hypot(truth["sigma"], truth["proportional"] * y) * rng.standard_normal(len(at))
             own[f"p{j}"] = one
             rows += [

@@ -411,3 +411,72 @@ def test_a_system_that_is_not_linear_takes_regular_regimens_as_conditions() -> N
     found = float(model.compile_logp(vars=[model["data"]])({"top_log__": np.log([5.0, 5.0])}))
     values = np.array([data.value[rows][0] for rows in one])
     assert found == pytest.approx(stats.norm(expected, 0.5).logpdf(values).sum(), rel=1e-9)
+
+
+AFTER = np.array([4.0, 12.0, 20.0, 28.0])
+
+
+def saturated(top: float, regimen: uq.Regimen) -> Array:
+    """Return an effect that saturates with the amount given until then."""
+    total = np.array([sum(dose.amount for dose in regimen.doses if dose.time < t) for t in AFTER])
+    return top * total / (total + 100.0)
+
+
+@pytest.fixture(scope="module")
+def not_linear() -> uq.Posterior:
+    """Return the posterior of one patient, whose surrogate is of runs with amounts and numbers of doses every 8 h."""
+    space = uq.ParameterSpace(
+        top=uq.LogNormal(median=5.0, sigma=0.3),
+        conditions={"dose": uq.Condition(50.0, 200.0), "doses": uq.Condition(1.0, 3.0)},
+    )
+    usual = uq.Regimen.repeated(100.0, every=8.0, doses=2)
+    simulator = uq.FunctionSimulator(
+        saturated, outputs={"conc": ("time",)}, coords={"time": AFTER}, regimen=usual, version="1"
+    )
+    surrogate = uq.GaussianProcess().fit(uq.run(simulator, uq.sobol(space, 120, rng=1), workers=0))
+    truth = saturated(6.0, usual)
+    rows = pd.DataFrame({"time": AFTER, "conc": truth + np.array([0.1, -0.2, 0.15, 0.0]), "dose": 100.0, "doses": 2.0})
+    data = uq.Observations.from_table(
+        rows, output="conc", value="conc", coords={"time": "time"}, conditions=["dose", "doses"]
+    )
+    return uq.Calibration(surrogate, data, uq.GaussianNoise(sd=0.2)).sample(uq.SMC(particles=1000), rng=1)
+
+
+def test_a_dose_is_chosen_where_the_system_is_not_linear(not_linear: uq.Posterior) -> None:
+    """Beside the simulator itself at all draws."""
+    amounts = [60.0, 80.0, 100.0, 140.0]
+
+    def regimen(mg: float) -> uq.Regimen:
+        return uq.Regimen.repeated(mg, every=8.0, doses=3)
+
+    choice = uq.dose_for(not_linear, regimen, amounts, at=[20.0, 28.0], above=4.3, probability=0.9)
+    top = not_linear.draws["top"].values.ravel()
+    shares = []
+    for mg in amounts:
+        lowest = np.array([saturated(k, regimen(mg))[2:].min() for k in top])
+        shares.append(float(np.mean(lowest > 4.3)))
+        assert abs(choice.table.loc[mg, "probability"] - shares[-1]) < 4.0 * max(choice.table.loc[mg, "mcse"], 0.01)
+        assert choice.table.loc[mg, "median"] == pytest.approx(np.median(lowest), rel=0.02)
+    assert 0.02 < shares[1] < 0.9
+    assert choice.chosen == amounts[int(np.argmax(np.array(shares) >= 0.9))]
+
+
+@pytest.mark.parametrize(
+    ("regimen", "words"),
+    [
+        (lambda mg: uq.Regimen.repeated(mg, every=6.0, doses=2), "'interval' is 6 .* but 8 in all runs"),
+        (lambda mg: uq.Regimen.single(mg, duration=1.0), "'duration' is 1 .* but 0 in all runs"),
+        (lambda mg: uq.Regimen.single(mg, route="iv"), "the route of .* is not that of the runs"),
+        (lambda mg: uq.Regimen.single(mg, time=3.0), "not regular, it begins at 3"),
+    ],
+)
+def test_regimens_that_the_runs_cannot_tell_are_refused(
+    not_linear: uq.Posterior, regimen: Callable[[float], uq.Regimen], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        uq.dose_for(not_linear, regimen, [100.0], at=[20.0], above=1.0)
+
+
+def test_one_dose_has_no_interval(not_linear: uq.Posterior) -> None:
+    choice = uq.dose_for(not_linear, uq.Regimen.single, [100.0], at=[20.0], above=2.0)
+    assert choice.table.loc[100.0, "median"] == pytest.approx(0.5 * np.median(not_linear.draws["top"]), rel=0.02)

@@ -198,3 +198,60 @@ def test_regimens_are_summed() -> None:
     assert sum(parts) == parts[0] + parts[1] + parts[2]
     with pytest.raises(InputError, match="a int cannot be added"):
         1 + parts[0]
+
+
+def test_conditions_of_a_regular_regimen_and_back() -> None:
+    usual = Regimen.repeated(100.0, every=12.0, doses=4, duration=1.0, route="iv")
+    assert usual.conditions == {"dose": 100.0, "interval": 12.0, "duration": 1.0, "doses": 4.0}
+    assert usual.with_conditions(**usual.conditions) == usual
+    assert Regimen.single(5.0).conditions == {"dose": 5.0, "interval": 0.0, "duration": 0.0, "doses": 1.0}
+    other = usual.with_conditions(dose=50.0, interval=6.0, duration=0.5, doses=2)
+    assert other == Regimen.repeated(50.0, every=6.0, doses=2, duration=0.5, route="iv")
+
+
+def test_outputs_are_continuous_in_the_number_of_doses() -> None:
+    """A part of a dose is a smaller last one: at whole numbers from both sides it is the regimen."""
+    usual, t = Regimen.repeated(100.0, every=12.0, doses=2), np.linspace(0.5, 60.0, 50)
+    found = usual.with_conditions(doses=3.4)
+    np.testing.assert_allclose(found.amounts, [100.0, 100.0, 100.0, 40.0], rtol=1e-12)
+    assert found.times == (0.0, 12.0, 24.0, 36.0)
+
+    def response(doses: float) -> np.ndarray:
+        return usual.with_conditions(doses=doses).superpose(lambda tau: np.exp(-0.1 * tau), t)
+
+    for doses in (1.0, 2.0, 3.0):
+        for off in (-1e-6, 1e-6):
+            np.testing.assert_allclose(response(doses + off), response(doses), atol=1e-3)
+    np.testing.assert_allclose(usual.with_conditions(doses=0.3).amounts, [30.0], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("regimen", "words"),
+    [
+        (Regimen.single(1.0) + Regimen.single(2.0, time=4.0), "its doses differ"),
+        (Regimen.single(1.0) + Regimen.single(1.0, time=4.0) + Regimen.single(1.0, time=9.0), "between 4 and 5"),
+        (Regimen.single(1.0, time=2.0), "it begins at 2"),
+        (Regimen.single(1.0, steady_state=8.0), "at steady state"),
+        (Regimen((0.0, 4.0), (1.0, 1.0), resets=(2.0,)), "it has resets"),
+    ],
+)
+def test_a_regimen_that_is_not_regular_has_no_conditions(regimen: Regimen, words: str) -> None:
+    with pytest.raises(InputError, match=f"not regular, .*{words}"):
+        _ = regimen.conditions
+    with pytest.raises(InputError, match=f"not regular, .*{words}"):
+        regimen.with_conditions(dose=3.0)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "words"),
+    [
+        ({"amount": 3.0}, r"\['amount'\]; give some of dose, interval, duration, doses"),
+        ({"doses": 0.0}, "doses is 0"),
+        ({"doses": 2.5}, "2.5 doses at an interval of 0"),
+        ({"dose": -1.0}, "a dose is above 0"),
+        ({"dose": float("nan")}, "dose"),
+    ],
+)
+def test_conditions_that_make_no_regimen(conditions: dict[str, float], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Regimen.single(10.0).with_conditions(**conditions)

@@ -32,6 +32,7 @@ from scipy import sparse
 from scipy.interpolate import CubicSpline
 from scipy.stats import norm
 
+import uqms as uq
 from uqms.errors import InputError, OutputError
 from uqms.simulators import FunctionSimulator, Simulator
 from uqms.simulators.worker import attempt
@@ -677,3 +678,56 @@ def test_a_simulator_is_frozen(simulator):
         simulator.version = "2"
     with pytest.raises(ValueError, match="read-only"):
         simulator.coords["day"][0] = 9.0
+
+
+def received(k: float, regimen: uq.Regimen) -> dict[str, float]:
+    """Return what a simulator that takes a regimen got."""
+    return {"amount": k * regimen.amounts[0], "times": sum(regimen.times), "duration": regimen.durations[0]}
+
+
+def test_a_function_gets_the_regimen_that_its_inputs_say() -> None:
+    usual = uq.Regimen.repeated(100.0, every=8.0, doses=3, duration=0.5)
+    outputs = {"amount": (), "times": (), "duration": ()}
+    simulator = uq.FunctionSimulator(received, outputs=outputs, regimen=usual)
+    assert simulator.inputs == ("k",)
+    simulator.prepare(("k", "dose", "doses"))
+    assert simulator.evaluate({"k": 2.0}) == {"amount": 200.0, "times": 24.0, "duration": 0.5}
+    assert simulator.evaluate({"k": 2.0, "dose": 10.0, "doses": 2.0}) == {
+        "amount": 20.0,
+        "times": 8.0,
+        "duration": 0.5,
+    }
+    assert simulator.evaluate({"k": 1.0, "interval": 6.0, "duration": 0.0})["times"] == 18.0
+    space = uq.ParameterSpace(k=uq.Uniform(1.0, 2.0), conditions={"dose": uq.Condition(50.0, 200.0)})
+    runs = uq.run(simulator, uq.sobol(space, 8, rng=1), workers=1)
+    np.testing.assert_allclose(runs["amount"], runs["k"] * runs["dose"], rtol=1e-12)
+
+
+def test_another_usual_regimen_is_another_simulator() -> None:
+    several = [
+        uq.FunctionSimulator(received, outputs={"amount": ()}, regimen=regimen, version="1").identity
+        for regimen in (uq.Regimen.single(1.0), uq.Regimen.single(1.0, route="iv"), uq.Regimen.single(2.0))
+    ]
+    assert len({json.dumps(one, sort_keys=True) for one in several}) == 3
+    same = uq.FunctionSimulator(received, outputs={"amount": ()}, regimen=uq.Regimen.single(1.0), version="1")
+    assert same.identity == several[0]
+
+
+def test_a_regimen_that_a_function_cannot_take() -> None:
+    def without(k: float) -> float:
+        return k
+
+    def twice(dose: float, regimen: uq.Regimen) -> float:
+        return dose
+
+    usual = uq.Regimen.single(1.0)
+    for function, regimen, words in (
+        (without, usual, "does not take a regimen; call its argument 'regimen'"),
+        (twice, usual, "takes 'dose' and a regimen"),
+        (received, 3.0, "regimen is 3.0; give the usual one"),
+        (received, uq.Regimen.single(1.0, time=2.0), "not regular, it begins at 2"),
+    ):
+        with pytest.raises(InputError, match=words):
+            uq.FunctionSimulator(function, outputs={"y": ()}, regimen=regimen)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"missing a required argument: 'regimen'.* regimen=uq\.Regimen"):
+        uq.FunctionSimulator(received, outputs={"y": ()}).prepare(("k",))

@@ -3,9 +3,11 @@
 All doses are predicted from the same draws, so that probabilities of two doses differ by the doses and not by chance.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from functools import partial
+from typing import Any, cast, final
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,7 @@ from numpy.typing import ArrayLike
 from uqms import _checks as check
 from uqms._teaching import taught
 from uqms._threads import single_threaded
-from uqms._typing import Array, RandomState
+from uqms._typing import Array, RandomState, as_generator
 from uqms.calibration.population.subject import SubjectPosterior
 from uqms.calibration.posterior import Posterior
 from uqms.calibration.predict import PosteriorPrediction
@@ -91,10 +93,12 @@ def dose_for(
     Parameters
     ----------
     source
-        Posterior with a `Superposition` as its surrogate, or a `SubjectPosterior` of one.
+        Posterior with a `Superposition` as its surrogate, or with one of runs of ``FunctionSimulator(..., regimen=)``,
+        of a system that is not linear in the dose; or a `SubjectPosterior` of one.
     regimen
         From an amount to the regimen, ``lambda mg: uq.Regimen.repeated(mg, every=12, doses=6)``; doses that were given
-        already go into it: ``lambda mg: given + uq.Regimen.single(mg, time=24.0)``.
+        already go into it: ``lambda mg: given + uq.Regimen.single(mg, time=24.0)``. Where the system is not linear it
+        is regular (`Regimen.conditions`), and differs from that of the runs only in what is a condition of the space.
     amounts
         Those to compare.
     at
@@ -124,7 +128,8 @@ def dose_for(
     Raises
     ------
     InputError
-        No limit, amounts that are not positive, a surrogate that is no superposition, unknown subjects or outputs.
+        No limit, amounts that are not positive, a surrogate whose regimens are not known, regimens that its runs do not
+        cover, unknown subjects or outputs.
     ExtrapolationError
         When the unit response was not simulated for long enough.
 
@@ -168,11 +173,17 @@ def dose_for(
             "larger one as below=."
         )
     regimens = [_regimen(regimen, value) for value in values.tolist()]
-    name, dim = _output(source, output)
-    coords = {dim: times, REGIMEN: regimens}
-    found, effective = _predicted(source, name, coords, subject, covariates, conditions, noise, rng)
-    draws = found.draws[name].squeeze([one for one in ("subject", "condition") if one in found.draws[name].dims])
-    y = np.asarray(draws.transpose("sample", dim, REGIMEN), dtype=np.float64)
+    name, surrogate = _output(source, output)
+    dim = surrogate.layouts[name].dims[0]
+    predict, effective = _prediction(source, subject, covariates, rng)
+    asked = {"outputs": name, "noise": noise, "rng": int(as_generator(rng).integers(2**31))}
+    if isinstance(surrogate, Superposition):
+        found = predict(conditions=conditions, coords={dim: times, REGIMEN: regimens}, **asked)
+        y = _draws(found, name, ("sample", dim, REGIMEN))
+    else:
+        every = _as_conditions(regimens, surrogate)
+        one_by_one = [predict(conditions={**(conditions or {}), **one}, coords={dim: times}, **asked) for one in every]
+        y = np.stack([_draws(found, name, ("sample", dim)) for found in one_by_one], axis=2)
     met = np.ones((y.shape[0], y.shape[2]), dtype=np.bool_)
     if "above" in limits:
         met &= (y > limits["above"]).all(axis=1)
@@ -223,47 +234,70 @@ def _regimen(make: object, amount: float) -> Regimen:
     return made
 
 
-def _output(source: object, output: str | None) -> tuple[str, str]:
-    """Return the output and its time."""
+def _output(source: object, output: str | None) -> tuple[str, Any]:
+    """Return the output and the surrogate."""
     posterior = source.population if isinstance(source, SubjectPosterior) else source
     if not isinstance(posterior, Posterior):
         raise InputError(f"dose_for: got a {type(source).__name__}; give a posterior, or posterior.new_subject(...).")
     data: Any = posterior.problem
     surrogate = getattr(data, "surrogate", None)
-    if not isinstance(surrogate, Superposition):
+    if surrogate is None or not (isinstance(surrogate, Superposition) or _usual(surrogate)):
         raise InputError(
-            "dose_for: the surrogate of this posterior is no uq.Superposition. Where the dose is a condition, predict "
-            "under several: posterior.predict(conditions={'dose': amounts}, ...)."
+            "dose_for: which regimens this surrogate was trained for is not known. It is of a uq.Superposition, and of "
+            "runs of uq.FunctionSimulator(..., regimen=...). Otherwise predict under several doses: "
+            "posterior.predict(conditions={'dose': amounts}, ...)."
         )
-    known = list(surrogate.layouts)
+    known: list[str] = [name for name, layout in surrogate.layouts.items() if layout.dims]
     name = known[0] if output is None and len(known) == 1 else output
-    if name not in known:
+    if name is None or name not in known:
         raise InputError(f"dose_for: output is {output!r}; give one of {known}.")
-    return name, surrogate.layouts[name].dims[0]
+    return name, surrogate
 
 
-def _predicted(
-    source: Posterior | SubjectPosterior,
-    output: str,
-    coords: Mapping[str, object],
-    subject: str | None,
-    covariates: Mapping[str, float] | None,
-    conditions: Mapping[str, float] | None,
-    noise: bool,
-    rng: RandomState,
-) -> tuple[PosteriorPrediction, float]:
-    """Return predictions, and how many independent draws they are worth at most."""
+def _usual(surrogate: Any) -> Regimen | None:
+    """Return the regimen of runs whose inputs do not say otherwise, None where it is not known."""
+    said = json.loads(getattr(surrogate, "attrs", {}).get("simulator", "{}")).get(REGIMEN)
+    return Regimen(*zip(*said, strict=True)) if said else None
+
+
+def _as_conditions(regimens: Sequence[Regimen], surrogate: Any) -> list[dict[str, float]]:
+    """Return what the inputs of a surrogate are under regular regimens; refuse what its runs cannot tell."""
+    usual = cast(Regimen, _usual(surrogate))
+    of_runs, names, out = usual.conditions, surrogate.domain.names, []
+    for regimen in regimens:
+        own = regimen.conditions
+        if own["doses"] == 1.0:
+            own["interval"] = of_runs["interval"]  # of no matter
+        for name, value in own.items():
+            if name not in names and abs(value - of_runs[name]) > 1e-9 * abs(value):
+                raise InputError(
+                    f"dose_for: {name!r} is {value:g} in {regimen!r}, but {of_runs[name]:g} in all runs. Make it a "
+                    f"condition of the space, conditions={{{name!r}: uq.Condition(...)}}, and run and fit again."
+                )
+        if regimen.routes[0] != usual.routes[0]:
+            raise InputError(f"dose_for: the route of {regimen!r} is not that of the runs, {usual.routes[0]!r}.")
+        out.append({name: value for name, value in own.items() if name in names})
+    return out
+
+
+def _prediction(
+    source: Posterior | SubjectPosterior, subject: str | None, covariates: Mapping[str, float] | None, rng: RandomState
+) -> tuple[Callable[..., PosteriorPrediction], float]:
+    """Return what predicts, and how many independent draws its predictions are worth at most."""
     if isinstance(source, SubjectPosterior) or source.problem.kind != "population":
         if subject is not None or covariates is not None:
             raise InputError("dose_for: subject= and covariates= are for the posterior of a population.")
     if isinstance(source, Posterior) and (source.problem.kind != "population" or subject is not None):
         if covariates is not None:
             raise InputError("dose_for: a subject of the calibration has its covariates; leave covariates= out.")
-        found = source.predict(
-            subjects=subject, conditions=conditions, coords=coords, outputs=output, noise=noise, rng=rng
-        )
-        return found, np.inf
+        return partial(source.predict, subjects=subject), np.inf
     if isinstance(source, Posterior):
         source = source.new_subject(covariates=covariates, rng=rng)
-    found = source.predict(conditions=conditions, coords=coords, outputs=output, noise=noise, rng=rng)
-    return found, source.ess
+    return source.predict, source.ess
+
+
+def _draws(found: PosteriorPrediction, output: str, dims: tuple[str, ...]) -> Array:
+    """Return the draws of an output of one subject under one condition."""
+    draws = found.draws[output]
+    alone = [one for one in ("subject", "condition", "input") if one in draws.dims]
+    return np.asarray(draws.squeeze(alone).transpose(*dims), dtype=np.float64)

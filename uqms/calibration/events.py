@@ -635,28 +635,11 @@ def regular(regimens: Mapping[str, Regimen]) -> dict[str, dict[str, float]]:
     """
     out: dict[str, dict[str, float]] = {}
     for label, one in regimens.items():
-        doses = one.doses
-        steps = np.diff([dose.time for dose in doses])
-        problem = ""
-        if len({dose[1:4] for dose in doses}) > 1:
-            problem = "its doses differ"
-        elif any(dose.interval for dose in doses):
-            problem = "it is at steady state"
-        elif len(steps) and np.ptp(steps) > SAME * max(1.0, abs(doses[-1].time)):
-            problem = f"its intervals are between {steps.min():g} and {steps.max():g}"
-        elif abs(doses[0].time) > SAME:
-            problem = f"it begins at {doses[0].time:g}"
-        if problem:
+        try:
+            out[label] = one.conditions
+        except InputError as error:
             raise DataError(
-                f"with_regimen_conditions: subject {label!r} has no regular regimen, {problem}: {one!r}. Shift the "
-                "time so that the first dose is at 0, or leave the subject out. A linear system takes any regimen: "
-                "uq.Superposition."
-            )
-        every = float(steps.mean()) if len(steps) else 0.0
-        out[label] = {
-            "dose": doses[0].amount,
-            "interval": every,
-            "duration": doses[0].duration,
-            "doses": float(len(doses)),
-        }
+                f"with_regimen_conditions: subject {label!r}: {error} Shift the time so that "
+                "the first dose is at 0, or leave the subject out. A linear system takes any regimen: uq.Superposition."
+            ) from None
     return out

@@ -27,7 +27,7 @@ from uqms._teaching import taught
 from uqms._typing import Array, Bools
 from uqms.errors import InputError
 
-__all__ = ["Dose", "Regimen", "counts", "elapsed", "joined"]
+__all__ = ["CONDITIONS", "Dose", "Regimen", "counts", "elapsed", "joined"]
 
 type UnitResponse = Callable[[Array], ArrayLike]
 
@@ -37,6 +37,7 @@ MAX_PANELS = 1024
 FIRST_BLOCK = 16  # past doses of a steady state that are added at first; each further block is twice as long
 MAX_PAST = 2**17  # past doses of a steady state
 DOSES = 100_000
+CONDITIONS = ("dose", "interval", "duration", "doses")  # what a regular regimen is, as inputs of a simulator
 
 
 class Dose(NamedTuple):
@@ -314,6 +315,81 @@ class Regimen:
         """
         by = check.positive("Regimen.scaled", "factor", factor)
         return replace(self, amounts=tuple(by * a for a in self.amounts))
+
+    @property
+    def conditions(self) -> dict[str, float]:
+        """Amount ("dose"), "interval", "duration" and number ("doses") of equal doses at a constant interval from 0.
+
+        The interval of one dose is 0.
+
+        Raises
+        ------
+        InputError
+            When doses differ, are at irregular intervals, do not begin at 0 or are at steady state; for resets too.
+
+        Examples
+        --------
+        >>> Regimen.repeated(100.0, every=12.0, doses=6).conditions
+        {'dose': 100.0, 'interval': 12.0, 'duration': 0.0, 'doses': 6.0}
+        """
+        doses, steps = self.doses, np.diff(self.times)
+        problem = ""
+        if len({dose[1:4] for dose in doses}) > 1:
+            problem = "its doses differ"
+        elif any(self.intervals):
+            problem = "it is at steady state"
+        elif len(steps) and np.ptp(steps) > ROUNDING * max(1.0, abs(self.times[-1])):
+            problem = f"its intervals are between {steps.min():g} and {steps.max():g}"
+        elif abs(self.times[0]) > ROUNDING:
+            problem = f"it begins at {self.times[0]:g}"
+        elif self.resets:
+            problem = "it has resets"
+        if problem:
+            raise InputError(f"Regimen: it is not regular, {problem}: {self!r}.")
+        every = float(steps.mean()) if len(steps) else 0.0
+        return dict(zip(CONDITIONS, (self.amounts[0], every, self.durations[0], float(len(doses))), strict=True))
+
+    def with_conditions(self, **conditions: float) -> "Regimen":
+        """Return a regular regimen with another "dose", "interval", "duration" or number of "doses".
+
+        Use it in a simulator whose inputs these are, so that one surrogate serves patients with different regimens. A
+        number of doses that is not whole has a smaller last dose, so that outputs are continuous in it: with 3.4, the
+        fourth dose has 0.4 of the amount.
+
+        Parameters
+        ----------
+        **conditions
+            Those that are another: amount of each dose, interval between two, duration of each infusion, how many.
+
+        Raises
+        ------
+        InputError
+            As for `conditions`; for other names, numbers that are not positive (a duration may be 0), and an interval
+            of 0 between several doses.
+
+        Examples
+        --------
+        >>> usual = Regimen.repeated(100.0, every=12.0, doses=6)
+        >>> usual.with_conditions(dose=50.0, doses=2)
+        Regimen(50 every 12, 2 doses from 0 to 12)
+        """
+        if unknown := sorted(set(conditions) - set(CONDITIONS)):
+            raise InputError(f"Regimen.with_conditions: got {unknown}; give some of {', '.join(CONDITIONS)}.")
+        one = self.conditions | {
+            name: check.number("Regimen.with_conditions", name, value) for name, value in conditions.items()
+        }
+        whole = int(np.ceil(one["doses"] - ROUNDING))
+        if whole < 1 or whole > DOSES:
+            raise InputError(f"Regimen: doses is {one['doses']:g}; give a number above 0 and up to {DOSES}.")
+        if whole > 1 and one["interval"] <= 0.0:
+            raise InputError(
+                f"Regimen: {one['doses']:g} doses at an interval of {one['interval']:g}; give the interval, in "
+                "conditions or in the usual regimen."
+            )
+        amounts = np.full(whole, one["dose"])
+        amounts[-1] *= min(one["doses"] - (whole - 1), 1.0)
+        times = one["interval"] * np.arange(whole)
+        return Regimen(tuple(times), tuple(amounts), (one["duration"],), self.routes[:1])
 
     @property
     def doses(self) -> tuple[Dose, ...]:

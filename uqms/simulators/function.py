@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
@@ -16,8 +16,13 @@ from uqms.simulators._identity import code_hash
 from uqms.simulators._labels import aligned
 from uqms.simulators.contract import Coordinate, checked_outputs
 
+if TYPE_CHECKING:
+    from uqms.parameters import Regimen
+
 __all__ = ["FunctionSimulator", "simulator_of"]
 
+REGIMEN = "regimen"  # the argument of a function that takes one
+WITHOUT = " A regimen is given with uq.FunctionSimulator(..., regimen=uq.Regimen.single(100.0))."
 TRIED = 3  # points at which a plain function is called, until one run succeeds
 
 
@@ -53,11 +58,15 @@ class FunctionSimulator:
         Name of the argument that takes the seed of a run, an int in [0, 2**31), when the function draws random numbers:
         ``seed="seed"`` calls ``function(..., seed=1234)``. Draw from ``numpy.random.default_rng(seed)`` alone, and the
         run can be repeated bit for bit.
+    regimen
+        Of a function that takes the doses of a patient as its argument ``regimen``: the usual `Regimen`, regular and
+        from time 0. What the inputs "dose", "interval", "duration" and "doses" of a run say takes the place of its own
+        (`Regimen.with_conditions`); they are the conditions of `Observations.with_regimen_conditions`.
 
     Raises
     ------
     InputError
-        When an output, dim or coordinate cannot be meant.
+        When an output, dim or coordinate cannot be meant, or the usual regimen is not regular.
 
     Examples
     --------
@@ -77,6 +86,7 @@ class FunctionSimulator:
     name: str | None = field(kw_only=True, default=None)
     config: Mapping[str, Setting] = field(kw_only=True, default_factory=dict)
     seed: str | None = field(kw_only=True, default=None)
+    regimen: "Regimen | None" = field(kw_only=True, default=None)
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -88,6 +98,8 @@ class FunctionSimulator:
         for key in ("outputs", "coords", "units", "config"):
             object.__setattr__(self, key, getattr(said, key))
         object.__setattr__(self, "name", called)
+        if self.regimen is not None:
+            _check_regimen(self.regimen, self.function, str(called))
 
     @property
     def _declared(self) -> Declared:
@@ -106,7 +118,7 @@ class FunctionSimulator:
             arguments = inspect.signature(self.function).parameters.values()
         except ValueError as error:
             raise InputError(f"{self.name} does not declare its arguments; name them where asked.") from error
-        given = {*self.config, self.seed}
+        given = {*self.config, self.seed, *(() if self.regimen is None else (REGIMEN,))}
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         return tuple(a.name for a in arguments if a.kind in named and a.default is a.empty and a.name not in given)
 
@@ -114,21 +126,35 @@ class FunctionSimulator:
     def identity(self) -> Mapping[str, object]:
         """What identifies a simulator: name, version (or hash of the code), settings, outputs, coords."""
         code = {"code": code_hash(self.function)} if self.version is None else {"version": self.version}
-        return {"kind": "function", "name": self.name, **code, **self._declared.identity()}
+        usual = {} if self.regimen is None else {REGIMEN: [list(dose) for dose in self.regimen.doses]}
+        return {"kind": "function", "name": self.name, **code, **self._declared.identity(), **usual}
 
     def prepare(self, inputs: Sequence[str]) -> None:
         """Raise an InputError when the function cannot be called with these inputs."""
         self._declared.refuse_clash(inputs, str(self.name))
-        given = [*inputs, *self.config, *([] if self.seed is None else [self.seed])]
+        given = [
+            *self._arguments(dict.fromkeys(inputs, 1.0)),
+            *self.config,
+            *([] if self.seed is None else [self.seed]),
+        ]
         try:
             inspect.signature(self.function).bind(**dict.fromkeys(given, 0.0))
         except TypeError as error:
             raise InputError(
                 f"{self.name}{inspect.signature(self.function)} cannot be called with the inputs "
                 f"{', '.join(given)}: {error}. Inputs are given by name: def f({', '.join(given)})."
+                + (WITHOUT if self.regimen is None and REGIMEN in inspect.signature(self.function).parameters else "")
             ) from error
         except ValueError:  # a compiled function that does not say what it takes
             return
+
+    def _arguments(self, point: Mapping[str, float]) -> dict[str, Any]:
+        """Return what the function gets of a point: the regimen in the place of inputs that say what it is."""
+        if self.regimen is None:
+            return dict(point)
+        own = {name: value for name, value in point.items() if name in self.regimen.conditions}
+        rest = {name: value for name, value in point.items() if name not in own}
+        return {**rest, REGIMEN: self.regimen.with_conditions(**own)}
 
     def evaluate(self, point: Mapping[str, float]) -> dict[str, Array]:
         """Run the function once and check what it returns.
@@ -149,7 +175,7 @@ class FunctionSimulator:
             When an output is missing, unknown, not finite or of the wrong shape; its `partial` holds what can be used.
             What the function raises passes on.
         """
-        got = self.function(**point, **self.config)
+        got = self.function(**self._arguments(point), **self.config)
         if not isinstance(got, Mapping):
             if len(self.outputs) > 1:
                 raise OutputError(
@@ -162,6 +188,27 @@ class FunctionSimulator:
             if name in plain:
                 plain[name] = aligned(name, plain[name], dims, self.coords, self.units.get(name))
         return checked_outputs(plain, self.outputs, self.coords)
+
+
+def _check_regimen(regimen: object, function: Callable[..., Any], called: str) -> None:
+    """Refuse a usual regimen that is not regular, and a function that does not take it."""
+    from uqms.parameters.regimen import CONDITIONS, Regimen  # workers that have no use for it do not load it
+
+    if not isinstance(regimen, Regimen):
+        raise InputError(f"regimen is {regimen!r}; give the usual one, such as uq.Regimen.single(100.0).")
+    _ = regimen.conditions
+    try:
+        taken = inspect.signature(function).parameters
+    except ValueError:  # a compiled function that does not say what it takes
+        return
+    whatever = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in taken.values())
+    if REGIMEN not in taken and not whatever:
+        raise InputError(f"{called} does not take a regimen; call its argument 'regimen': def f(..., regimen).")
+    if twice := [name for name in CONDITIONS if name in taken]:
+        raise InputError(
+            f"{called} takes {twice[0]!r} and a regimen, of which {twice[0]!r} is a part. Read it from the regimen, or "
+            "give the argument another name."
+        )
 
 
 def simulator_of(function: Callable[..., Any], points: Sequence[Mapping[str, float]]) -> FunctionSimulator:
