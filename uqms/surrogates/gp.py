@@ -59,7 +59,13 @@ from uqms.surrogates.physics import Physics, lifted
 from uqms.surrogates.pointwise import NamedSurrogate
 from uqms.surrogates.process import ScoreProcess, Scores, draw_at, normals_at, scores_at, sobol_points
 from uqms.surrogates.roughness import Roughness, left_out_logs, noted_scatter, rough_outputs, with_scatter
-from uqms.surrogates.run_noise import SimulatorNoise, correlation_of_residuals, learn_noise, replicated
+from uqms.surrogates.run_noise import (
+    SimulatorNoise,
+    correlation_of_residuals,
+    learn_noise,
+    replicated,
+    root_of_correlation,
+)
 from uqms.surrogates.stored import (
     arrays_of_bases,
     arrays_of_noise,
@@ -97,7 +103,6 @@ CLEAR = 3.0  # standard errors by which a score is predicted better than by a co
 PART, LOW = 0.1, 0.1  # of the variance of scores at its quantile LOW: what their basis leaves is at most PART of that
 LEAST = 1e-15  # share of an output's variance that counts
 SHOWN = 0.005  # truncation's share of the stated variance that is printed
-ROUNDED = 1e-12  # of a correlation, so that it has a root
 OUTSIDE, NOTHING = 0.1, 1e-3  # of what a basis leaves out over noise in its scores: much, and when that is no noise
 ANCHORS = 1024
 DECIDING, COUNTS = 6, 0.05  # scores at most that choose the scales of the inputs, and their least share of an output
@@ -740,7 +745,7 @@ class GaussianProcessSurrogate(NamedSurrogate):
         levels, correlation = self.noise_at(u), self.noise_correlation
         z = rng.standard_normal((n, len(u), self.process.q))
         if correlation is not None:
-            z = z @ np.linalg.cholesky(correlation + ROUNDED * np.eye(len(correlation))).T
+            z = z @ root_of_correlation(correlation).T
         return np.sqrt(levels[rng.integers(len(levels), size=n)]) * z
 
     def functions(self, n: int, rng: RandomState, anchors: int = ANCHORS) -> "GaussianFunctionDraws":

@@ -28,7 +28,7 @@ from uqms.surrogates.kernels import scale_count
 from uqms.surrogates.left_out import left_out_scores
 from uqms.surrogates.outputs import OutputBasis, score_columns
 from uqms.surrogates.process import ScoreProcess, condition
-from uqms.surrogates.run_noise import NOISELESS, correlation_of_residuals
+from uqms.surrogates.run_noise import NOISELESS, correlation_of_residuals, root_of_correlation
 from uqms.surrogates.training import NUGGET_BOUNDS, SUBSET, log_posterior, subset, train, trend_basis, with_nuggets
 
 __all__ = [
@@ -45,7 +45,6 @@ ROUGH = 3.0  # nats: a smaller gain may be by chance
 LOOK = ((1.0, 2.0, 4.0), (1e-6, 1e-4, 1e-2))  # times the length scales, and nuggets, that are looked at first
 SCATTER = 0.01  # of the variance stated of left-out runs of an output: a smaller scatter is of no matter
 POINTS = 64  # of a curve, at which left-out runs are compared
-ROUNDED = 1e-12  # of a correlation, so that it has a root
 BEHIND = 12.0  # nats: a score whose best look is so far behind an exact process is smooth
 
 
@@ -131,7 +130,7 @@ def with_scatter(process: ScoreProcess, bases: Sequence[OutputBasis]) -> tuple[O
         own = columns[noisy[columns]]
         within = np.eye(len(own)) if correlation is None else correlation[np.ix_(own, own)]
         root = np.zeros((len(columns), len(own)))
-        root[noisy[columns]] = sd[own, None] * np.linalg.cholesky(within + ROUNDED * np.eye(len(own)))
+        root[noisy[columns]] = sd[own, None] * root_of_correlation(within)
         out.append(replace(basis, scatter=root) if len(own) else basis)
     return tuple(out)
 

@@ -49,11 +49,13 @@ __all__ = [
     "correlation_of_residuals",
     "learn_noise",
     "replicated",
+    "root_of_correlation",
 ]
 
 NEVER = -690.0  # log variance of a score without noise
 LEVELS = 16  # of an uncertain variance
 ROUNDING = 2.0 * float(np.finfo(np.float64).eps)  # of each replicate, in their mean
+ROUNDED = 1e-12  # of a correlation, so that it has a root
 SAME = 1e-9  # of the unit cube: inputs that are no further apart are the same
 FLOOR = 1e-4  # of the pooled variance, a hundredth of its sd: where replicates agree more closely, less is of no matter
 SMOOTH = 16.0  # times the variance of log S2, where kurtosis is asked for: l must not follow what it is to judge
@@ -192,7 +194,7 @@ class SimulatorNoise:
             for j in range(process.q):
                 z = rng.standard_normal((len(rows), k)), rng.standard_normal((len(rows), process.beta.shape[2]))
                 logs[rows, :, j] = draw_at(process, int(i), j, u, *z)
-        root = np.linalg.cholesky(self.correlation + 1e-12 * np.eye(process.q))
+        root = root_of_correlation(self.correlation)
         shapes = rng.standard_normal((n, k, process.q)) @ root.T
         return np.asarray(np.exp(0.5 * np.minimum(self.centre + logs, self._highest)) * shapes)
 
@@ -476,6 +478,11 @@ def correlation_of_residuals(process: ScoreProcess) -> Array | None:
     columns = [process.inverse_factor[h, j].T @ process.target[h, j] for j in range(process.q)]
     known = np.all([process.known(j) for j in range(process.q)], axis=0)
     return _correlation_of(np.where(noisy, np.column_stack(columns), 0.0)[known])
+
+
+def root_of_correlation(correlation: Float[np.ndarray, "q q"]) -> Float[np.ndarray, "q q"]:
+    """Return a lower root of a correlation, which may be singular."""
+    return np.asarray(np.linalg.cholesky(correlation + ROUNDED * np.eye(len(correlation))))
 
 
 def _correlation(standard: Array, count: Ints) -> Array:
