@@ -13,7 +13,7 @@ from scipy import stats
 
 import uqms as uq
 from uqms._typing import Array
-from uqms.errors import ExtrapolationError, InputError
+from uqms.errors import DataError, ExtrapolationError, InputError
 
 HOURS = np.unique(np.concatenate([np.linspace(0.0, 4.0, 33), np.linspace(4.0, 72.0, 69)]))
 AT = np.array([1.0, 3.0, 7.0, 13.0, 25.0, 30.0])  # with doses at whole hours, all times since a dose are in HOURS
@@ -466,7 +466,7 @@ def test_a_dose_is_chosen_where_the_system_is_not_linear(not_linear: uq.Posterio
     [
         (lambda mg: uq.Regimen.repeated(mg, every=6.0, doses=2), "'interval' is 6 .* but 8 in all runs"),
         (lambda mg: uq.Regimen.single(mg, duration=1.0), "'duration' is 1 .* but 0 in all runs"),
-        (lambda mg: uq.Regimen.single(mg, route="iv"), "the route of .* is not that of the runs"),
+        (lambda mg: uq.Regimen.single(mg, route="iv"), "The route of .* is not that of the runs"),
         (lambda mg: uq.Regimen.single(mg, time=3.0), "not regular, it begins at 3"),
     ],
 )
@@ -475,6 +475,25 @@ def test_regimens_that_the_runs_cannot_tell_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=words):
         uq.dose_for(not_linear, regimen, [100.0], at=[20.0], above=1.0)
+
+
+def test_conditions_are_those_of_the_runs_and_others_name_the_subject(not_linear: uq.Posterior) -> None:
+    surrogate = not_linear.problem.surrogate  # type: ignore[attr-defined]
+    rows = pd.DataFrame(
+        [(1, 0.0, 100.0, 2, 8.0, np.nan), (1, 20.0, 0.0, 0, 0.0, 3.0), (2, 0.0, 60.0, 0, 0.0, np.nan)]
+        + [(2, 20.0, 0.0, 0, 0.0, 2.0)],
+        columns=["ID", "TIME", "AMT", "ADDL", "II", "DV"],
+    )
+    found = uq.Observations.from_events(rows, **COLUMNS).with_regimen_conditions(surrogate)
+    assert {name: column.tolist() for name, column in found.conditions.items()} == {
+        "dose": [100.0, 60.0],
+        "doses": [3.0, 1.0],
+    }
+    alone = uq.Observations.from_events(rows[rows.ID == 2], **COLUMNS).with_regimen_conditions(surrogate)
+    assert set(alone.conditions) == {"dose", "doses"}  # though one dose is what nothing says otherwise
+    rows.loc[0, "II"] = 6.0
+    with pytest.raises(DataError, match=r"subject '1': 'interval' is 6 .* but 8 in all runs"):
+        uq.Observations.from_events(rows, **COLUMNS).with_regimen_conditions(surrogate)
 
 
 def test_one_dose_has_no_interval(not_linear: uq.Posterior) -> None:

@@ -267,7 +267,7 @@ def test_regular_regimens_become_conditions_and_others_name_their_subject() -> N
         read(table).with_regimen_conditions()
     late = study()
     late.loc["r5", "TIME"] = late.loc["r4", "TIME"] = 0.5
-    with pytest.raises(DataError, match="subject '2' .* begins at 0.5"):
+    with pytest.raises(DataError, match="subject '2': .* begins at 0.5"):
         read(late).with_regimen_conditions()
     with pytest.raises(InputError, match="there are no regimens"):
         found.with_regimen_conditions()

@@ -3,11 +3,10 @@
 All doses are predicted from the same draws, so that probabilities of two doses differ by the doses and not by chance.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast, final
+from typing import Any, final
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from uqms import _checks as check
 from uqms._teaching import taught
 from uqms._threads import single_threaded
 from uqms._typing import Array, RandomState, as_generator
+from uqms.calibration.events import conditions_of_runs, usual_regimen
 from uqms.calibration.population.subject import SubjectPosterior
 from uqms.calibration.posterior import Posterior
 from uqms.calibration.predict import PosteriorPrediction
@@ -176,12 +176,13 @@ def dose_for(
     name, surrogate = _output(source, output)
     dim = surrogate.layouts[name].dims[0]
     predict, effective = _prediction(source, subject, covariates, rng)
-    asked = {"outputs": name, "noise": noise, "rng": int(as_generator(rng).integers(2**31))}
+    seed = rng if isinstance(rng, int) else int(as_generator(rng).integers(2**31))  # the same for all amounts
+    asked = {"outputs": name, "noise": noise, "rng": seed}
     if isinstance(surrogate, Superposition):
         found = predict(conditions=conditions, coords={dim: times, REGIMEN: regimens}, **asked)
         y = _draws(found, name, ("sample", dim, REGIMEN))
     else:
-        every = _as_conditions(regimens, surrogate)
+        every = [conditions_of_runs(one, surrogate) for one in regimens]
         one_by_one = [predict(conditions={**(conditions or {}), **one}, coords={dim: times}, **asked) for one in every]
         y = np.stack([_draws(found, name, ("sample", dim)) for found in one_by_one], axis=2)
     met = np.ones((y.shape[0], y.shape[2]), dtype=np.bool_)
@@ -241,7 +242,7 @@ def _output(source: object, output: str | None) -> tuple[str, Any]:
         raise InputError(f"dose_for: got a {type(source).__name__}; give a posterior, or posterior.new_subject(...).")
     data: Any = posterior.problem
     surrogate = getattr(data, "surrogate", None)
-    if surrogate is None or not (isinstance(surrogate, Superposition) or _usual(surrogate)):
+    if surrogate is None or not (isinstance(surrogate, Superposition) or usual_regimen(surrogate)):
         raise InputError(
             "dose_for: which regimens this surrogate was trained for is not known. It is of a uq.Superposition, and of "
             "runs of uq.FunctionSimulator(..., regimen=...). Otherwise predict under several doses: "
@@ -252,32 +253,6 @@ def _output(source: object, output: str | None) -> tuple[str, Any]:
     if name is None or name not in known:
         raise InputError(f"dose_for: output is {output!r}; give one of {known}.")
     return name, surrogate
-
-
-def _usual(surrogate: Any) -> Regimen | None:
-    """Return the regimen of runs whose inputs do not say otherwise, None where it is not known."""
-    said = json.loads(getattr(surrogate, "attrs", {}).get("simulator", "{}")).get(REGIMEN)
-    return Regimen(*zip(*said, strict=True)) if said else None
-
-
-def _as_conditions(regimens: Sequence[Regimen], surrogate: Any) -> list[dict[str, float]]:
-    """Return what the inputs of a surrogate are under regular regimens; refuse what its runs cannot tell."""
-    usual = cast(Regimen, _usual(surrogate))
-    of_runs, names, out = usual.conditions, surrogate.domain.names, []
-    for regimen in regimens:
-        own = regimen.conditions
-        if own["doses"] == 1.0:
-            own["interval"] = of_runs["interval"]  # of no matter
-        for name, value in own.items():
-            if name not in names and abs(value - of_runs[name]) > 1e-9 * abs(value):
-                raise InputError(
-                    f"dose_for: {name!r} is {value:g} in {regimen!r}, but {of_runs[name]:g} in all runs. Make it a "
-                    f"condition of the space, conditions={{{name!r}: uq.Condition(...)}}, and run and fit again."
-                )
-        if regimen.routes[0] != usual.routes[0]:
-            raise InputError(f"dose_for: the route of {regimen!r} is not that of the runs, {usual.routes[0]!r}.")
-        out.append({name: value for name, value in own.items() if name in names})
-    return out
 
 
 def _prediction(

@@ -4,6 +4,7 @@ Every row is checked before any is used. An error names the row by its label in 
 the names of the arguments of `Observations.from_events`; messages add the usual name of the column (AMT, EVID, ...).
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, NoReturn, final
@@ -15,8 +16,9 @@ from uqms import _checks as check
 from uqms._typing import Array, Bools, Ints
 from uqms.errors import DataError, InputError
 from uqms.parameters import Regimen
+from uqms.surrogates.protocol import Surrogate
 
-__all__ = ["EventTable", "Events", "How", "read_events", "regular"]
+__all__ = ["EventTable", "Events", "How", "conditions_of_runs", "read_events", "regular", "usual_regimen"]
 
 type How = Literal["first", "last", "mean", "median"]
 
@@ -624,22 +626,56 @@ def _constant(whole: _Table, subject: np.ndarray, column: str, varying: Mapping[
     return values
 
 
-def regular(regimens: Mapping[str, Regimen]) -> dict[str, dict[str, float]]:
+def regular(regimens: Mapping[str, Regimen], surrogate: Surrogate | None = None) -> dict[str, dict[str, float]]:
     """Return amount, interval, duration and number of doses of regimens that begin at 0 and are regular, by subject.
+
+    With a surrogate, those of them that are its inputs.
 
     Raises
     ------
     DataError
         When doses of a subject differ, are at irregular intervals, or do not begin at 0; for steady states and several
-        routes too. The message names the subject.
+        routes too, and for what the runs of the surrogate cannot tell. The message names the subject.
     """
     out: dict[str, dict[str, float]] = {}
     for label, one in regimens.items():
         try:
-            out[label] = one.conditions
+            out[label] = one.conditions if surrogate is None else conditions_of_runs(one, surrogate)
         except InputError as error:
-            raise DataError(
-                f"with_regimen_conditions: subject {label!r}: {error} Shift the time so that "
-                "the first dose is at 0, or leave the subject out. A linear system takes any regimen: uq.Superposition."
-            ) from None
+            raise DataError(f"with_regimen_conditions: subject {label!r}: {error}") from None
     return out
+
+
+def usual_regimen(surrogate: object) -> Regimen | None:
+    """Return the regimen of a surrogate's runs where their inputs do not say otherwise, None where it is not known."""
+    attrs: Mapping[str, str] = getattr(surrogate, "attrs", {})
+    said = json.loads(attrs.get("simulator", "{}")).get("regimen")
+    return Regimen(*zip(*said, strict=True)) if said else None
+
+
+def conditions_of_runs(regimen: Regimen, surrogate: Surrogate) -> dict[str, float]:
+    """Return the inputs of a surrogate under a regimen; runs of one dose have no interval.
+
+    Raises
+    ------
+    InputError
+        When the regimen is not regular, or differs from that of the runs in what is no input; where it is not known.
+    """
+    usual = usual_regimen(surrogate)
+    if usual is None:
+        raise InputError(
+            "Which regimens this surrogate was trained for is not known: it is of runs of "
+            "uq.FunctionSimulator(..., regimen=...)."
+        )
+    own, of_runs, names = regimen.conditions, usual.conditions, surrogate.domain.names
+    if own["doses"] == 1.0:
+        own["interval"] = of_runs["interval"]  # of no matter
+    for name, value in own.items():
+        if name not in names and abs(value - of_runs[name]) > SAME * abs(value):
+            raise InputError(
+                f"{name!r} is {value:g} in {regimen!r}, but {of_runs[name]:g} in all runs. Make it a condition of the "
+                f"space, conditions={{{name!r}: uq.Condition(...)}}, and run and fit again."
+            )
+    if regimen.routes[0] != usual.routes[0]:
+        raise InputError(f"The route of {regimen!r} is not that of the runs, {usual.routes[0]!r}.")
+    return {name: value for name, value in own.items() if name in names}

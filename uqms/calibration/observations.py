@@ -14,6 +14,7 @@ from uqms.calibration.events import EventTable, How, read_events, regular
 from uqms.errors import DataError, InputError, UnitError
 from uqms.parameters import Regimen
 from uqms.surrogates.outputs import Layout
+from uqms.surrogates.protocol import Surrogate
 
 __all__ = ["Measured", "Observations", "observations_of"]
 
@@ -621,7 +622,7 @@ class Observations:
             covariates=_common_covariates(tables),
         )
 
-    def with_regimen_conditions(self) -> "Observations":
+    def with_regimen_conditions(self, surrogate: Surrogate | None = None) -> "Observations":
         """Return the observations with regular regimens as conditions, in place of the coordinate "regimen".
 
         Use it where the system is not linear in the dose, so that `Superposition` does not hold: train the surrogate on
@@ -629,13 +630,19 @@ class Observations:
         each infusion, 0 for a bolus) and "doses" (how many). Of these, only "dose" is there where it is equal for all
         subjects; the others are left out.
 
+        Parameters
+        ----------
+        surrogate
+            Of runs of ``uqms.FunctionSimulator(..., regimen=)``: the conditions are those of its inputs, and what is no
+            input is compared with the regimen that its runs had.
+
         Raises
         ------
         InputError
             When there are no regimens.
         DataError
             When a subject's doses differ, are at irregular intervals, at steady state, by several routes, or do not
-            begin at time 0; the message names the subject.
+            begin at time 0, or are not what the surrogate's runs had; the message names the subject.
 
         Examples
         --------
@@ -649,12 +656,15 @@ class Observations:
         """
         if not self.regimens:
             raise InputError("with_regimen_conditions: there are no regimens; read them with Observations.from_events.")
-        known = regular(self.regimens)
+        known = regular(self.regimens, surrogate)
         columns = {
-            name: np.array([known[str(one)][name] for one in self.subject])
-            for name in ("dose", "interval", "duration", "doses")
+            name: np.array([known[str(one)][name] for one in self.subject]) for name in next(iter(known.values()))
         }
-        varying = {name: column for name, column in columns.items() if name == "dose" or np.ptp(column) > 0.0}
+        varying = {
+            name: column
+            for name, column in columns.items()
+            if surrogate is not None or name == "dose" or np.ptp(column) > 0.0
+        }
         taken = sorted(set(varying).intersection(self.conditions))
         if taken:
             raise InputError(f"with_regimen_conditions: the observations have a condition {taken[0]!r} already.")

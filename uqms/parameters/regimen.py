@@ -345,7 +345,10 @@ class Regimen:
         elif self.resets:
             problem = "it has resets"
         if problem:
-            raise InputError(f"Regimen: it is not regular, {problem}: {self!r}.")
+            raise InputError(
+                f"Regimen: it is not regular, {problem}: {self!r}. Shift its times so that the first dose is at 0 "
+                "(.shifted), or leave it out; a linear system takes any regimen: uq.Superposition."
+            )
         every = float(steps.mean()) if len(steps) else 0.0
         return dict(zip(CONDITIONS, (self.amounts[0], every, self.durations[0], float(len(doses))), strict=True))
 
