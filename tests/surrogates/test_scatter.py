@@ -66,7 +66,7 @@ def test_new_runs_are_covered_and_the_scatter_is_as_large_as_it_is() -> None:
             if "scatter" in surrogate.attrs:
                 basis = surrogate.bases[0]
                 stated.append(float(basis.basis[0] @ basis.scatter[:, 0]) ** 2)
-    assert len(stated) >= 10
+    assert len(stated) >= 9
     # 60 runs less about 10 that the process follows: 2 / 50 is the variance of a relative variance
     assert np.mean(stated) / size**2 == pytest.approx(1.0, abs=4.0 * np.sqrt(2.0 / 50.0 / len(stated)) + 0.05)
     # sines have shorter tails than a normal law: who knows the smooth part and the sd covers all

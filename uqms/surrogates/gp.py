@@ -98,7 +98,7 @@ __all__ = [
 ]
 
 _logger = logging.getLogger(__name__)
-BETTER = 0.5  # paired standard errors by which left-out runs are predicted better with a scatter
+BETTER = 1.0  # paired standard errors by which left-out runs are predicted better with a scatter
 CLEAR = 3.0  # standard errors by which a score is predicted better than by a constant
 PART, LOW = 0.1, 0.1  # of the variance of scores at its quantile LOW: what their basis leaves is at most PART of that
 LEAST = 1e-15  # share of an output's variance that counts
