@@ -66,7 +66,7 @@ def test_new_runs_are_covered_and_the_scatter_is_as_large_as_it_is() -> None:
             if "scatter" in surrogate.attrs:
                 basis = surrogate.bases[0]
                 stated.append(float(basis.basis[0] @ basis.scatter[:, 0]) ** 2)
-    assert len(stated) >= 9
+    assert len(stated) >= 10
     # 60 runs less about 10 that the process follows: 2 / 50 is the variance of a relative variance
     assert np.mean(stated) / size**2 == pytest.approx(1.0, abs=4.0 * np.sqrt(2.0 / 50.0 / len(stated)) + 0.05)
     # sines have shorter tails than a normal law: who knows the smooth part and the sd covers all
@@ -258,7 +258,7 @@ def several() -> xr.Dataset:
     a, b = design["a"].values, design["b"].values
     large, small = 100.0 + 30.0 * np.sin(2.0 * a + b), 40.0 + 10.0 * a * b
     wave = np.sin(9.0 * a + 4.0 * b)
-    rough = smooth(a, b) + 0.02 * (0.5 + b) * np.random.default_rng(1).standard_normal(48)
+    rough = smooth(a, b) + 0.02 * (0.5 + b) * np.random.default_rng(6).standard_normal(48)
     corner = 0.1 * np.exp(12.0 * (a[:, None] - 1.0)) * np.sin(50.0 * t * (1.0 + b[:, None]))
     outputs = {
         "rough": rough,

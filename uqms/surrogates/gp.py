@@ -452,6 +452,7 @@ class _Scored:
     mean: Physics | None
     noise: SimulatorNoise | None
     rough: Mapping[str, Roughness] = field(default_factory=dict)  # scatter by output, which is to be stated
+    process: ScoreProcess | None = None  # of these scores, where it is known already
 
     def with_scatter(self) -> "_Scored":
         """Return the same with nuggets of outputs whose runs scatter, where left-out runs are predicted better so."""
@@ -465,14 +466,16 @@ class _Scored:
         trained = replace(self.fitting, noise=True).trained(self.y[:, columns], [self.found[j] for j in columns])
         every = dict(zip(columns.tolist(), trained, strict=True))
         both = (self, self._with_nuggets(rough, every))
-        before, after = (one._with_errors(replace(one.fitting, hyperparameters="point")) for one in both)
+        before, after = (one._with_errors() for one in both)
         better = {}
         for i, basis in enumerate(self.bases):
             if basis.name in rough:
                 gains = left_out_logs(after, self.bases, i) - left_out_logs(before, self.bases, i)
                 if np.mean(gains) > BETTER * np.std(gains) / np.sqrt(len(gains)):
                     better[basis.name] = rough[basis.name]
-        return self._with_nuggets(better, every) if better else self
+        if len(better) == len(rough):
+            return replace(both[1], process=after)
+        return self._with_nuggets(better, every) if better else replace(self, process=before)
 
     def _columns(self, rough: Mapping[str, Roughness]) -> Ints:
         """Return the scores of outputs."""
@@ -492,7 +495,8 @@ class _Scored:
         """Return the surrogate, its hyperparameters averaged where they matter."""
         common = scalars == "auto" and self.mean is None and self.attrs["noise"] == "none"
         one = self._with_scores_in_common() if common else self
-        process, bases, attrs = one._with_errors(one.fitting), tuple(one.bases), one.attrs
+        process = one._with_errors() if one.process is None else one.process
+        bases, attrs = tuple(one.bases), one.attrs
         report(process, one.found, bases)
         if one.rough:
             bases = with_scatter(process, bases)
@@ -501,11 +505,13 @@ class _Scored:
 
     def _with_scores_in_common(self) -> "_Scored":
         fitting, y, bases, found = self.fitting.with_scores_in_common(self.y, self.bases, self.found)
-        return replace(self, fitting=fitting, y=y, bases=bases, found=found)
+        if all(basis.scores is None for basis in bases):
+            return self
+        return replace(self, fitting=fitting, y=y, bases=bases, found=found, process=None)
 
-    def _with_errors(self, fitting: Fitting) -> ScoreProcess:
+    def _with_errors(self) -> ScoreProcess:
         """Return the processes of the scores, with the errors of held-out runs and their local scale."""
-        process = fitting.conditioned(self.y, self.found, self.bases)
+        process = self.fitting.conditioned(self.y, self.found, self.bases)
         if self.held_out:
             process = with_held_out(process, _of_all(self.held_out, self.bases, self.y))
         return with_local_scale(process, orders_of(self.bases, "local scale")) if self.local else process
