@@ -60,7 +60,7 @@ class FunctionSimulator:
         run can be repeated bit for bit.
     regimen
         Of a function that takes the doses of a patient as its argument ``regimen``: the usual `Regimen`, regular and
-        from time 0. What the inputs "dose", "interval", "duration" and "doses" of a run say takes the place of its own
+        from time 0. The inputs "dose", "interval", "duration" and "doses" of a run take the place of its own
         (`Regimen.with_conditions`); they are the conditions of `Observations.with_regimen_conditions`.
 
     Raises
