@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from scipy import stats
 
 import uqms as uq
 from uqms._typing import Array
+from uqms.calibration.events import usual_regimen
 from uqms.errors import DataError, ExtrapolationError, InputError
 
 HOURS = np.unique(np.concatenate([np.linspace(0.0, 4.0, 33), np.linspace(4.0, 72.0, 69)]))
@@ -494,6 +496,58 @@ def test_conditions_are_those_of_the_runs_and_others_name_the_subject(not_linear
     rows.loc[0, "II"] = 6.0
     with pytest.raises(DataError, match=r"subject '1': 'interval' is 6 .* but 8 in all runs"):
         uq.Observations.from_events(rows, **COLUMNS).with_regimen_conditions(surrogate)
+
+
+def test_a_condition_that_is_a_part_of_the_regimen_is_not_given_twice(not_linear: uq.Posterior) -> None:
+    with pytest.raises(InputError, match="'dose' is a part of the regimen; leave it out"):
+        uq.dose_for(not_linear, uq.Regimen.single, [100.0], at=[20.0], above=1.0, conditions={"dose": 90.0})
+
+
+def test_runs_with_a_simulator_of_another_kind_have_no_usual_regimen() -> None:
+    for text in ("my solver", '"a name"', '{"kind": "executable"}'):
+        assert usual_regimen(SimpleNamespace(attrs={"simulator": text})) is None
+
+
+@pytest.mark.slow
+def test_doses_of_a_population_where_the_system_is_not_linear() -> None:
+    """A subject beside the simulator at its draws, a new patient beside draws of the population's law."""
+    space = uq.ParameterSpace(
+        top=uq.LogNormal(median=5.0, sigma=0.3),
+        conditions={"dose": uq.Condition(50.0, 200.0), "doses": uq.Condition(1.0, 3.0)},
+    )
+    population = uq.Population(space, individual=("top",), spread=uq.HalfNormal(0.2))
+    simulator = uq.FunctionSimulator(
+        saturated,
+        outputs={"conc": ("time",)},
+        coords={"time": AFTER},
+        regimen=uq.Regimen.repeated(100.0, every=8.0, doses=2),
+    )
+    design = uq.sobol(space, 80, over=population.box(mass=0.95), rng=1)
+    surrogate = uq.GaussianProcess(hyperparameters="point").fit(uq.run(simulator, design, workers=0))
+    rng, rows = np.random.default_rng(1), []
+    for j in range(6):
+        top, n, mg = 6.0 * np.exp(0.15 * rng.standard_normal()), int(rng.integers(1, 4)), [60.0, 100.0, 150.0][j % 3]
+        values = saturated(top, uq.Regimen.single(mg).with_conditions(doses=n, interval=8.0))
+        rows.append((j, 0.0, mg, n - 1, 8.0 * (n > 1), np.nan))
+        rows += [(j, t, 0.0, 0, 0.0, y + 0.2 * rng.standard_normal()) for t, y in zip(AFTER, values, strict=True)]
+    table = pd.DataFrame(rows, columns=["ID", "TIME", "AMT", "ADDL", "II", "DV"])
+    data = uq.Observations.from_events(table, **COLUMNS).with_regimen_conditions(surrogate)
+    problem = uq.Calibration(surrogate, data, uq.GaussianNoise(sd=0.2), population=population, outside="extrapolate")
+    posterior = problem.sample(uq.NUTS(draws=300, tune=200, chains=2), rng=1)
+
+    def regimen(mg: float) -> uq.Regimen:
+        return uq.Regimen.repeated(mg, every=8.0, doses=3)
+
+    own = posterior.individuals["top"].sel(subject="1").values.ravel()
+    flat = {name: posterior.draws[name].values.ravel() for name in ("top", "omega_top")}
+    new = flat["top"] * np.exp(flat["omega_top"] * np.random.default_rng(2).standard_normal((50, len(own))))
+    amounts = [60.0, 100.0, 150.0, 190.0]
+    for subject, tops in (("1", own), (None, new.ravel())):
+        found = uq.dose_for(posterior, regimen, amounts, at=[28.0], above=4.5, subject=subject).table
+        for mg in amounts:
+            expected = 3.0 * mg / (3.0 * mg + 100.0) * tops
+            off = abs(found.loc[mg, "probability"] - np.mean(expected > 4.5))
+            assert off < 4.0 * max(found.loc[mg, "mcse"], 0.01)
 
 
 def test_one_dose_has_no_interval(not_linear: uq.Posterior) -> None:

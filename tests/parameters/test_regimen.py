@@ -205,6 +205,8 @@ def test_conditions_of_a_regular_regimen_and_back() -> None:
     assert usual.conditions == {"dose": 100.0, "interval": 12.0, "duration": 1.0, "doses": 4.0}
     assert usual.with_conditions(**usual.conditions) == usual
     assert Regimen.single(5.0).conditions == {"dose": 5.0, "interval": 0.0, "duration": 0.0, "doses": 1.0}
+    begun = Regimen((0.0, 4.0), (1.0,), resets=(0.0,))  # of tables whose first dose is a reset too (EVID 4)
+    assert begun.conditions == {"dose": 1.0, "interval": 4.0, "duration": 0.0, "doses": 2.0}
     other = usual.with_conditions(dose=50.0, interval=6.0, duration=0.5, doses=2)
     assert other == Regimen.repeated(50.0, every=6.0, doses=2, duration=0.5, route="iv")
 
@@ -232,7 +234,7 @@ def test_outputs_are_continuous_in_the_number_of_doses() -> None:
         (Regimen.single(1.0) + Regimen.single(1.0, time=4.0) + Regimen.single(1.0, time=9.0), "between 4 and 5"),
         (Regimen.single(1.0, time=2.0), "it begins at 2"),
         (Regimen.single(1.0, steady_state=8.0), "at steady state"),
-        (Regimen((0.0, 4.0), (1.0, 1.0), resets=(2.0,)), "it has resets"),
+        (Regimen((0.0, 4.0), (1.0, 1.0), resets=(2.0,)), "there is a reset at 2"),
     ],
 )
 def test_a_regimen_that_is_not_regular_has_no_conditions(regimen: Regimen, words: str) -> None:

@@ -183,6 +183,8 @@ def dose_for(
         y = _draws(found, name, ("sample", dim, REGIMEN))
     else:
         every = [conditions_of_runs(one, surrogate) for one in regimens]
+        if twice := sorted(set(every[0]) & set(conditions or {})):
+            raise InputError(f"dose_for: {twice[0]!r} is a part of the regimen; leave it out of conditions=.")
         one_by_one = [predict(conditions={**(conditions or {}), **one}, coords={dim: times}, **asked) for one in every]
         y = np.stack([_draws(found, name, ("sample", dim)) for found in one_by_one], axis=2)
     met = np.ones((y.shape[0], y.shape[2]), dtype=np.bool_)

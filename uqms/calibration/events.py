@@ -629,7 +629,7 @@ def _constant(whole: _Table, subject: np.ndarray, column: str, varying: Mapping[
 def regular(regimens: Mapping[str, Regimen], surrogate: Surrogate | None = None) -> dict[str, dict[str, float]]:
     """Return amount, interval, duration and number of doses of regimens that begin at 0 and are regular, by subject.
 
-    With a surrogate, those of them that are its inputs.
+    With a surrogate, only those quantities are returned that are inputs of its runs.
 
     Raises
     ------
@@ -647,14 +647,21 @@ def regular(regimens: Mapping[str, Regimen], surrogate: Surrogate | None = None)
 
 
 def usual_regimen(surrogate: object) -> Regimen | None:
-    """Return the regimen of a surrogate's runs where their inputs do not say otherwise, None where it is not known."""
+    """Return the regimen that was given to the simulator of a surrogate's runs, None where there is none.
+
+    Inputs of a run replace parts of it.
+    """
     attrs: Mapping[str, str] = getattr(surrogate, "attrs", {})
-    said = json.loads(attrs.get("simulator", "{}")).get("regimen")
-    return Regimen(*zip(*said, strict=True)) if said else None
+    try:
+        identity = json.loads(attrs.get("simulator", "{}"))
+    except ValueError:  # of runs that were not made here: a text of the user's
+        return None
+    doses = identity.get("regimen") if isinstance(identity, dict) else None
+    return Regimen(*zip(*doses, strict=True)) if doses else None
 
 
 def conditions_of_runs(regimen: Regimen, surrogate: Surrogate) -> dict[str, float]:
-    """Return the inputs of a surrogate under a regimen; runs of one dose have no interval.
+    """Return the values of a surrogate's inputs under a regimen; the interval of a single dose has no effect.
 
     Raises
     ------
@@ -669,7 +676,7 @@ def conditions_of_runs(regimen: Regimen, surrogate: Surrogate) -> dict[str, floa
         )
     own, of_runs, names = regimen.conditions, usual.conditions, surrogate.domain.names
     if own["doses"] == 1.0:
-        own["interval"] = of_runs["interval"]  # of no matter
+        own["interval"] = of_runs["interval"]  # has no effect, and lies in the box
     for name, value in own.items():
         if name not in names and abs(value - of_runs[name]) > SAME * abs(value):
             raise InputError(

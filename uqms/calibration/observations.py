@@ -633,8 +633,9 @@ class Observations:
         Parameters
         ----------
         surrogate
-            Of runs of ``uqms.FunctionSimulator(..., regimen=)``: the conditions are those of its inputs, and what is no
-            input is compared with the regimen that its runs had.
+            Surrogate of runs of ``uqms.FunctionSimulator(..., regimen=)``. The conditions are then the inputs that it
+            has, also where they are equal for all subjects, and the other quantities are compared with those of the
+            runs.
 
         Raises
         ------

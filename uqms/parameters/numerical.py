@@ -12,7 +12,8 @@ beyond      mass of the tail beyond each of its edges, times exp(SHIFT)         
 ==========  ======================================================================  ======
 
 The panels begin at the mode and grow geometrically until the density has fallen by `DROP`; then they are halved until
-halving changes nothing. Kinks of the density cost panels, not accuracy. The outer `TAIL_MASS` on either side is
+halving changes no more than the rounding of the nodes does. Kinks of the density cost panels, not accuracy; of a
+density with very many steps, halving ends at `MOST` panels. The outer `TAIL_MASS` on either side is
 integrated again from the outside in: there a difference from 1, or from the whole mass, has no digits left.
 """
 

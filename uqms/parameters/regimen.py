@@ -325,7 +325,8 @@ class Regimen:
         Raises
         ------
         InputError
-            When doses differ, are at irregular intervals, do not begin at 0 or are at steady state; for resets too.
+            When doses differ, are at irregular intervals, do not begin at 0 or are at steady state, and when there is a
+            reset after the first dose.
 
         Examples
         --------
@@ -342,8 +343,8 @@ class Regimen:
             problem = f"its intervals are between {steps.min():g} and {steps.max():g}"
         elif abs(self.times[0]) > ROUNDING:
             problem = f"it begins at {self.times[0]:g}"
-        elif self.resets:
-            problem = "it has resets"
+        elif self.resets and self.resets[-1] > self.times[0]:
+            problem = f"there is a reset at {self.resets[-1]:g}"
         if problem:
             raise InputError(
                 f"Regimen: it is not regular, {problem}: {self!r}. Shift its times so that the first dose is at 0 "
@@ -355,14 +356,15 @@ class Regimen:
     def with_conditions(self, **conditions: float) -> "Regimen":
         """Return a regular regimen with another "dose", "interval", "duration" or number of "doses".
 
-        Use it in a simulator whose inputs these are, so that one surrogate serves patients with different regimens. A
+        Use it in a simulator with these inputs, so that one surrogate serves patients with different regimens. A
         number of doses that is not whole has a smaller last dose, so that outputs are continuous in it: with 3.4, the
         fourth dose has 0.4 of the amount.
 
         Parameters
         ----------
         **conditions
-            Those that are another: amount of each dose, interval between two, duration of each infusion, how many.
+            The new values: amount of each dose, interval between two doses, duration of each infusion, number of doses;
+            in the units of the simulator.
 
         Raises
         ------

@@ -149,7 +149,7 @@ class FunctionSimulator:
             return
 
     def _arguments(self, point: Mapping[str, float]) -> dict[str, Any]:
-        """Return what the function gets of a point: the regimen in the place of inputs that say what it is."""
+        """Return the arguments of the function at a point; inputs that are parts of the regimen are replaced by it."""
         if self.regimen is None:
             return dict(point)
         own = {name: value for name, value in point.items() if name in self.regimen.conditions}

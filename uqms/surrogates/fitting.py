@@ -83,10 +83,10 @@ class Fitting:
     """What all scores share while they are trained.
 
     With `doubted` the cheap model may be misleading: its part in the mean is averaged over being there or not. What has
-    another `label` has hyperparameter draws that are independent of these. With `only`, a nugget is trained of these
-    scores, and the others have none. Of several kernels, `OneOf`, each score has
-    those that its runs ask for. Whether hyperparameters are averaged is a question to the runs that are `judged`, all
-    by default: many runs of a lower level do not make up for few.
+    another `label` has hyperparameter draws that are independent of these. With `only`, these scores have a nugget and
+    the others are exact. Of several kernels, `OneOf`, each score has those that its runs ask for. Whether
+    hyperparameters are averaged is a question to the runs that are `judged`, all by default: many runs of a lower level
+    do not make up for few.
     """
 
     x: Array
@@ -101,7 +101,10 @@ class Fitting:
     only: Ints | None = None
 
     def trained(self, y: Array, exact: Sequence[Hyperparameters] | None = None) -> list[Hyperparameters]:
-        """Return the most probable hyperparameters of every score; with a nugget, near those of `exact` runs first."""
+        """Return the most probable hyperparameters of every score.
+
+        With a nugget the search can begin at `exact`, what was found for the scores without one.
+        """
         kernel, every = self.kernel, [self._ordered(y, j) for j in range(y.shape[1])]
         starts = [None if exact is None else each.near(kernel, exact[j]) for j, each in enumerate(every)]
         if isinstance(kernel, OneOf):
@@ -264,10 +267,11 @@ class _Ordered(NamedTuple):
     inputs: Ints
 
     def near(self, kernel: Kernel, exact: Hyperparameters) -> Array | None:
-        """Return starts of the search with a nugget: near hyperparameters of exact runs, then those of any search.
+        """Return starts of a search with a nugget: what was found without one, then the usual starts.
 
-        Exact runs that scatter have short length scales, which the second start does not know of. They are of the
-        simplest kernel, and none where it was not among those that all runs have trained.
+        Without a nugget, runs that scatter lead to length scales that are too short, so the first start alone would not
+        do. The starts are hyperparameters of the simplest kernel. None is returned if it was trained by some of the
+        runs only.
         """
         d = self.x.shape[1]
         if isinstance(kernel, OneOf):
