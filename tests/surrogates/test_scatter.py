@@ -244,8 +244,8 @@ def test_scores_that_are_smooth_are_not_trained_again(monkeypatch: pytest.Monkey
     trained: list[int] = []
     from uqms.surrogates import roughness as file
 
-    given = file.train
-    monkeypatch.setattr(file, "train", lambda *args: trained.append(1) or given(*args))
+    given = file.climb
+    monkeypatch.setattr(file, "climb", lambda *args: trained.append(1) or given(*args))
     process: ScoreProcess = uq.GaussianProcess(noise="none", **POINT).fit(runs_of(60, 0.0)).process
     trained.clear()
     assert roughness(process, np.arange(1))[0].gain == 0.0

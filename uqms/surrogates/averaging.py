@@ -53,6 +53,7 @@ __all__ = [
     "DRAWS",
     "ROUNDS_MORE",
     "Sample",
+    "approximate",
     "around",
     "at_mode",
     "at_zero",
@@ -71,6 +72,7 @@ DEGREES = 5.0  # of the proposal's Student t
 ROUNDS, ROUNDS_MORE = 3, 8
 ENOUGH = 4  # effective points for each draw that is kept
 CANDIDATES = 1024  # points among which those that stand for the normal are chosen
+APPROXIMATED = 128  # points of Laplace's approximation
 STEP = 1e-3
 CHEAP = (0.5, 1.0)  # mean and sd of the normal prior of a doubted cheap model's coefficient
 
@@ -168,6 +170,14 @@ def sample_from(
             rounds if count <= most else (rounds[0], 2 * rounds[1] - 1),
             ENOUGH * float(draws),
         )
+
+
+def approximate(found: AtMode, bounds: Float[np.ndarray, "k 2"]) -> Sample:
+    """Return points of the normal law that Laplace's method takes for the posterior of the hyperparameters."""
+    lower = _root(found.covariance, np.ones(len(found.mode)))
+    quasi = qmc.Sobol(len(found.mode), scramble=True, rng=0)
+    points = np.clip(found.mode + ndtri(_open(quasi.random(APPROXIMATED))) @ lower.T, *bounds.T)
+    return Sample(points, np.full(APPROXIMATED, 1.0 / APPROXIMATED), float(APPROXIMATED), found.log_evidence)
 
 
 def explore(

@@ -28,8 +28,9 @@ from uqms.surrogates.adapted import forward_logs
 from uqms.surrogates.kernels import Kernel, scale_count
 from uqms.surrogates.training import Density, Noise, bounds_of, density, nugget_of, prior_of, variances_known
 
-__all__ = ["Climb", "climb"]
+__all__ = ["FINE", "Climb", "climb"]
 
+FINE = 1e-5  # nats from the mode at which climbs end where kernels are compared
 LARGEST_STEP = 1.0  # of a logarithm
 STEPS, SHORTER = 200, 12  # at most: steps, and lengths that are tried for each
 ROUNDING, TRIED = 1e-2, 3  # nats: below it rounding may hide the gain of a step, and so many lengths are tried

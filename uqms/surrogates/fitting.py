@@ -23,7 +23,7 @@ import numpy as np
 from uqms._typing import Array, Ints
 from uqms.surrogates import averaging
 from uqms.surrogates.adapted import OneOf, converted
-from uqms.surrogates.climbing import climb
+from uqms.surrogates.climbing import FINE, climb
 from uqms.surrogates.correlated import LeftOut, left_out_errors, with_scores_in_common
 from uqms.surrogates.kernels import Kernel, hyperparameter_count
 from uqms.surrogates.outputs import OutputBasis, score_columns
@@ -35,6 +35,7 @@ from uqms.surrogates.training import (
     Hyperparameters,
     Noise,
     Rival,
+    bounds_of,
     fits_exactly,
     hyperparameters_at,
     prior_of,
@@ -59,7 +60,7 @@ TIE = 2.0  # of log evidence: within it a single kernel is the simplest
 FAR = 10.0  # below the largest log evidence: no draw would be of such a kernel
 APPROXIMATE = 10.0  # of log evidence, by which two that come from the average information may be wrong
 HOPELESS = 20.0  # of log posterior, by which other inputs are behind when they are given up
-FINE, ROUGH = 1e-5, 1e-2  # nats from the mode at which climbs end: where kernels and where inputs are compared
+ROUGH = 1e-2  # nats from the mode at which climbs end where inputs are compared
 PREDICTED = 1e-4  # sd of the errors of left-out runs over that of all: below it no other kernel is tried
 ROUNDING = 1e-5  # sd of a left-out run over that of the process: the next kernel's may be a tenth, and 1e-7 is lost
 LARGEST = 2**30  # bytes that averaging may take without having been asked for
@@ -86,7 +87,7 @@ class Fitting:
     another `label` has hyperparameter draws that are independent of these. With `only`, these scores have a nugget and
     the others are exact. Of several kernels, `OneOf`, each score has those that its runs ask for. Whether
     hyperparameters are averaged is a question to the runs that are `judged`, all by default: many runs of a lower level
-    do not make up for few.
+    do not make up for few. With `laplace`, draws are of the normal law at the modes and not of what was explored.
     """
 
     x: Array
@@ -99,6 +100,7 @@ class Fitting:
     label: str = ""
     judged: Ints | None = None
     only: Ints | None = None
+    laplace: bool = False
 
     def trained(self, y: Array, exact: Sequence[Hyperparameters] | None = None) -> list[Hyperparameters]:
         """Return the most probable hyperparameters of every score.
@@ -184,7 +186,7 @@ class Fitting:
         if self._averages(y, found, bases):
             orders = orders_of(bases, self.label)
             by_score = [
-                self._ordered(y, j).draws(self.kernel, self.columns, one, orders[j], self.doubted)
+                self._ordered(y, j).draws(self.kernel, self.columns, one, orders[j], self.doubted, self.laplace)
                 for j, one in enumerate(found)
             ]
             draws = [list(scores) for scores in zip(*by_score, strict=True)]
@@ -458,14 +460,17 @@ class _Ordered(NamedTuple):
         return Rival(kernel, averaging.around(self.x, self.y, kernel, columns, self.noise, mode, None, *self.cheap))
 
     def _of_rivals(
-        self, kernel: OneOf, columns: int, found: Hyperparameters, order: int, doubted: bool
+        self, kernel: OneOf, columns: int, found: Hyperparameters, order: int, doubted: bool, laplace: bool
     ) -> list[Hyperparameters]:
         """Return draws of the hyperparameters of all rivals, each as often as its probability says."""
         d, drawn = self.x.shape[1], []
         far = max(map(_evidence, found.rivals)) - FAR
         rivals = [one for one in found.rivals if _evidence(one) >= far]
         expected = averaging.DRAWS * _fractions(np.array([_evidence(one) for one in rivals]))
-        samples = [self._sampled(*each, columns) for each in zip(rivals, np.maximum(expected, 1.0), strict=True)]
+        if laplace:
+            samples = [self._approximated(one) for one in rivals]
+        else:
+            samples = [self._sampled(*each, columns) for each in zip(rivals, np.maximum(expected, 1.0), strict=True)]
         evidence = np.array([a.log_evidence + b.log_odds for a, b in zip(samples, rivals, strict=True)])
         doubts: list[averaging.Doubt | None] = [None] * len(rivals)
         if doubted and self.cheap:
@@ -494,6 +499,9 @@ class _Ordered(NamedTuple):
             most=POINTS,
         )
 
+    def _approximated(self, one: Rival) -> averaging.Sample:
+        return averaging.approximate(one.at, bounds_of(one.kernel, self.x.shape[1], self.noise))
+
     def _drawn(
         self, points: averaging.Sample, doubt: averaging.Doubt | None, columns: int, order: int, count: int
     ) -> list[Hyperparameters]:
@@ -507,19 +515,22 @@ class _Ordered(NamedTuple):
         return [both[i] for i in np.random.default_rng(order).permutation(len(both))]
 
     def draws(
-        self, kernel: Kernel, columns: int, found: Hyperparameters, order: int, doubted: bool = False
+        self, kernel: Kernel, columns: int, found: Hyperparameters, order: int, doubted: bool, laplace: bool
     ) -> list[Hyperparameters]:
         """Return draws of the hyperparameters, in an order of their own."""
         if not found.starts:  # nothing was there to train
             return [replace(found, rivals=())] * averaging.DRAWS
         if not found.cheap:
-            rest = self._without().draws(kernel, columns - 1, replace(found, cheap=True), order)
+            rest = self._without().draws(kernel, columns - 1, replace(found, cheap=True), order, False, laplace)
             return [replace(one, cheap=False) for one in rest]
         if found.rivals and isinstance(kernel, OneOf):
-            drawn = self._of_rivals(kernel, columns, found, order, doubted)
+            drawn = self._of_rivals(kernel, columns, found, order, doubted, laplace)
             return [_permuted(draw, kernel, np.argsort(self.inputs)) for draw in drawn]
         here = _permuted(found, kernel, self.inputs)
-        points = averaging.sample(self.x, self.y, kernel, columns, self.noise, here, *self.cheap)
+        if laplace:
+            points = self._approximated(self._rival(kernel, columns, averaging.logarithms(here, self.noise)))
+        else:
+            points = averaging.sample(self.x, self.y, kernel, columns, self.noise, here, *self.cheap)
         doubt = self._doubt(points, kernel, columns) if doubted else None
         drawn = self._drawn(points, doubt, columns, order, averaging.DRAWS)
         return [_permuted(draw, kernel, np.argsort(self.inputs)) for draw in drawn]

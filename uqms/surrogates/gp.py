@@ -452,7 +452,6 @@ class _Scored:
     mean: Physics | None
     noise: SimulatorNoise | None
     rough: Mapping[str, Roughness] = field(default_factory=dict)  # scatter by output, which is to be stated
-    process: ScoreProcess | None = None  # of these scores, where it is known already
 
     def with_scatter(self) -> "_Scored":
         """Return the same with nuggets of outputs whose runs scatter, where left-out runs are predicted better so."""
@@ -466,7 +465,7 @@ class _Scored:
         trained = replace(self.fitting, noise=True).trained(self.y[:, columns], [self.found[j] for j in columns])
         every = dict(zip(columns.tolist(), trained, strict=True))
         both = (self, self._with_nuggets(rough, every))
-        before, after = (one._with_errors() for one in both)
+        before, after = (replace(one, fitting=replace(one.fitting, laplace=True))._with_errors() for one in both)
         better = {}
         for i, basis in enumerate(self.bases):
             if basis.name in rough:
@@ -474,8 +473,8 @@ class _Scored:
                 if np.mean(gains) > BETTER * np.std(gains) / np.sqrt(len(gains)):
                     better[basis.name] = rough[basis.name]
         if len(better) == len(rough):
-            return replace(both[1], process=after)
-        return self._with_nuggets(better, every) if better else replace(self, process=before)
+            return both[1]
+        return self._with_nuggets(better, every) if better else self
 
     def _columns(self, rough: Mapping[str, Roughness]) -> Ints:
         """Return the scores of outputs."""
@@ -495,7 +494,7 @@ class _Scored:
         """Return the surrogate, its hyperparameters averaged where they matter."""
         common = scalars == "auto" and self.mean is None and self.attrs["noise"] == "none"
         one = self._with_scores_in_common() if common else self
-        process = one._with_errors() if one.process is None else one.process
+        process = one._with_errors()
         bases, attrs = tuple(one.bases), one.attrs
         report(process, one.found, bases)
         if one.rough:
@@ -507,7 +506,7 @@ class _Scored:
         fitting, y, bases, found = self.fitting.with_scores_in_common(self.y, self.bases, self.found)
         if all(basis.scores is None for basis in bases):
             return self
-        return replace(self, fitting=fitting, y=y, bases=bases, found=found, process=None)
+        return replace(self, fitting=fitting, y=y, bases=bases, found=found)
 
     def _with_errors(self) -> ScoreProcess:
         """Return the processes of the scores, with the errors of held-out runs and their local scale."""

@@ -22,14 +22,24 @@ from typing import final
 
 import numpy as np
 
+from uqms._threads import one_thread
 from uqms._typing import Array, Ints
+from uqms.surrogates.climbing import FINE, climb
 from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.kernels import scale_count
 from uqms.surrogates.left_out import left_out_scores
 from uqms.surrogates.outputs import OutputBasis, score_columns
 from uqms.surrogates.process import ScoreProcess, condition
 from uqms.surrogates.run_noise import NOISELESS, correlation_of_residuals, root_of_correlation
-from uqms.surrogates.training import NUGGET_BOUNDS, SUBSET, log_posterior, subset, train, trend_basis, with_nuggets
+from uqms.surrogates.training import (
+    NUGGET_BOUNDS,
+    SUBSET,
+    hyperparameters_at,
+    log_posterior,
+    subset,
+    trend_basis,
+    with_nuggets,
+)
 
 __all__ = [
     "ROUGH",
@@ -165,11 +175,14 @@ def _of_score(process: ScoreProcess, j: int) -> Roughness | None:
     smooth = log_posterior(at, x, y, trend, kernel, False)
     if max(look(longer, nugget) for longer in LOOK[0] for nugget in LOOK[1]) < smooth - BEHIND:
         return Roughness(0.0, 0.0, j, 0.0)
-    exact = train(x, y, kernel, trend, False, at[None])
-    rough = train(x, y, kernel, trend, True, with_nuggets(kernel, x.shape[1], at))
+    starts = with_nuggets(kernel, x.shape[1], at)
+    with one_thread():
+        exact = climb(x, y, trend, kernel, False, at, FINE)
+        found = min((climb(x, y, trend, kernel, True, one, FINE) for one in starts), key=lambda one: one.value)
+    rough = hyperparameters_at(found.point, -found.value, x, kernel, True)
     if rough.nugget <= 10.0 * NUGGET_BOUNDS[0]:
         return Roughness(0.0, 0.0, j, 0.0)
     # Left-over scatter in units of the score: nugget times the variance, which the fit has in closed form.
     fitted = condition(kernel, x, y[:, None], trend.shape[1], [rough])
     scatter = math.sqrt(rough.nugget * float(fitted.variance[0, 0]))
-    return Roughness(rough.objective - exact.objective, scatter, j, scatter * size)
+    return Roughness(exact.value - found.value, scatter, j, scatter * size)
