@@ -21,6 +21,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     items.sort(key=lambda item: item.path.name != "test_docs.py")
     for item in items:
+        if item.get_closest_marker("xdist_group") is not None:
+            continue
         page = item.path.name == "test_docs.py" and item.get_closest_marker("slow") is not None
         item.add_marker(pytest.mark.xdist_group(item.name if page else str(item.path)))
 

@@ -22,6 +22,7 @@ LONGEST = 25  # lines of code that the reader of a task types
 CHECKS = sorted(page for page in (DOCS / "checks").glob("*.md") if page.name != "index.md")
 LENGTHS, MOST_SHOWN = (20, 60), 1 / 3  # lines of a page of a check; fraction of them whose code is too slow to run
 STAGES = sorted(page for page in (DOCS / "stages").glob("*.md") if page.name != "index.md")
+GOES_ON = {"next_measurement": "bedside"}  # from the page of another stage, on the same worker
 # Stages that show all that they print; their text is compared with what the code prints.
 PRINTING = (
     "bridging_scales",
@@ -68,6 +69,14 @@ def shown_by(page: Path) -> list[tuple[str, str | None]]:
         r"^```python\n(.*?)^```\n(?:\n^```text\n(.*?)^```)?", page.read_text(encoding="utf-8"), re.M | re.S
     )
     return [(code, printed or None) for code, printed in found]
+
+
+def stages_by_worker() -> list[Any]:
+    """Return the stages; one that goes on from another has the worker of that."""
+    return [
+        pytest.param(page, id=page.stem, marks=pytest.mark.xdist_group(f"page {GOES_ON.get(page.stem, page.stem)}"))
+        for page in STAGES
+    ]
 
 
 def run_blocks(page: Path, names: dict[str, Any], folder: Path) -> list[str]:
@@ -140,6 +149,24 @@ def surrogate_of_a_task(tmp_path_factory: pytest.TempPathFactory) -> Callable[[]
     return names
 
 
+@pytest.fixture(scope="module")
+def after(reader: Callable[[], dict[str, Any]]) -> Callable[[Path, Path], tuple[dict[str, Any], list[str]]]:
+    """Return what gives the names that a reader has after a stage, and what it prints; one to go on from runs once."""
+    kept: dict[str, tuple[dict[str, Any], list[str]]] = {}
+
+    def names_and_text(page: Path, folder: Path) -> tuple[dict[str, Any], list[str]]:
+        if page.stem in kept:
+            return kept[page.stem]
+        before = GOES_ON.get(page.stem)
+        names = reader() if before is None else dict(names_and_text(page.with_stem(before), folder)[0])
+        printed = run_blocks(page, names, folder)
+        if page.stem in GOES_ON.values():
+            kept[page.stem] = names, printed
+        return names, printed
+
+    return names_and_text
+
+
 def needs(page: Path) -> list[str]:
     """Return what a page uses that is not public yet."""
     code = code_of(DOCS / "getting_started.md") + code_of(page)
@@ -155,15 +182,18 @@ def test_pages_use_public_names_only() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::uqms.errors.CapabilityWarning")  # pages say what they are of
-@pytest.mark.parametrize("page", STAGES, ids=[page.stem for page in STAGES])
+@pytest.mark.parametrize("page", stages_by_worker())
 def test_the_code_of_a_page_runs(
-    page: Path, reader: Callable[[], dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path,
+    after: Callable[[Path, Path], tuple[dict[str, Any], list[str]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if missing := needs(page):
         pytest.skip(f"not there yet: {', '.join(missing)}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    printed = run_blocks(page, reader(), tmp_path)
+    _, printed = after(page, tmp_path)
     if page.stem in PRINTING:
         for (code, shown), each in zip(shown_by(page), printed, strict=True):
             assert is_shown(shown or "", each), f"{code}\nprints\n{each}\nand the page shows\n{shown}"
