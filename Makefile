@@ -25,7 +25,7 @@ test:
 
 test-all:
 	@sh scripts/bootstrap.sh test
-	$(if $(ARGS),,@echo "uqms: all tests take about 30 minutes on two cores, longer the first time.")
+	$(if $(ARGS),,@echo "uqms: all tests take about 45 minutes on two cores, longer the first time.")
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" --jaxtyping-packages=uqms,shapes.check $(PARALLEL) $(ARGS)
 
 lint:
