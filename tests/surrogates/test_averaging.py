@@ -249,3 +249,22 @@ def test_moments_of_curves_are_those_of_their_covariance_and_blocks_do_not_matte
     fitted.save(f"{tmp_path}/s.npz")
     loaded = load_surrogate(f"{tmp_path}/s.npz").predict(points)
     assert (loaded.variance["conc"] == again.variance["conc"]).all()
+
+
+def test_laplaces_points_have_the_mode_and_the_covariance() -> None:
+    root = np.array([[0.5, 0.0, 0.0], [-0.3, 0.2, 0.0], [0.1, 0.4, 0.8]])
+    found = T.AtMode(np.array([0.3, -1.0, 2.0]), root @ root.T, -7.5)
+    wide = np.tile([-9.0, 9.0], (3, 1))
+    sample = averaging.approximate(found, np.full(3, 1.3), wide)
+    np.testing.assert_allclose(sample.weights @ sample.points, found.mode, atol=0.02)
+    off = sample.points - found.mode
+    # 128 points of a Sobol sequence; as many random ones would be off by a tenth
+    np.testing.assert_allclose((off * sample.weights[:, None]).T @ off, found.covariance, atol=0.05)
+    assert sample.weights.sum() == pytest.approx(1.0)
+    assert sample.log_evidence == -7.5
+    narrow = wide.copy()
+    narrow[0] = [0.2, 0.5]
+    inside = averaging.approximate(found, np.full(3, 1.3), narrow).points
+    assert (inside[:, 0].min(), inside[:, 0].max()) == (0.2, 0.5)
+    flat = averaging.approximate(found._replace(covariance=-np.eye(3)), np.full(3, 1.3), wide)
+    assert np.isfinite(flat.points).all()

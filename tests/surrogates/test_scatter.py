@@ -13,6 +13,7 @@ import uqms as uq
 from uqms.surrogates.left_out import left_out_scores
 from uqms.surrogates.process import ScoreProcess
 from uqms.surrogates.roughness import ROUGH, rough_outputs, roughness
+from uqms.surrogates.training import train
 
 SPACE = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0))
 T = np.linspace(0.0, 1.0, 15)
@@ -312,3 +313,16 @@ def test_a_scatter_is_judged_output_by_output(monkeypatch: pytest.MonkeyPatch) -
     assert "other" not in found.attrs["scatter"]
     exact = uq.GaussianProcess(noise="none", **POINT).fit(both.drop_vars("y"))
     assert_as_of(found, exact)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_gain_is_that_of_another_search(seed: int) -> None:
+    """By L-BFGS-B, with the gradient and without the information."""
+    process = uq.GaussianProcess(noise="none", **POINT).fit(runs_of(60, 0.01, seed)).process
+    (found,) = roughness(process, np.arange(1))
+    x, y = process.x, process.y[:, 0]
+    y, trend = (y - y.mean()) / y.std(), np.ones((60, 1))
+    exact = train(x, y, process.kernel, trend, False)
+    rough = train(x, y, process.kernel, trend, True)
+    assert found.gain == pytest.approx(rough.objective - exact.objective, abs=1e-3)
+    assert found.gain > ROUGH

@@ -172,9 +172,12 @@ def sample_from(
         )
 
 
-def approximate(found: AtMode, bounds: Float[np.ndarray, "k 2"]) -> Sample:
-    """Return points of the normal law that Laplace's method takes for the posterior of the hyperparameters."""
-    lower = _root(found.covariance, np.ones(len(found.mode)))
+def approximate(found: AtMode, scale: Float[np.ndarray, " k"], bounds: Float[np.ndarray, "k 2"]) -> Sample:
+    """Return points of Laplace's approximation to the posterior: normal around the mode, inside of the bounds.
+
+    `scale` is that of the prior, which limits a covariance that is not positive definite.
+    """
+    lower = _root(found.covariance, scale)
     quasi = qmc.Sobol(len(found.mode), scramble=True, rng=0)
     points = np.clip(found.mode + ndtri(_open(quasi.random(APPROXIMATED))) @ lower.T, *bounds.T)
     return Sample(points, np.full(APPROXIMATED, 1.0 / APPROXIMATED), float(APPROXIMATED), found.log_evidence)

@@ -87,7 +87,7 @@ class Fitting:
     another `label` has hyperparameter draws that are independent of these. With `only`, these scores have a nugget and
     the others are exact. Of several kernels, `OneOf`, each score has those that its runs ask for. Whether
     hyperparameters are averaged is a question to the runs that are `judged`, all by default: many runs of a lower level
-    do not make up for few. With `laplace`, draws are of the normal law at the modes and not of what was explored.
+    do not make up for few. With `laplace`, draws come from a normal approximation at each mode, which is much faster.
     """
 
     x: Array
@@ -467,10 +467,8 @@ class _Ordered(NamedTuple):
         far = max(map(_evidence, found.rivals)) - FAR
         rivals = [one for one in found.rivals if _evidence(one) >= far]
         expected = averaging.DRAWS * _fractions(np.array([_evidence(one) for one in rivals]))
-        if laplace:
-            samples = [self._approximated(one) for one in rivals]
-        else:
-            samples = [self._sampled(*each, columns) for each in zip(rivals, np.maximum(expected, 1.0), strict=True)]
+        each = zip(rivals, np.maximum(expected, 1.0), strict=True)
+        samples = [self._approximated(one) if laplace else self._sampled(one, draws, columns) for one, draws in each]
         evidence = np.array([a.log_evidence + b.log_odds for a, b in zip(samples, rivals, strict=True)])
         doubts: list[averaging.Doubt | None] = [None] * len(rivals)
         if doubted and self.cheap:
@@ -500,7 +498,10 @@ class _Ordered(NamedTuple):
         )
 
     def _approximated(self, one: Rival) -> averaging.Sample:
-        return averaging.approximate(one.at, bounds_of(one.kernel, self.x.shape[1], self.noise))
+        """Return points of a normal approximation to the same posterior."""
+        d = self.x.shape[1]
+        _, scale = prior_of(one.kernel, d, self.noise)
+        return averaging.approximate(one.at, scale, bounds_of(one.kernel, d, self.noise))
 
     def _drawn(
         self, points: averaging.Sample, doubt: averaging.Doubt | None, columns: int, order: int, count: int

@@ -177,11 +177,12 @@ def _of_score(process: ScoreProcess, j: int) -> Roughness | None:
         return Roughness(0.0, 0.0, j, 0.0)
     starts = with_nuggets(kernel, x.shape[1], at)
     with one_thread():
-        exact = climb(x, y, trend, kernel, False, at, FINE)
         found = min((climb(x, y, trend, kernel, True, one, FINE) for one in starts), key=lambda one: one.value)
     rough = hyperparameters_at(found.point, -found.value, x, kernel, True)
     if rough.nugget <= 10.0 * NUGGET_BOUNDS[0]:
         return Roughness(0.0, 0.0, j, 0.0)
+    with one_thread():
+        exact = climb(x, y, trend, kernel, False, at, FINE)
     # Left-over scatter in units of the score: nugget times the variance, which the fit has in closed form.
     fitted = condition(kernel, x, y[:, None], trend.shape[1], [rough])
     scatter = math.sqrt(rough.nugget * float(fitted.variance[0, 0]))
