@@ -22,6 +22,7 @@ import math
 import numpy as np
 
 from uqms._compiled import compiled
+from uqms._native import A1, A2, NONE, deferred
 from uqms._typing import Array
 from uqms.calibration._mean_slopes import score_slopes, score_slopes_reverse
 from uqms.calibration._terms import fields, terms, terms_reverse
@@ -399,10 +400,8 @@ def _scores_reverse(
             reverse(block, h, j, u, kg[h, j], t[h, j], v[h, j], column, cov_bars[h, j], u_bar)
 
 
-@compiled
-def fused_outputs(block: Array, u: Array, phi: Array, eta: Array) -> Array:
-    """Return y (H, N) at u (K, d), hyperparameters phi and latents eta."""
-    u, phi, eta = np.ascontiguousarray(u), np.ascontiguousarray(phi), np.ascontiguousarray(eta)
+@deferred(A2, A1, A2, A1, A1)
+def _fused_outputs(block: Array, u: Array, phi: Array, eta: Array) -> Array:
     data = block[block_size(block) :]
     means, covariances, _, _, _ = _scores(block, u)
     J, _ = _jacobian(block, data, u)
@@ -414,17 +413,17 @@ def fused_outputs(block: Array, u: Array, phi: Array, eta: Array) -> Array:
     return y
 
 
-@compiled
-def fused_outputs_reverse(block: Array, u: Array, phi: Array, eta: Array, y_bar: Array) -> tuple[Array, Array, Array]:
-    """Return the derivatives of y : y_bar by u, phi and eta."""
-    u, phi, eta = np.ascontiguousarray(u), np.ascontiguousarray(phi), np.ascontiguousarray(eta)
+@deferred(NONE, A1, A2, A1, A1, A2, A2, A1, A1)
+def _fused_outputs_reverse(
+    block: Array, u: Array, phi: Array, eta: Array, y_bar: Array, u_bar: Array, phi_bar: Array, eta_bar: Array
+) -> None:
+    """Add to u_bar, phi_bar and eta_bar."""
     data = block[block_size(block) :]
     means, covariances, kg, t, v = _scores(block, u)
     J, kept = _jacobian(block, data, u)
     W = np.zeros((int(data[2]), 0))
     W_bar = np.zeros(W.shape)
     mean_bars, cov_bars, J_bars = np.empty(means.shape), np.empty(covariances.shape), np.empty(J.shape)
-    u_bar, phi_bar, eta_bar = np.zeros(u.shape), np.zeros(phi.shape), np.zeros(eta.shape)
     _, _, _, offset, basis, truncation, _, _, _, _ = fields(data)
     no_rows = np.empty((0, 0))
     for h in range(means.shape[0]):
@@ -450,6 +449,21 @@ def fused_outputs_reverse(block: Array, u: Array, phi: Array, eta: Array, y_bar:
         )
     _scores_reverse(block, u, kg, t, v, mean_bars, cov_bars, u_bar)
     _jacobian_reverse(block, data, u, J_bars, kept, u_bar)
+
+
+@compiled
+def fused_outputs(block: Array, u: Array, phi: Array, eta: Array) -> Array:
+    """Return y (H, N) at u (K, d), hyperparameters phi and latents eta."""
+    u, phi, eta = np.ascontiguousarray(u), np.ascontiguousarray(phi), np.ascontiguousarray(eta)
+    return _fused_outputs(block, u, phi, eta)  # type: ignore[no-any-return]
+
+
+@compiled
+def fused_outputs_reverse(block: Array, u: Array, phi: Array, eta: Array, y_bar: Array) -> tuple[Array, Array, Array]:
+    """Return the derivatives of y : y_bar by u, phi and eta."""
+    u, phi, eta = np.ascontiguousarray(u), np.ascontiguousarray(phi), np.ascontiguousarray(eta)
+    u_bar, phi_bar, eta_bar = np.zeros(u.shape), np.zeros(phi.shape), np.zeros(eta.shape)
+    _fused_outputs_reverse(block, u, phi, eta, np.ascontiguousarray(y_bar), u_bar, phi_bar, eta_bar)
     return u_bar, phi_bar, eta_bar
 
 

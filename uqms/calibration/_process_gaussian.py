@@ -28,8 +28,7 @@ from uqms.calibration._gaussian import (
 )
 from uqms.calibration._mean_slopes import score_slopes, score_slopes_reverse
 from uqms.calibration.blocks import view
-from uqms.surrogates.fused import HEADER
-from uqms.surrogates.fused_calls import score_forward, score_reverse
+from uqms.surrogates.fused import HEADER, forward, reverse
 from uqms.surrogates.fused_chain import chain_size, linked_forward, linked_reverse
 
 __all__ = ["Problem", "at", "process_gaussian"]
@@ -99,7 +98,7 @@ def _joint_error(
     column = np.empty(K)
     n = K * q
     for j in range(q):
-        score_forward(process, h, j, u, column, covariance[j], kg[j], t[j], v[j])
+        forward(process, h, j, u, column, covariance[j], kg[j], t[j], v[j])
         for k in range(K):
             parts[k * q + j] = column[k]
             if form == OWN:
@@ -134,7 +133,7 @@ def _joint_error_reverse(
                     covariance[j, k, m] = parts_bar[n + (k * q + j) * n + m * q + j]
                 else:
                     covariance[j, k, m] = parts_bar[n + k * q + j] if k == m else 0.0
-        score_reverse(process, h, j, u, kg[j], t[j], v[j], column, covariance[j], u_bar)
+        reverse(process, h, j, u, kg[j], t[j], v[j], column, covariance[j], u_bar)
 
 
 @native(F, A1, A2, A1, A1, A2, A1)

@@ -19,6 +19,7 @@ import math
 import numpy as np
 
 from uqms._compiled import compiled
+from uqms._native import A1, A2, NONE, B, I, deferred
 from uqms._typing import Array
 
 __all__ = [
@@ -140,7 +141,7 @@ def _projection(K: Array, J: Array) -> tuple[Array, Array]:
     return np.linalg.solve(A, KJ.T.copy()), KJ
 
 
-@compiled
+@deferred(A2, A1, I, I, A1, A2, B, B)
 def terms(data: Array, T: int, N: int, phi: Array, J: Array, first: bool, second: bool) -> Array:
     """Return the sum (N, N) of the covariances of T terms: of noise (`first`), of discrepancy (`second`)."""
     at = 0
@@ -156,7 +157,7 @@ def terms(data: Array, T: int, N: int, phi: Array, J: Array, first: bool, second
     return total
 
 
-@compiled
+@deferred(NONE, A1, I, A1, A2, B, B, A2, A1, A2)
 def terms_reverse(
     data: Array, T: int, phi: Array, J: Array, first: bool, second: bool, Q: Array, phi_bar: Array, J_bar: Array
 ) -> None:

@@ -15,6 +15,7 @@ import math
 import numpy as np
 
 from uqms._compiled import compiled
+from uqms._native import A1, A2, NONE, I, deferred
 from uqms._typing import Array, Ints
 from uqms.surrogates.kernels import FAST, SINGLE, composite_of, correlation_of, layout_of
 from uqms.surrogates.process import SHARPNESS
@@ -171,7 +172,7 @@ def fill_shares(relative: Array, shares: Array) -> None:
         shares[i + 1] = relative[i] / total
 
 
-@compiled(fastmath=FAST)
+@deferred(NONE, A1, I, I, A2, A1, A2, A2, A2, A2, fastmath=FAST)
 def forward(
     block: Array, h: int, j: int, u: Array, mean: Array, covariance: Array, kg: Array, t: Array, v: Array
 ) -> None:
@@ -295,7 +296,7 @@ def forward(
                 v[a, c] *= local[a]
 
 
-@compiled(fastmath=FAST)
+@deferred(NONE, A1, I, I, A2, A2, A2, A2, A1, A2, A2, fastmath=FAST)
 def reverse(
     block: Array, h: int, j: int, u: Array, kg: Array, t: Array, v: Array, mean_bar: Array, cov_bar: Array, u_bar: Array
 ) -> None:

@@ -28,8 +28,7 @@ from uqms._compiled import compiled
 from uqms._native import A1, A2, NONE, I, deferred
 from uqms._typing import Array, Ints
 from uqms.parameters.scale import BELOW, UnitMap
-from uqms.surrogates.fused import HEADER
-from uqms.surrogates.fused_calls import score_forward, score_reverse
+from uqms.surrogates.fused import HEADER, forward, reverse
 from uqms.surrogates.fused_transforms import respond
 
 if TYPE_CHECKING:
@@ -333,7 +332,7 @@ def linked_forward(block: Array, h: int, u: Array, parts: Array, work: Array) ->
                 kg = work[at[1] + j * W * n : at[1] + j * W * n + U * n].reshape(U, n)
                 t = work[at[2] + j * W * n : at[2] + j * W * n + U * n].reshape(U, n)
                 trend = work[at[3] + j * W * b : at[3] + j * W * b + U * b].reshape(U, b)
-                score_forward(process, draw, j, few, means, between, kg, t, trend)
+                forward(process, draw, j, few, means, between, kg, t, trend)
                 for a in range(K):
                     mean[a, first + j] = means[which[a]]
                     for k in range(K):
@@ -343,7 +342,7 @@ def linked_forward(block: Array, h: int, u: Array, parts: Array, work: Array) ->
                 kg = work[at[1] + j * W * n : at[1] + (j + 1) * W * n].reshape(W, n)
                 t = work[at[2] + j * W * n : at[2] + (j + 1) * W * n].reshape(W, n)
                 trend = work[at[3] + j * W * b : at[3] + (j + 1) * W * b].reshape(W, b)
-                score_forward(process, draw, j, x, means, covariance[j], kg, t, trend)
+                forward(process, draw, j, x, means, covariance[j], kg, t, trend)
                 for a in range(K):
                     mean[a, first + j] = means[time * K + a]
         for other in range(m + 1):
@@ -359,7 +358,7 @@ def linked_forward(block: Array, h: int, u: Array, parts: Array, work: Array) ->
             flat = work[at_outer : at_outer + points * d].reshape(points, d)
             for j in range(q):
                 kg = work[slopes_at + j * points * n : slopes_at + (j + 1) * points * n].reshape(points, n)
-                score_forward(process, draw, j, flat, found[j], none, kg, none, none)
+                forward(process, draw, j, flat, found[j], none, kg, none, none)
         for a in range(K):
             for j in range(q):
                 if L:
@@ -571,7 +570,7 @@ def linked_reverse(block: Array, h: int, u: Array, parts_bar: Array, work: Array
                     few_means[which[a]] += mean_bar[a, first + j]
                     for k in range(K):
                         summed[which[a], which[k]] += 0.5 * (own_bar[j, a, k] + own_bar[j, k, a])
-                score_reverse(process, draw, j, few, kg, t, trend, few_means, summed, few_bar)
+                reverse(process, draw, j, few, kg, t, trend, few_means, summed, few_bar)
             seen = 0
             for a in range(K):
                 if which[a] == seen:
@@ -584,7 +583,7 @@ def linked_reverse(block: Array, h: int, u: Array, parts_bar: Array, work: Array
             for a in range(K):
                 means_bar[time * K + a] = mean_bar[a, first + j] * (1.0 - L / 3.0)
             symmetric = 0.5 * (own_bar[j] + own_bar[j].T)
-            score_reverse(process, draw, j, x, kg, t, trend, means_bar, symmetric, x_bar)
+            reverse(process, draw, j, x, kg, t, trend, means_bar, symmetric, x_bar)
         v_bar = x_bar[time * K : (time + 1) * K]
         if L == 0:
             for a in range(K):
@@ -630,7 +629,7 @@ def linked_reverse(block: Array, h: int, u: Array, parts_bar: Array, work: Array
         none = np.empty((0, 0))
         for j in range(q):
             kg = work[at_use[7] + j * points * n : at_use[7] + (j + 1) * points * n].reshape(points, n)
-            score_reverse(process, draw, j, flat, kg, none, none, found_bar[j], none, flat_bar)
+            reverse(process, draw, j, flat, kg, none, none, found_bar[j], none, flat_bar)
         P_bar, half, y_bar = np.empty((L, L)), np.empty((L, L)), np.empty(L)
         for a in range(K):
             C, A_bar, C_bar = C_all[a], A_bars[a], C_bars[a]
