@@ -18,12 +18,18 @@ generated, each with a design, a truth and data of its own, and one kind has rea
 
 The exact posterior comes from the simulator on a grid around its own mass (a field's in closed form). Even numbers of a
 kind are ``seen``: a method may be chosen on them; odd ones are ``unseen``, and both halves are printed. Aims, pooled
-over the problems of a kind and half, each widened by two standard errors between problems:
+over the problems of a kind and half:
 
 - mean squared ratio of actual to stated error at posterior draws: 0.6 to 1.6;
 - at draws of the exact posterior 95 % intervals cover .92 to .98 and 50 % intervals .40 to .60;
+
+  each widened by two standard errors. Within a narrow posterior an error is nearly one number for each output, so that
+  intervals hold nearly all of a problem or nearly nothing, and the spread between a few problems says little of the
+  standard error. A perfect process is therefore run beside: PERFECT functions of the stated law at the same draws. The
+  standard deviation of what they give, pooled over the problems, is the standard error, and 95 % of what they give is
+  printed;
 - posterior means, the noise sd's included, are off by at most 0.25 exact sd in the root mean square; the median of
-  the ratios of sds is .92 to 1.10, and 90 % of them lie in .8 to 1.25;
+  the ratios of sds is .92 to 1.10, and 90 % of them lie in .8 to 1.25; beside two standard errors between problems;
 - the mean log score at draws of the exact posterior is printed beside that of an oracle, which has the same mean and
   the error that it really makes there (root mean square by output), and so is the 95 % interval score: an inflated
   error covers too, and pays there;
@@ -64,7 +70,7 @@ from uqms._typing import Array
 
 SIGMAS = 61  # of the grid over the noise sd
 SIDE = {1: 401, 2: 81, 3: 33}  # points of the grid along each of so many parameters
-DRAWS, BOX = 200, 600
+DRAWS, BOX, PERFECT = 200, 600, 200
 PLAIN = uq.GaussianProcess(noise="none", outputs={"y": uq.Curve(tolerance=1e-6)})
 
 
@@ -303,6 +309,7 @@ class Found(NamedTuple):
 
     square: float  # mean squared ratio of actual to stated error at posterior draws
     inside: Array  # (2,) shares of 95 % and 50 % intervals that hold the simulator at draws of the exact posterior
+    perfect: Array  # (3, PERFECT) the same three figures of functions of the stated law
     off: Array  # of posterior means, in exact sds
     ratio: Array  # of sds
     scores: Array  # (2, 2) mean log score and interval score, of the surrogate and of the oracle
@@ -362,10 +369,12 @@ def judged(
     square = np.mean((told.mean["y"].values - one.curve(at)) ** 2 / of_told)
     here, variance = _of_runs(surrogate, {name: right.draws[:, i] for i, name in enumerate(one.names)})
     truth, mean = one.curve(right.draws), here.mean["y"].values
-    inside = []
+    functions = here.draws(PERFECT, rng, noise=True)["y"].values
+    inside, perfect = [], [np.mean((functions - mean) ** 2 / variance, axis=(1, 2))]
     for prob in (0.95, 0.5):
         lower, upper = (here.interval(prob, noise=True)["y"].sel(bound=end).values for end in ("lower", "upper"))
         inside.append(float(np.mean((lower <= truth) & (truth <= upper))))
+        perfect.append(np.mean((lower <= functions) & (functions <= upper), axis=(1, 2)))
     oracle = np.broadcast_to(np.mean((truth - mean) ** 2, axis=0), variance.shape)
     scores = np.array([[_log_score(truth, mean, v), _interval_score(truth, mean, v)] for v in (variance, oracle)])
     whole = _whole(one, surrogate, rng) if not rounds else float("nan")  # rounds narrow the box
@@ -381,6 +390,7 @@ def judged(
     return Found(
         square=float(square),
         inside=np.array(inside),
+        perfect=np.array(perfect),
         off=off,
         ratio=ratio,
         scores=scores,
@@ -439,10 +449,12 @@ def aims_of(kind: str, half: str, found: list[Found]) -> list[Aim]:
     """Return the aims of a kind and half."""
     label, n = f"{kind}, {half}", len(found)
 
-    def pooled(name: str, values: Array, low: float, high: float) -> Aim:
-        error = float(np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else float("inf")
-        return aim(f"{label}: {name}", float(values.mean()), low - 2 * error, high + 2 * error, error, n)
+    def pooled(name: str, values: Array, of_law: Array, low: float, high: float) -> Aim:
+        error = float(np.std(of_law, ddof=1))
+        beside = "a perfect process: {:.3f} to {:.3f}".format(*np.quantile(of_law, [0.025, 0.975]))
+        return aim(f"{label}: {name}", float(values.mean()), low - 2 * error, high + 2 * error, error, n, beside)
 
+    perfect = np.mean([one.perfect for one in found], axis=0)
     inside = np.array([one.inside for one in found])
     squares = np.array([np.mean(one.off**2) for one in found])
     ratios = np.concatenate([one.ratio for one in found])
@@ -457,9 +469,11 @@ def aims_of(kind: str, half: str, found: list[Found]) -> list[Aim]:
     whole = np.array([one.whole for one in found])
     rms = float(np.sqrt(np.mean(whole**2)))
     return [
-        pooled("squared ratio of actual to stated error", np.array([one.square for one in found]), 0.6, 1.6),
-        pooled("95 % intervals of new runs", inside[:, 0], 0.92, 0.98),
-        pooled("50 % intervals of new runs", inside[:, 1], 0.40, 0.60),
+        pooled(
+            "squared ratio of actual to stated error", np.array([one.square for one in found]), perfect[0], 0.6, 1.6
+        ),
+        pooled("95 % intervals of new runs", inside[:, 0], perfect[1], 0.92, 0.98),
+        pooled("50 % intervals of new runs", inside[:, 1], perfect[2], 0.40, 0.60),
         aim(f"{label}: squared error of means, exact sds", float(squares.mean()), None, 0.0625 + 2 * error, error, n),
         aim(f"{label}: median ratio of sds", float(np.median(ratios)), 0.92 - 2 * spread, 1.10 + 2 * spread, spread, n),
         aim(f"{label}: ratios of sds outside of .8 to 1.25", outside, None, 0.1 + 2 * np.sqrt(0.09 / n), None, n),
