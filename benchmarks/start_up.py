@@ -1,20 +1,24 @@
 """How long it takes until something happens: the demo on an empty machine, the demo again, the import.
 
-    python benchmarks/start_up.py [--quick] [--first]
+    python benchmarks/start_up.py [--quick] [--first] [--compile]
 
 Aim: `import uqms` below 0.3 s (median of five fresh interpreters, less the bare interpreter's own start). The second
 `make demo` is recorded as a median without an aim; so is the first one, which downloads everything and is measured only
-with `--first`, in a temporary clone with an empty environment.
+with `--first`, in a temporary clone with an empty environment. `--compile` measures, without an aim, what it takes to
+build a PyMC model of a surrogate with noise of its user's own and to evaluate its density with gradients: with empty
+caches, with what this library compiled once for all models, and for the same model again.
 `--quick` takes three repeats of the import and one of the demo.
 """
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from _report import Aim, aim, finish
@@ -22,9 +26,10 @@ from _report import Aim, aim, finish
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def seconds(command: list[str], folder: Path) -> float | None:
+def seconds(command: list[str], folder: Path, variables: Mapping[str, str] | None = None) -> float | None:
     """Return the wall time of a command, None when it fails (its last words go to stderr)."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("UQMS_")}
+    environment |= dict(variables or {})
     start = time.perf_counter()
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     elapsed = time.perf_counter() - start
@@ -53,6 +58,38 @@ def import_time(repeats: int) -> Aim:
     return median_of("import uqms [s]", times[1:], high=0.3)  # the first one only warms the disk
 
 
+OWN_MODEL = """
+import numpy as np, pymc as pm, xarray as xr, uqms as uq
+space = uq.ParameterSpace(a=uq.Uniform(0, 1), b=uq.Uniform(0, 1))
+design = uq.sobol(space, 32, rng=1)
+y = np.sin(3 * design["a"].values)[:, None] + design["b"].values[:, None] * np.linspace(0, 1, 5)
+runs = uq.ensemble.build(design, {"y": xr.DataArray(y, dims=("run", "t"), coords={"t": np.arange(5.0)})})
+data = xr.DataArray(np.linspace(0.5, 1, 5), dims="t", coords={"t": np.arange(5.0)}, name="y")
+surrogate = uq.GaussianProcess(hyperparameters="point").fit(runs)
+noise = uq.StudentTNoise(scale=uq.HalfNormal(0.2))
+model = uq.Calibration(surrogate, data, noise).model()
+density = model.logp_dlogp_function(ravel_inputs=True)
+density.set_extra_values({})
+value, slopes = density(pm.blocking.DictToArrayBijection.map(model.initial_point()))
+assert np.isfinite(value) and np.all(np.isfinite(slopes))
+"""
+
+
+def compilation() -> list[Aim]:
+    """Measure the model's first density in fresh interpreters, with caches in a temporary folder."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        kept, models = Path(folder) / "numba", Path(folder) / "pytensor"
+        kept.mkdir()
+        variables = {"NUMBA_CACHE_DIR": str(kept), "PYTENSOR_FLAGS": f"base_compiledir={models}"}
+        for what in ("empty caches", "a new model", "the same model again"):
+            if what == "a new model":
+                shutil.rmtree(models)
+            once = seconds([sys.executable, "-c", OWN_MODEL], ROOT, variables)
+            found.append(median_of(f"density of a model with Student-t noise, {what} [s]", [once]))
+    return found
+
+
 def first_demo() -> Aim:
     """Measure `make demo` in a new clone without an environment."""
     with tempfile.TemporaryDirectory() as folder:
@@ -66,6 +103,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
     parser.add_argument("--first", action="store_true", help="also a first `make demo`: downloads a few GB")
+    parser.add_argument("--compile", action="store_true", help="also the compilation of a model: two minutes")
     options = parser.parse_args()
     aims = [import_time(3 if options.quick else 5)]
     if (ROOT / ".venv").exists():
@@ -80,6 +118,8 @@ def main() -> int:
         aims.append(first_demo())
     else:
         aims.append(aim("first make demo [s]", None, reason="downloads a few GB; measured with --first"))
+    if options.compile:
+        aims += compilation()
     return finish(aims)
 
 
