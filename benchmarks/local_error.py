@@ -18,18 +18,12 @@ generated, each with a design, a truth and data of its own, and one kind has rea
 
 The exact posterior comes from the simulator on a grid around its own mass (a field's in closed form). Even numbers of a
 kind are ``seen``: a method may be chosen on them; odd ones are ``unseen``, and both halves are printed. Aims, pooled
-over the problems of a kind and half:
+over the problems of a kind and half, each widened by two standard errors between problems:
 
 - mean squared ratio of actual to stated error at posterior draws: 0.6 to 1.6;
 - at draws of the exact posterior 95 % intervals cover .92 to .98 and 50 % intervals .40 to .60;
-
-  each widened by two standard errors. Within a narrow posterior an error is nearly one number for each output, so that
-  intervals hold nearly all of a problem or nearly nothing, and the spread between a few problems says little of the
-  standard error. A perfect process is therefore run beside: PERFECT functions of the stated law at the same draws. The
-  standard deviation of what they give, pooled over the problems, is the standard error, and 95 % of what they give is
-  printed;
 - posterior means, the noise sd's included, are off by at most 0.25 exact sd in the root mean square; the median of
-  the ratios of sds is .92 to 1.10, and 90 % of them lie in .8 to 1.25; beside two standard errors between problems;
+  the ratios of sds is .92 to 1.10, and 90 % of them lie in .8 to 1.25;
 - the mean log score at draws of the exact posterior is printed beside that of an oracle, which has the same mean and
   the error that it really makes there (root mean square by output), and so is the 95 % interval score: an inflated
   error covers too, and pays there;
@@ -37,6 +31,11 @@ over the problems of a kind and half:
   logarithm of the stated over the actual sum of squared errors are printed;
 - cost: of each problem the default fit and one with the fixed tolerance 1e-6, ``Curve(tolerance=1e-6)``, are timed one
   after the other, which first takes turns. The median of the ratios of their processor times is at most 1.5.
+
+A perfect process is run beside: PERFECT functions are drawn from the stated law at draws of the exact posterior, and
+each gives the figures of the first two lines, pooled over the problems. The central 95 % of them are printed. This is
+no aim: a figure outside of that range says that the law is not right, but the range is wide where posteriors are so
+narrow that an output's error is nearly one number, held by all intervals of a problem or by none.
 
 ``--rounds`` goes on while `uq.another_round` asks for runs near the posterior, at most so often, and judges the last
 posterior. Each problem must end right (every posterior mean within 0.2 exact sds of the exact one, beside two Monte
@@ -450,7 +449,7 @@ def aims_of(kind: str, half: str, found: list[Found]) -> list[Aim]:
     label, n = f"{kind}, {half}", len(found)
 
     def pooled(name: str, values: Array, of_law: Array, low: float, high: float) -> Aim:
-        error = float(np.std(of_law, ddof=1))
+        error = float(np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else float("inf")
         beside = "a perfect process: {:.3f} to {:.3f}".format(*np.quantile(of_law, [0.025, 0.975]))
         return aim(f"{label}: {name}", float(values.mean()), low - 2 * error, high + 2 * error, error, n, beside)
 

@@ -43,7 +43,7 @@ def native(result: Any, *arguments: Any, fastmath: Any = False) -> Callable[[Cal
 
 
 def deferred(result: Any, *arguments: Any, fastmath: Any = False) -> Callable[[Callable[..., Any]], Any]:
-    """Do as `native`, but compile the function when compiled code first calls it: for functions of few problems.
+    """Do as `native`, but compile the function when compiled code first calls it; who never calls it does not wait.
 
     The name refers to a memory cell with the function's address, 0 at first. Addresses are never stored in data, so
     data can be sent to other processes.

@@ -455,7 +455,8 @@ def _fused_outputs_reverse(
 def fused_outputs(block: Array, u: Array, phi: Array, eta: Array) -> Array:
     """Return y (H, N) at u (K, d), hyperparameters phi and latents eta."""
     u, phi, eta = np.ascontiguousarray(u), np.ascontiguousarray(phi), np.ascontiguousarray(eta)
-    return _fused_outputs(block, u, phi, eta)  # type: ignore[no-any-return]
+    y: Array = _fused_outputs(block, u, phi, eta)
+    return y
 
 
 @compiled

@@ -6,7 +6,7 @@ weights, `Kernel.layout` (two numbers for each part) and the inputs x. The array
 `ScoreProcess.flat`. The amplitude at the runs is a factor of the columns of L^-1, so k has only the amplitude at u.
 Every score has its own inputs in learned directions.
 
-`forward` and `reverse` are called by compiled code only, each compiled once for all callers, as are `native` functions.
+Only compiled code calls `forward` and `reverse`. Each is compiled once for all its callers.
 
 One pass over each row of L^-1 gives w = L^-1 k and t = L^-T w, from which value and derivative follow. `scores_at` in
 `process` is the same algebra in matrix products for many points; a test holds the two to 1e-10 of each other.
