@@ -18,15 +18,23 @@ Aims over 20 repeats:
   both surrogates. The ratio to the default process, which chooses its scales, is printed without an aim: levels of
   fidelity choose none.
 
+- Speed: Branin on three autoregressive levels (40/20/10 runs), three measurements at their own inputs: NUTS with the
+  compiled likelihood beside the same with the likelihood in arrays, one after the other, wall time of the second of two
+  calls: median ratio at least 4, and means apart by at most 4 standard errors.
+
 `--quick` makes 4 repeats, with medians up to 1.5 times as large and three standard errors more room for coverage.
 """
 
 import argparse
+import contextlib
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
+import pandas as pd
 from _report import Aim, aim, finish
 
 import uqms as uq
@@ -218,11 +226,50 @@ def harm(found: list[dict[str, Error]]) -> list[Aim]:
     return out
 
 
+def speed(seed: int) -> dict[str, float]:
+    """Return the seconds of NUTS with both likelihoods, and how far apart the means are in standard errors."""
+    space = uq.ParameterSpace(x1=uq.Uniform(-5.0, 10.0), conditions={"x2": uq.Condition(0.0, 15.0)})
+    functions = {"low": branin_low, "medium": branin_medium, "high": branin}
+    designs = uq.nested(space, {"low": 40, "medium": 20, "high": 10}, rng=seed)
+    surrogate = uq.MultiFidelity(levels=tuple(functions)).fit(levels_of(functions, designs, space))
+    x2 = np.array([2.0, 7.0, 12.0])
+    seen = branin(np.full(3, 4.0), x2) + 5.0 * np.random.default_rng(seed).standard_normal(3)
+    data = uq.Observations.from_table(pd.DataFrame({"y": seen, "x2": x2}), output="y", value="y", conditions=["x2"])
+    noise = uq.GaussianNoise(sd=uq.HalfNormal(10.0))
+    out, moments = {}, []
+    for name in ("compiled", "arrays"):
+        plain = (
+            contextlib.nullcontext() if name == "compiled" else patch.object(type(surrogate), "compiled_error", None)
+        )
+        with plain:
+            for again in range(2):  # the first call compiles
+                start = time.perf_counter()
+                posterior = uq.Calibration(surrogate, data, noise, space=space).sample(uq.NUTS(draws=500), rng=again)
+                out[name] = time.perf_counter() - start
+        row = posterior.summary().loc["x1"]
+        moments.append((float(row["mean"]), float(row["sd"]) / np.sqrt(float(row["ess_bulk"]))))
+    (one, error), (other, second) = moments
+    return out | {"apart": abs(one - other) / float(np.hypot(error, second))}
+
+
+def faster(found: list[dict[str, float]]) -> list[Aim]:
+    """Return the aims of `speed`."""
+    ratios = np.array([each["arrays"] / each["compiled"] for each in found])
+    seconds = float(np.median([each["compiled"] for each in found]))
+    note = f"seconds compiled: {seconds:.1f}"
+    return [
+        aim("three levels: time in arrays over compiled", float(np.median(ratios)), 4.0, n=len(ratios), reason=note),
+        aim("three levels: means apart, standard errors", max(each["apart"] for each in found), None, 4.0),
+    ]
+
+
 def main() -> int:
     """Run the repeats and print the aims."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} repeats instead of {REPEATS}")
-    parser.add_argument("--only", choices=("perdikaris", "branin", "borehole", "misleading"), help="one problem")
+    parser.add_argument(
+        "--only", choices=("perdikaris", "branin", "borehole", "misleading", "speed"), help="one problem"
+    )
     arguments = parser.parse_args()
     seeds = range(1, (QUICK if arguments.quick else REPEATS) + 1)
     asked: dict[str, tuple[Callable[[int], dict[str, Error]], Callable[[list[dict[str, Error]]], list[Aim]]]] = {
@@ -244,6 +291,8 @@ def main() -> int:
     for name, (problem, judged) in asked.items():
         if arguments.only in (None, name):
             aims += judged([problem(seed) for seed in seeds])
+    if arguments.only in (None, "speed"):
+        aims += faster([speed(seed) for seed in range(1, 4)])
     return finish(aims)
 
 

@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from calibration.problems import compiled_at
 
 import uqms as uq
+from uqms.calibration import compiled
 from uqms.surrogates.fidelity import nonlinear
 
 HOURS = np.array([0.5, 1.0, 2.0, 3.0, 5.0, 8.0])
@@ -45,12 +47,12 @@ def fitted(lower, runs, settings=uq.MultiFidelity):
     return settings(levels=("coarse", "fine")).fit(uq.ensemble.combine(*parts))
 
 
-def calibration(surrogate):
+def calibration(surrogate, noise=NOISE):
     data = fine(**TRUTH) + NOISE * np.random.default_rng(3).standard_normal(len(HOURS))
     observations = uq.Observations.from_table(
         pd.DataFrame({"c": data, "hour": HOURS}), output="c", value="c", coords={"hour": "hour"}
     )
-    return uq.Calibration(surrogate, observations, noise=uq.GaussianNoise(sd=NOISE), space=SPACE), data
+    return uq.Calibration(surrogate, observations, noise=uq.GaussianNoise(sd=noise), space=SPACE), data
 
 
 GRID = np.stack(np.meshgrid(*(np.linspace(0.01, 0.99, 40),) * 2, indexing="ij"), axis=-1).reshape(-1, 2)
@@ -74,6 +76,45 @@ def through(problem):
 def exact(data):
     x = BOX.from_unit(GRID)
     return moments(-0.5 * np.sum(((data - fine(x[:, 0], x[:, 1])) / NOISE) ** 2, axis=-1))
+
+
+def at_three_temperatures():
+    """Return a calibration of three levels by experiments under three conditions, whose errors are correlated."""
+    space = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), conditions={"T": uq.Condition(0.0, 1.0)})
+    parts = []
+    for level, design in uq.nested(space, {"coarse": 20, "medium": 12, "fine": 7}, rng=1).items():
+        a, T = design["a"].values, design["T"].values
+        y = np.sin(3.0 * a) + a * T
+        y = y if level == "coarse" else 1.5 * y + 0.2 * np.cos(4.0 * T)
+        parts.append(uq.ensemble.build(design, {"y": y if level != "fine" else 0.9 * y + 0.1 * a}, fidelity=level))
+    surrogate = uq.MultiFidelity(levels=("coarse", "medium", "fine")).fit(uq.ensemble.combine(*parts))
+    table = pd.DataFrame({"y": [1.1, 0.9, 1.4], "T": [0.2, 0.8, 0.5]})
+    data = uq.Observations.from_table(table, output="y", value="y", conditions=["T"])
+    return uq.Calibration(surrogate, data, noise=uq.GaussianNoise(sd=uq.HalfNormal(0.1)), space=space)
+
+
+@pytest.mark.parametrize("name", ["one input", "three conditions"])
+def test_the_compiled_likelihood_of_levels_is_that_of_arrays(name):
+    if name == "one input":
+        problem, theta = calibration(fitted(coarse, (24, 8)), uq.HalfNormal(0.05))[0], TRUTH | {"sigma": 0.02}
+    else:
+        problem, theta = at_three_temperatures(), {"a": 0.4, "sigma": 0.05}
+    assert compiled.target(problem) is not None  # no call of Python in a step of the sampler
+    theta = {key: np.full(2, value) for key, value in theta.items()}
+    u, phi, z = problem.unit_inputs(theta)[0], problem.noise.phi(theta, (2,))[0], problem.cells.z
+    assert len(u) == (1 if name == "one input" else 3)
+    value, u_bar, phi_bar = compiled_at(problem, u, phi, z)
+    assert value == pytest.approx(problem.log_likelihood(theta)[0], rel=1e-7)  # of several values: matrix products
+    for bar, at, density in (
+        (u_bar, u, lambda x: compiled_at(problem, x, phi, z)[0]),
+        (phi_bar, phi, lambda x: compiled_at(problem, u, x, z)[0]),
+    ):
+        for i in np.ndindex(at.shape):
+            shift = np.zeros_like(at)
+            shift[i] = 1e-4
+            near, far = (density(at + step) - density(at - step) for step in (shift, 2.0 * shift))
+            wanted = (8.0 * near - far) / 12e-4
+            assert bar[i] == pytest.approx(wanted, rel=1e-5, abs=1e-5 * np.abs(bar).max())
 
 
 @pytest.mark.parametrize(

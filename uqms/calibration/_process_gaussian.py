@@ -1,4 +1,4 @@
-"""The Gaussian likelihood of the library's own Gaussian process, compiled: from inputs u to value and derivatives.
+"""The Gaussian likelihood of the library's own processes, compiled: from inputs u to value and derivatives.
 
 One function serves one subject, several experiments, autocorrelated noise, discrepancy and populations. It averages
 over draws h of the process's hyperparameters, one draw after the other: the sum so far is scaled down when a larger
@@ -28,6 +28,7 @@ from uqms.calibration._gaussian import (
 )
 from uqms.calibration._mean_slopes import score_slopes, score_slopes_reverse
 from uqms.calibration.blocks import view
+from uqms.surrogates.fidelity.fused_levels import climbed, climbed_reverse
 from uqms.surrogates.fused import HEADER, forward, reverse
 from uqms.surrogates.fused_chain import chain_size, linked_forward, linked_reverse
 
@@ -40,8 +41,8 @@ class Problem(NamedTuple):
     Attributes
     ----------
     process, data
-        Surrogate (`ScoreProcess.flat`, or `ChainError.flat` for linked surrogates) and measurements, see
-        `blocks.Data`.
+        Surrogate (`ScoreProcess.flat`, `ChainError.flat` for linked surrogates, or `LadderError.flat` for levels of
+        fidelity) and measurements, see `blocks.Data`.
     shared
         Features of the error that inputs share (`SharedError.flat`).
     columns
@@ -98,7 +99,10 @@ def _joint_error(
     column = np.empty(K)
     n = K * q
     for j in range(q):
-        forward(process, h, j, u, column, covariance[j], kg[j], t[j], v[j])
+        if process[2] < 0.0:  # levels of fidelity
+            climbed(process, h, j, u, column, covariance[j], kg[j], t[j], v[j])
+        else:
+            forward(process, h, j, u, column, covariance[j], kg[j], t[j], v[j])
         for k in range(K):
             parts[k * q + j] = column[k]
             if form == OWN:
@@ -133,7 +137,10 @@ def _joint_error_reverse(
                     covariance[j, k, m] = parts_bar[n + (k * q + j) * n + m * q + j]
                 else:
                     covariance[j, k, m] = parts_bar[n + k * q + j] if k == m else 0.0
-        reverse(process, h, j, u, kg[j], t[j], v[j], column, covariance[j], u_bar)
+        if process[2] < 0.0:
+            climbed_reverse(process, h, j, u, kg[j], t[j], v[j], column, covariance[j], u_bar)
+        else:
+            reverse(process, h, j, u, kg[j], t[j], v[j], column, covariance[j], u_bar)
 
 
 @native(F, A1, A2, A1, A1, A2, A1)
@@ -141,7 +148,7 @@ def process_gaussian(block: Array, u: Array, phi: Array, z: Array, u_bar: Array,
     """Return log p(z | u, phi) and fill its derivatives by u (K, d) and phi (P,)."""
     process, data = view(block, PROCESS), view(block, DATA)
     shared, columns = view(block, FEATURE_BLOCK), view(block, COLUMNS)
-    (K, d), draws, q, n, b = u.shape, int(process[0]), int(process[1]), int(process[2]), int(process[4])
+    (K, d), draws, q, n, b = u.shape, int(process[0]), int(process[1]), abs(int(process[2])), int(process[4])
     _, _, N, _, g, P, o, _, form, _, _ = sizes_of(data)
     _, _, _, _, J_at, size = parts_at(data)
     of_rows, of_parts, room, part = np.empty((2, N)), np.zeros((2, size)), np.empty(g + P), np.empty((K, d))

@@ -176,7 +176,7 @@ class DataModel:
 
     @property
     def compiled_error(self) -> CompiledError | None:
-        """What compiled code reads of the mean and joint error of the scores: of a process, or of a chain of them."""
+        """What compiled code reads of mean and joint error of the scores: of a process, a chain or linear levels."""
         orthogonal = any(term.role == ORTHOGONAL for term in self.noise.terms)  # asks for slopes of one process
         known = self.realisation is None and self.cells.by_input is None and not orthogonal
         return self.process or (getattr(self.surrogate, "compiled_error", None) if known else None)

@@ -7,6 +7,7 @@ import uqms as uq
 from uqms.errors import DesignWarning
 from uqms.surrogates.cokriging import CoKriging
 from uqms.surrogates.fidelity import ladder
+from uqms.surrogates.fidelity.fused_levels import climb
 from uqms.surrogates.kernels import Matern52, SquaredExponential
 from uqms.surrogates.process import condition
 from uqms.surrogates.training import Hyperparameters, marginal_log_likelihood, objective, trend_basis
@@ -205,7 +206,7 @@ def test_a_file_holds_it_to_the_last_bit(case, tmp_path):
 def test_compiled_levels_are_those_of_matrix_products():
     counts = {"coarse": 16, "medium": 8, "fine": 5}
     made = uq.MultiFidelity(levels=tuple(counts)).fit(ensemble(counts, curve=True)).ladder
-    assert made._compiled is not None
+    assert made.compiled_error is not None
     u = np.random.default_rng(6).random((4, 2))
     one, other = made.scores(u), made.scores(np.stack([u, u]))  # of two members, not compiled
     assert (made.scores(u[None]).covariance[:, 0] == one.covariance).all()  # of one member, compiled
@@ -218,6 +219,11 @@ def test_compiled_levels_are_those_of_matrix_products():
         for h, j in np.ndindex(made.draws, made.top.q)
     )
     np.testing.assert_allclose(made.reverse(u, *bars), slow, rtol=1e-7, atol=1e-8 * np.abs(slow).max())
+    assert made.top.q > 2
+    used = np.array([made.top.q - 1, 0])  # a likelihood asks for the scores of the measured outputs only
+    mean, covariance = climb(made.compiled_error.select(used).flat(), u)
+    np.testing.assert_array_equal(mean, one.mean[..., used])
+    np.testing.assert_array_equal(covariance, one.covariance[:, used])
 
 
 def in_one_dimension(low, high):

@@ -26,7 +26,7 @@ from uqms import _checks as check
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import InputError
 from uqms.surrogates.cokriging import second_slope
-from uqms.surrogates.fidelity._climbing import climb, climb_reverse
+from uqms.surrogates.fidelity.fused_levels import climb, climb_reverse, climbing_block
 from uqms.surrogates.fused import scores_flat_reverse
 from uqms.surrogates.kernels import Stationary, correlation_slopes
 from uqms.surrogates.physics import lifted
@@ -44,7 +44,7 @@ from uqms.surrogates.process import (
 from uqms.surrogates.run_value import ErrorPart, process_covariance, process_noise
 from uqms.surrogates.training import Hyperparameters
 
-__all__ = ["Kind", "Ladder", "LadderDraws", "Step"]
+__all__ = ["Kind", "Ladder", "LadderDraws", "LadderError", "Step"]
 
 Kind = Literal["plain", "linear", "nonlinear", "joint"]
 ANCHORS = 256
@@ -225,35 +225,22 @@ class Ladder:
         return len(self.log_weights)
 
     @cached_property
-    def _compiled(self) -> tuple[Array, Ints, Array] | None:
-        """Return blocks, their starts (T, H, q) and A (T, H, q) for compiled code, where all levels are linear."""
-        if not all(step.kind in ("plain", "linear") for step in self.steps):
-            return None
-        shape = len(self.steps), self.draws, self.top.q
-        starts, factor = np.zeros(shape, dtype=np.int64), np.zeros(shape)
-        parts, size = [], 0
-        for t, step in enumerate(self.steps):
-            of_step: list[list[int]] = []
-            for blocks in step.blocks:
-                of_step.append([])
-                for block in blocks:
-                    of_step[-1].append(size)
-                    parts.append(block)
-                    size += len(block)
-            for h, j in np.ndindex(shape[1:]):
-                starts[t, h, j] = of_step[step.at(h)][j]
-                if t:
-                    rho = step.process.beta[step.at(h), j, 1]
-                    factor[t, h, j] = step.amplification(h, j, np.full((1, 1), rho), True)[0, 0]
-        return np.concatenate(parts), starts, factor
+    def compiled_error(self) -> "LadderError | None":
+        """What compiled code reads, where all levels are linear."""
+        linear = all(step.kind in ("plain", "linear") for step in self.steps)
+        return LadderError(self, np.arange(self.top.q)) if linear else None
+
+    @cached_property
+    def _block(self) -> Array | None:
+        return None if self.compiled_error is None else self.compiled_error.flat()
 
     def scores(self, u: Array, diagonal: bool = False) -> Scores:
         """Return mean (H, ..., k, q) and covariance (H, ..., q, k, k), or variances, at `u` (..., k, d)."""
         *batch, k, d = u.shape
         members = np.ascontiguousarray(u, dtype=np.float64).reshape(-1, k, d)
         s, h, q = len(members), self.draws, self.top.q
-        if s == 1 and not diagonal and k <= FEW and self._compiled is not None:
-            mean, joint = climb(*self._compiled, members[0])
+        if s == 1 and not diagonal and k <= FEW and self._block is not None:
+            mean, joint = climb(self._block, members[0])
             return Scores(mean.reshape(h, *batch, k, q), joint.reshape(h, *batch, q, k, k), self.log_weights)
         mean = np.empty((h, s, k, q))
         covariance = np.empty((h, s, q, k) if diagonal else (h, s, q, k, k))
@@ -283,9 +270,9 @@ class Ladder:
     def reverse(self, u: Array, mean_bar: Array, covariance_bar: Array) -> Array:
         """Return the derivative (k, d) of sum(mean * mean_bar) + sum(covariance * covariance_bar) at `u` (k, d)."""
         u = np.ascontiguousarray(u, dtype=np.float64)
-        if self._compiled is not None:
+        if self._block is not None:
             bars = np.ascontiguousarray(mean_bar), np.ascontiguousarray(covariance_bar)
-            return np.asarray(climb_reverse(*self._compiled, u, *bars))
+            return np.asarray(climb_reverse(self._block, u, *bars))
         out = np.zeros_like(u)
         for h in range(self.draws):
             for j in range(self.top.q):
@@ -359,6 +346,31 @@ class Ladder:
         h = generator.choice(self.draws, size=n, p=weights / weights.sum())
         xi = [generator.standard_normal((n, step.process.q, step.process.beta.shape[2])) for step in self.steps]
         return LadderDraws(self, anchors, h, tuple(xi), int(generator.integers(2**63)))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LadderError:
+    """Mean and joint error of some scores of linear levels, for compiled code."""
+
+    ladder: Ladder
+    used: Ints
+
+    def select(self, scores: Ints) -> "LadderError":
+        """Return that of some of these scores."""
+        return replace(self, used=self.used[scores])
+
+    def flat(self) -> Array:
+        """Return everything as one block of numbers, see `fused_levels`."""
+        steps, members = self.ladder.steps, range(self.ladder.draws)
+        blocks = [[[step.blocks[step.at(h)][j] for j in self.used] for h in members] for step in steps]
+        factor = np.zeros((len(steps), len(members), len(self.used)))
+        for t, step in enumerate(steps[1:], start=1):
+            for h in members:
+                for i, j in enumerate(self.used):
+                    rho = step.process.beta[step.at(h), j, 1]
+                    factor[t, h, i] = step.amplification(h, j, np.full((1, 1), rho), True)[0, 0]
+        return climbing_block(blocks, factor, self.ladder.log_weights, steps[0].process.x.shape[1])
 
 
 @final

@@ -14,7 +14,7 @@ from uqms.surrogates.adapted import Adapted, OneOf
 from uqms.surrogates.adapted import described as kernel_described
 from uqms.surrogates.archive import Stored
 from uqms.surrogates.cokriging import CoKriging
-from uqms.surrogates.fidelity.ladder import Kind, Ladder, LadderDraws, Step
+from uqms.surrogates.fidelity.ladder import Kind, Ladder, LadderDraws, LadderError, Step
 from uqms.surrogates.fitting import few_runs
 from uqms.surrogates.input_scales import described_scales
 from uqms.surrogates.kernel_files import description_of, kernel_of_description
@@ -172,6 +172,11 @@ class MultiFidelitySurrogate(NamedSurrogate):
         bases = rebuilt_bases(header, arrays, runs)
         check_used_up(bases, arrays, ladder.top.q)
         return cls(box, levels, ladder, bases, costs, rebuilt_attrs(header))
+
+    @property
+    def compiled_error(self) -> LadderError | None:
+        """What compiled code reads of the mean and joint error of the scores; None where a level is not linear."""
+        return self.ladder.compiled_error
 
     def scores(self, u: Array) -> Scores:
         """Return mean (H, ..., k, q) and covariance between inputs (H, ..., q, k, k) at `u` (..., k, d)."""
