@@ -100,11 +100,11 @@ def test_the_compiled_likelihood_of_levels_is_that_of_arrays(name):
     else:
         problem, theta = at_three_temperatures(), {"a": 0.4, "sigma": 0.05}
     assert compiled.target(problem) is not None  # no call of Python in a step of the sampler
-    theta = {key: np.full(2, value) for key, value in theta.items()}
-    u, phi, z = problem.unit_inputs(theta)[0], problem.noise.phi(theta, (2,))[0], problem.cells.z
+    theta = {key: np.full(20, value) for key, value in theta.items()}
+    u, phi, z = problem.unit_inputs(theta)[0], problem.noise.phi(theta, (20,))[0], problem.cells.z
     assert len(u) == (1 if name == "one input" else 3)
     value, u_bar, phi_bar = compiled_at(problem, u, phi, z)
-    assert value == pytest.approx(problem.log_likelihood(theta)[0], rel=1e-7)  # of several values: matrix products
+    assert value == pytest.approx(problem.log_likelihood(theta)[0], rel=1e-7)  # of many values: matrix products
     for bar, at, density in (
         (u_bar, u, lambda x: compiled_at(problem, x, phi, z)[0]),
         (phi_bar, phi, lambda x: compiled_at(problem, u, x, z)[0]),

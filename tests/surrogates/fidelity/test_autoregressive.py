@@ -208,7 +208,11 @@ def test_compiled_levels_are_those_of_matrix_products():
     made = uq.MultiFidelity(levels=tuple(counts)).fit(ensemble(counts, curve=True)).ladder
     assert made.compiled_error is not None
     u = np.random.default_rng(6).random((4, 2))
-    one, other = made.scores(u), made.scores(np.stack([u, u]))  # of two members, not compiled
+    one, other = made.scores(u), made.scores(np.stack([u] * 5))  # of many inputs, not compiled
+    two = made.scores(np.stack([u[::-1], u]))  # compiled
+    assert (two.mean[:, 1] == one.mean).all()
+    assert (two.covariance[:, 1] == one.covariance).all()
+    assert two.log_weights is made.log_weights
     assert (made.scores(u[None]).covariance[:, 0] == one.covariance).all()  # of one member, compiled
     np.testing.assert_allclose(one.mean, other.mean[:, 0], rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(one.covariance, other.covariance[:, 0], rtol=1e-7, atol=1e-10)

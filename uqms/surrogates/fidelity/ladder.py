@@ -239,8 +239,9 @@ class Ladder:
         *batch, k, d = u.shape
         members = np.ascontiguousarray(u, dtype=np.float64).reshape(-1, k, d)
         s, h, q = len(members), self.draws, self.top.q
-        if s == 1 and not diagonal and k <= FEW and self._block is not None:
-            mean, joint = climb(self._block, members[0])
+        if 0 < s * k <= FEW and not diagonal and self._block is not None:
+            means, joints = zip(*(climb(self._block, one) for one in members), strict=True)
+            mean, joint = np.stack(means, axis=1), np.stack(joints, axis=1)
             return Scores(mean.reshape(h, *batch, k, q), joint.reshape(h, *batch, q, k, k), self.log_weights)
         mean = np.empty((h, s, k, q))
         covariance = np.empty((h, s, q, k) if diagonal else (h, s, q, k, k))
