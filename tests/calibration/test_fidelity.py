@@ -7,7 +7,7 @@ from calibration.problems import compiled_at
 
 import uqms as uq
 from uqms.calibration import compiled
-from uqms.surrogates.fidelity import nonlinear
+from uqms.surrogates.fidelity import ladder, nonlinear
 
 HOURS = np.array([0.5, 1.0, 2.0, 3.0, 5.0, 8.0])
 SPACE = uq.ParameterSpace(ke=uq.LogNormal(median=0.4, sigma=0.3), ka=uq.LogNormal(median=1.8, sigma=0.3))
@@ -78,7 +78,7 @@ def exact(data):
     return moments(-0.5 * np.sum(((data - fine(x[:, 0], x[:, 1])) / NOISE) ** 2, axis=-1))
 
 
-def at_three_temperatures():
+def at_three_temperatures(noise=None):
     """Return a calibration of three levels by experiments under three conditions, whose errors are correlated."""
     space = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), conditions={"T": uq.Condition(0.0, 1.0)})
     parts = []
@@ -90,7 +90,7 @@ def at_three_temperatures():
     surrogate = uq.MultiFidelity(levels=("coarse", "medium", "fine")).fit(uq.ensemble.combine(*parts))
     table = pd.DataFrame({"y": [1.1, 0.9, 1.4], "T": [0.2, 0.8, 0.5]})
     data = uq.Observations.from_table(table, output="y", value="y", conditions=["T"])
-    return uq.Calibration(surrogate, data, noise=uq.GaussianNoise(sd=uq.HalfNormal(0.1)), space=space)
+    return uq.Calibration(surrogate, data, noise=noise or uq.GaussianNoise(sd=uq.HalfNormal(0.1)), space=space)
 
 
 @pytest.mark.parametrize("name", ["one input", "three conditions"])
@@ -141,3 +141,18 @@ def test_a_misleading_lower_level_makes_it_wider_not_wrong():
     mean, sd = through(few)
     assert (np.abs(mean - wanted) < 2.0 * sd).all()
     assert (sd > 0.95 * wanted_sd).all()
+
+
+def test_long_tails_through_levels_have_the_density_of_arrays(monkeypatch):
+    problem = at_three_temperatures(uq.StudentTNoise(scale=uq.HalfNormal(0.1), df=4.0))
+    models = [problem.model()]
+    monkeypatch.setattr(ladder, "FEW", 0)
+    monkeypatch.setattr(type(problem.surrogate), "compiled_error", None)
+    models.append(problem.model())
+    point = models[0].initial_point()
+    rng = np.random.default_rng(4)
+    point = {name: value + 0.3 * rng.standard_normal(np.shape(value)) for name, value in point.items()}
+    one, other = (model.compile_logp()(point) for model in models)
+    assert one == pytest.approx(other, rel=1e-8)
+    one, other = (model.compile_dlogp()(point) for model in models)
+    np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7 * np.abs(other).max())

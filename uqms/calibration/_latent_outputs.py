@@ -26,7 +26,7 @@ from uqms._native import A1, A2, NONE, deferred
 from uqms._typing import Array
 from uqms.calibration._mean_slopes import score_slopes, score_slopes_reverse
 from uqms.calibration._terms import fields, terms, terms_reverse
-from uqms.surrogates.fused import block_size, forward, reverse
+from uqms.surrogates.fidelity.fused_levels import forward_of, reverse_of, size_of
 
 __all__ = [
     "fused_outputs",
@@ -341,7 +341,7 @@ def outputs_reverse(
 @compiled
 def _jacobian(block: Array, data: Array, u: Array) -> tuple[Array, Array]:
     """Return J (H, N, o), empty without orthogonal terms, and the arrays that `_jacobian_reverse` needs."""
-    draws, q, n, N, o = int(block[0]), int(block[1]), int(block[2]), int(data[2]), int(data[6])
+    draws, q, n, N, o = int(block[0]), int(block[1]), abs(int(block[2])), int(data[2]), int(data[6])
     J, kept = np.zeros((draws, N, o)), np.empty((draws, 2 * o * q, u.shape[0] if o else 0, n))
     if o == 0:
         return J, kept
@@ -377,14 +377,14 @@ def _jacobian_reverse(block: Array, data: Array, u: Array, J_bar: Array, kept: A
 @compiled
 def _scores(block: Array, u: Array) -> tuple[Array, Array, Array, Array, Array]:
     """Return means (H, K, q), covariances (H, q, K, K) and the work arrays of `reverse`."""
-    draws, q, n, b = int(block[0]), int(block[1]), int(block[2]), int(block[4])
+    draws, q, n, b = int(block[0]), int(block[1]), abs(int(block[2])), int(block[4])
     K = u.shape[0]
     means, covariances = np.empty((draws, K, q)), np.empty((draws, q, K, K))
     kg, t, v = np.empty((draws, q, K, n)), np.empty((draws, q, K, n)), np.empty((draws, q, K, b))
     column = np.empty(K)
     for h in range(draws):
         for j in range(q):
-            forward(block, h, j, u, column, covariances[h, j], kg[h, j], t[h, j], v[h, j])
+            forward_of(block, h, j, u, column, covariances[h, j], kg[h, j], t[h, j], v[h, j])
             means[h, :, j] = column
     return means, covariances, kg, t, v
 
@@ -397,12 +397,12 @@ def _scores_reverse(
     for h in range(mean_bars.shape[0]):
         for j in range(mean_bars.shape[2]):
             column[:] = mean_bars[h, :, j]
-            reverse(block, h, j, u, kg[h, j], t[h, j], v[h, j], column, cov_bars[h, j], u_bar)
+            reverse_of(block, h, j, u, kg[h, j], t[h, j], v[h, j], column, cov_bars[h, j], u_bar)
 
 
 @deferred(A2, A1, A2, A1, A1)
 def _fused_outputs(block: Array, u: Array, phi: Array, eta: Array) -> Array:
-    data = block[block_size(block) :]
+    data = block[size_of(block) :]
     means, covariances, _, _, _ = _scores(block, u)
     J, _ = _jacobian(block, data, u)
     W = np.zeros((int(data[2]), 0))
@@ -418,7 +418,7 @@ def _fused_outputs_reverse(
     block: Array, u: Array, phi: Array, eta: Array, y_bar: Array, u_bar: Array, phi_bar: Array, eta_bar: Array
 ) -> None:
     """Add to u_bar, phi_bar and eta_bar."""
-    data = block[block_size(block) :]
+    data = block[size_of(block) :]
     means, covariances, kg, t, v = _scores(block, u)
     J, kept = _jacobian(block, data, u)
     W = np.zeros((int(data[2]), 0))

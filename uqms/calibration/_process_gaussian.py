@@ -28,8 +28,8 @@ from uqms.calibration._gaussian import (
 )
 from uqms.calibration._mean_slopes import score_slopes, score_slopes_reverse
 from uqms.calibration.blocks import view
-from uqms.surrogates.fidelity.fused_levels import climbed, climbed_reverse
-from uqms.surrogates.fused import HEADER, forward, reverse
+from uqms.surrogates.fidelity.fused_levels import forward_of, reverse_of
+from uqms.surrogates.fused import HEADER
 from uqms.surrogates.fused_chain import chain_size, linked_forward, linked_reverse
 
 __all__ = ["Problem", "at", "process_gaussian"]
@@ -99,10 +99,7 @@ def _joint_error(
     column = np.empty(K)
     n = K * q
     for j in range(q):
-        if process[2] < 0.0:  # levels of fidelity
-            climbed(process, h, j, u, column, covariance[j], kg[j], t[j], v[j])
-        else:
-            forward(process, h, j, u, column, covariance[j], kg[j], t[j], v[j])
+        forward_of(process, h, j, u, column, covariance[j], kg[j], t[j], v[j])
         for k in range(K):
             parts[k * q + j] = column[k]
             if form == OWN:
@@ -137,10 +134,7 @@ def _joint_error_reverse(
                     covariance[j, k, m] = parts_bar[n + (k * q + j) * n + m * q + j]
                 else:
                     covariance[j, k, m] = parts_bar[n + k * q + j] if k == m else 0.0
-        if process[2] < 0.0:
-            climbed_reverse(process, h, j, u, kg[j], t[j], v[j], column, covariance[j], u_bar)
-        else:
-            reverse(process, h, j, u, kg[j], t[j], v[j], column, covariance[j], u_bar)
+        reverse_of(process, h, j, u, kg[j], t[j], v[j], column, covariance[j], u_bar)
 
 
 @native(F, A1, A2, A1, A1, A2, A1)

@@ -893,9 +893,9 @@ def shared_block(model: DataModel) -> Any:
 
 def _block(model: DataModel, data: Array) -> Any:
     """Return surrogate and data as one shared array for `OUTPUTS`; None where that does not serve."""
-    if model.process is None:
+    if model.compiled_error is None or model.correlated_scores:  # of a chain
         return None
-    flat = np.concatenate([model.process.select(model.cells.used).flat(), data])
+    flat = np.concatenate([model.compiled_error.select(model.cells.used).flat(), data])
     return pytensor.shared(flat, name="surrogate_and_data")
 
 

@@ -1,13 +1,14 @@
 """The compiled prediction of linear levels at a few inputs, and its reverse derivative; symbols as in `ladder`.
 
 The block begins like the block of a process, but with minus the number n of runs of all levels, which marks levels:
-H, q, -n, d, b, and behind these the number T of levels, with the largest number of runs and of trend functions of one;
-n is T times the one, b is T times one more than the other. After H log weights there are, by level, member and score,
-where its process begins and the factor A of the covariance below. Every process is a block of `fused` with one member
-and one score. Levels above the lowest are functions of (c, u).
+H, q, -n, d, b. Behind these are the number T of levels, the largest number of runs and of trend functions of one level,
+and the length of the block; n is T times the one, b is T times one more than the other. After H log weights there are,
+by level, member and score, where its process begins and the factor A of the covariance below. Every process is a block
+of `fused` with one member and one score. Levels above the lowest are functions of (c, u).
 
 `climbed` and `climbed_reverse` take what `forward` and `reverse` of `fused` do, and their work arrays, which here hold
-those of all levels, one after the other, and the means at the end of v.
+those of all levels, one after the other, and the means at the end of v. `forward_of` and `reverse_of` are for callers
+that have the block of a process or of levels.
 """
 
 import numpy as np
@@ -15,9 +16,9 @@ import numpy as np
 from uqms._compiled import compiled
 from uqms._native import A1, A2, NONE, I, deferred
 from uqms._typing import Array
-from uqms.surrogates.fused import HEADER, forward, reverse
+from uqms.surrogates.fused import HEADER, block_size, forward, reverse
 
-__all__ = ["climb", "climb_reverse", "climbed", "climbed_reverse", "climbing_block"]
+__all__ = ["climb", "climb_reverse", "climbing_block", "forward_of", "reverse_of", "size_of"]
 
 
 def climbing_block(blocks: list[list[list[Array]]], factor: Array, log_weights: Array, d: int) -> Array:
@@ -25,8 +26,9 @@ def climbing_block(blocks: list[list[list[Array]]], factor: Array, log_weights: 
     T, H, q = factor.shape
     every = [block for level in blocks for member in level for block in member]
     n, b = (max(int(block[at]) for block in every) for at in (2, 4))
-    head = [H, q, -T * n, d, T * (b + 1), T, n, b, 0, 0, *log_weights]
-    begin = len(head) + 2 * len(every)
+    begin = HEADER + H + 2 * len(every)
+    size = begin + sum(len(block) for block in every)
+    head = [H, q, -T * n, d, T * (b + 1), T, n, b, size, 0, *log_weights]
     starts = begin + np.cumsum([0, *(len(block) for block in every[:-1])])
     return np.concatenate([head, np.column_stack([starts, factor.ravel()]).ravel(), *every])
 
@@ -106,6 +108,34 @@ def climbed_reverse(
                     u_bar[a, c] += by[a, c + 1]
                 for e in range(k):
                     joint[a, e] *= factor
+
+
+@compiled
+def forward_of(
+    block: Array, h: int, j: int, u: Array, mean: Array, covariance: Array, kg: Array, t: Array, v: Array
+) -> None:
+    """Fill what `forward` does; n of the work arrays is the absolute value of the number in the block."""
+    if block[2] < 0.0:
+        climbed(block, h, j, u, mean, covariance, kg, t, v)
+    else:
+        forward(block, h, j, u, mean, covariance, kg, t, v)
+
+
+@compiled
+def reverse_of(
+    block: Array, h: int, j: int, u: Array, kg: Array, t: Array, v: Array, mean_bar: Array, cov_bar: Array, u_bar: Array
+) -> None:
+    """Add what `reverse` does."""
+    if block[2] < 0.0:
+        climbed_reverse(block, h, j, u, kg, t, v, mean_bar, cov_bar, u_bar)
+    else:
+        reverse(block, h, j, u, kg, t, v, mean_bar, cov_bar, u_bar)
+
+
+@compiled
+def size_of(block: Array) -> int:
+    """Return how many numbers the block has; others may stand behind it."""
+    return int(block[8]) if block[2] < 0.0 else int(block_size(block))
 
 
 @compiled
