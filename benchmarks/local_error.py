@@ -2,6 +2,7 @@
 
     python benchmarks/local_error.py [--quick] [--only KIND ...] [--designs N] [--half seen|unseen]
                                      [--rounds N] [--margin SHARE] [--correct N] [--noise none|auto] [--given]
+                                     [--trend constant|linear|quadratic] [--squared-exponential]
                                      [--cases DIR]
 
 Leave-one-out validates an average over the design box; a posterior occupies a corner of it. Problems of four kinds are
@@ -44,7 +45,8 @@ little does not count). Beside it stands one fixed design with as
 many runs as the rounds took in all. Rounds that the posterior does not ask for cannot help, so that ``--narrow SHARE``
 starts from fewer runs: SHARE of those of the problem. ``--noise none`` takes runs as exact where by default a scatter
 that they show is stated; intervals and errors are those of new runs. ``--correct`` runs the simulator at so many draws
-of the last posterior and corrects it by them (`uq.correct`). ``--quick`` takes 6 problems of a kind in the place of 30.
+of the last posterior and corrects it by them (`uq.correct`). ``--trend`` and ``--squared-exponential`` fit with another
+trend or kernel than the default. ``--quick`` takes 6 problems of a kind in the place of 30.
 """
 
 if __name__ != "__main__":
@@ -56,6 +58,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -527,13 +530,17 @@ def main() -> int:
     parser.add_argument("--narrow", type=float, default=1.0, metavar="SHARE", help="of the runs, before rounds")
     parser.add_argument("--noise", choices=("none", "auto"), default="auto", help="of the surrogates")
     parser.add_argument("--given", action="store_true", help="surrogates with scales='given'")
+    parser.add_argument("--trend", choices=("constant", "linear", "quadratic"), default="constant")
+    parser.add_argument("--squared-exponential", action="store_true", help="surrogates with this kernel")
     parser.add_argument("--correct", type=int, default=0, help="runs at draws of the last posterior that correct it")
     parser.add_argument("--cases", type=Path, metavar="DIR", help="folder of the reference cases, for theoph")
     parser.add_argument("-v", action="store_true", help="a line for each problem")
     args = parser.parse_args()
     count = 6 if args.quick else args.designs
     aims: list[Aim] = []
-    process = uq.GaussianProcess(noise=args.noise, scales="given" if args.given else "auto")
+    process = uq.GaussianProcess(noise=args.noise, scales="given" if args.given else "auto", trend=args.trend)
+    if args.squared_exponential:
+        process = replace(process, kernel=uq.SquaredExponential())
     for kind in args.only:
         if kind == "theoph" and (args.cases is None or not (args.cases / "theoph" / "data.csv").exists()):
             print("# theoph: skipped, since there is no DIR/theoph/data.csv; give the folder of the cases: --cases DIR")
