@@ -1,5 +1,7 @@
 """Levels of fidelity against dense co-kriging written out in NumPy, and what is asked of every surrogate."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -223,6 +225,9 @@ def test_compiled_levels_are_those_of_matrix_products():
         for h, j in np.ndindex(made.draws, made.top.q)
     )
     np.testing.assert_allclose(made.reverse(u, *bars), slow, rtol=1e-7, atol=1e-8 * np.abs(slow).max())
+    sent = pickle.loads(pickle.dumps(made))
+    assert set(sent.__dict__) == {"steps", "log_weights"}
+    assert (sent.scores(u).mean == one.mean).all()
     assert made.top.q > 2
     used = np.array([made.top.q - 1, 0])  # a likelihood asks for the scores of the measured outputs only
     mean, covariance = climb(made.compiled_error.select(used).flat(), u)

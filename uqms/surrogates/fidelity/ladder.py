@@ -224,6 +224,10 @@ class Ladder:
         """Number of members H."""
         return len(self.log_weights)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields only: what compiled code reads is quickly made again."""
+        return {part.name: getattr(self, part.name) for part in fields(self)}
+
     @cached_property
     def compiled_error(self) -> "LadderError | None":
         """What compiled code reads, where all levels are linear."""
