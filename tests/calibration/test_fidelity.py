@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from calibration.problems import compiled_at
+from pytensor.graph.traversal import applys_between
 
 import uqms as uq
-from uqms.calibration import compiled
+from uqms.calibration import bridge, compiled
 from uqms.surrogates.fidelity import ladder, nonlinear
 
 HOURS = np.array([0.5, 1.0, 2.0, 3.0, 5.0, 8.0])
@@ -149,6 +150,10 @@ def test_long_tails_through_levels_have_the_density_of_arrays(monkeypatch):
     monkeypatch.setattr(ladder, "FEW", 0)
     monkeypatch.setattr(type(problem.surrogate), "compiled_error", None)
     models.append(problem.model())
+    calls_python = [
+        any(isinstance(node.op, bridge.PythonOp) for node in applys_between([], [model.logp()])) for model in models
+    ]
+    assert calls_python == [False, True]
     point = models[0].initial_point()
     rng = np.random.default_rng(4)
     point = {name: value + 0.3 * rng.standard_normal(np.shape(value)) for name, value in point.items()}

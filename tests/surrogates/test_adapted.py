@@ -16,7 +16,8 @@ from uqms.surrogates import RationalQuadratic, averaging
 from uqms.surrogates.adapted import Adapted, OneOf, converted, described
 from uqms.surrogates.fitting import Fitting, _apportioned, _simplest
 from uqms.surrogates.function_draws import _correlations, paths
-from uqms.surrogates.fused import block_size, scores_flat, scores_flat_reverse
+from uqms.surrogates.fused import block_size
+from uqms.surrogates.fused_scores import scores_flat, scores_flat_reverse
 from uqms.surrogates.kernel_files import description_of, kernel_of_description
 from uqms.surrogates.kernels import Kernel, hyperparameter_count
 from uqms.surrogates.process import ScoreProcess, condition, score_reverse, scores_at

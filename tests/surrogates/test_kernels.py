@@ -28,7 +28,8 @@ from uqms.surrogates import (
 from uqms.surrogates import kernels as K
 from uqms.surrogates import training as T
 from uqms.surrogates.cokriging import CoKriging, WithLower
-from uqms.surrogates.fused import block_size, scores_flat, scores_flat_reverse
+from uqms.surrogates.fused import block_size
+from uqms.surrogates.fused_scores import scores_flat, scores_flat_reverse
 from uqms.surrogates.kernel_files import description_of
 from uqms.surrogates.process import ScoreProcess, condition, draw_at, scores_at
 from uqms.surrogates.radial import factor_of, radial

@@ -14,7 +14,8 @@ from uqms.diagnostics.verification import with_runs
 from uqms.errors import UqmsError
 from uqms.surrogates import GaussianProcessSurrogate
 from uqms.surrogates.function_draws import paths
-from uqms.surrogates.fused import block_size, scores_flat, scores_flat_reverse
+from uqms.surrogates.fused import block_size
+from uqms.surrogates.fused_scores import scores_flat, scores_flat_reverse
 from uqms.surrogates.kernels import correlation, hyperparameter_count
 from uqms.surrogates.left_out import left_out_scores, own_jitter, with_held_out
 from uqms.surrogates.local_scale import (

@@ -10,7 +10,7 @@ import xarray as xr
 import uqms as uq
 from uqms.errors import DataError, DataWarning, DesignError
 from uqms.surrogates import GaussianProcessSurrogate
-from uqms.surrogates.fused import scores_flat
+from uqms.surrogates.fused_scores import scores_flat
 from uqms.surrogates.process import scores_at
 
 SPACE = uq.ParameterSpace(a=uq.Uniform(0.0, 1.0), b=uq.Uniform(0.0, 1.0))

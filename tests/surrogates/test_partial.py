@@ -14,7 +14,7 @@ from scipy.stats import multivariate_normal
 import uqms as uq
 from uqms.errors import DataError, DesignError, FormatError, InputError
 from uqms.surrogates import GaussianProcessSurrogate, Layout, Matern52, gp, partial
-from uqms.surrogates.fused import scores_flat
+from uqms.surrogates.fused_scores import scores_flat
 from uqms.surrogates.kernels import correlation
 from uqms.surrogates.outputs import OutputBasis
 from uqms.surrogates.process import condition, scores_at

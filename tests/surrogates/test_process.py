@@ -15,7 +15,8 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern
 import uqms as uq
 from uqms._typing import Array
 from uqms.surrogates import Matern32, Matern52, Matern72, Matern112, SquaredExponential
-from uqms.surrogates.fused import block_size, scores_flat, scores_flat_reverse
+from uqms.surrogates.fused import block_size
+from uqms.surrogates.fused_scores import scores_flat, scores_flat_reverse
 from uqms.surrogates.kernels import Kernel
 from uqms.surrogates.outputs import Decoder
 from uqms.surrogates.prediction import mixture

@@ -26,7 +26,7 @@ from uqms._native import A1, A2, NONE, deferred
 from uqms._typing import Array
 from uqms.calibration._mean_slopes import score_slopes, score_slopes_reverse
 from uqms.calibration._terms import fields, terms, terms_reverse
-from uqms.surrogates.fidelity.fused_levels import forward_of, reverse_of, size_of
+from uqms.surrogates.fused_scores import forward_of, reverse_of, size_of
 
 __all__ = [
     "fused_outputs",

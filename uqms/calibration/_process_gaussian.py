@@ -28,9 +28,9 @@ from uqms.calibration._gaussian import (
 )
 from uqms.calibration._mean_slopes import score_slopes, score_slopes_reverse
 from uqms.calibration.blocks import view
-from uqms.surrogates.fidelity.fused_levels import forward_of, reverse_of
 from uqms.surrogates.fused import HEADER
 from uqms.surrogates.fused_chain import chain_size, linked_forward, linked_reverse
+from uqms.surrogates.fused_scores import forward_of, reverse_of
 
 __all__ = ["Problem", "at", "process_gaussian"]
 

@@ -381,7 +381,7 @@ class CompiledOp(Op):  # type: ignore[misc]
 
 
 # From a block of a Gaussian process and inputs (k, d) to `ScoresAt`'s mean and covariance.
-SCORES = CompiledOp("surrogates.fused", "scores_flat", (3, 4), by=(1,), reverse="scores_flat_reverse")
+SCORES = CompiledOp("surrogates.fused_scores", "scores_flat", (3, 4), by=(1,), reverse="scores_flat_reverse")
 # From data, parts (H, size), log weights (H,), hyperparameters and measured values, see `GaussianLikelihood`, to the
 # Gaussian log-likelihood with its derivatives by parts and hyperparameters.
 GAUSSIAN = CompiledOp("calibration._gaussian", "mixed", (0, 2, 1), by=(1, 3))

@@ -25,7 +25,7 @@ import numpy as np
 from uqms._typing import Array, Ints
 from uqms.calibration.by_input import RowsByInput
 from uqms.calibration.likelihood import compress, dense, times_basis
-from uqms.surrogates.fused import scores_flat
+from uqms.surrogates.fused_scores import scores_flat
 from uqms.surrogates.outputs import Decoder
 from uqms.surrogates.process import ScoreProcess, Scores, joint_at, means_at
 from uqms.surrogates.protocol import Surrogate

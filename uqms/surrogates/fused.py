@@ -37,8 +37,6 @@ __all__ = [
     "reverse",
     "score_begin",
     "score_size",
-    "scores_flat",
-    "scores_flat_reverse",
     "see",
 ]
 
@@ -433,34 +431,3 @@ def reverse(
             slopes = own + (int(block[6]) * (d + n)) * d
             for c in range(d):
                 u_bar[a, c] += by_amplitude * block[slopes + c]
-
-
-@compiled
-def scores_flat(block: Array, u: Array) -> tuple[Array, Array]:
-    """Return mean (H, k, q) and covariance (H, q, k, k) at the rows of u."""
-    draws, q, n, b = int(block[0]), int(block[1]), int(block[2]), int(block[4])
-    k = u.shape[0]
-    mean = np.empty((draws, k, q))
-    covariance = np.empty((draws, q, k, k))
-    kg, t, v, column = np.empty((k, n)), np.empty((k, n)), np.empty((k, b)), np.empty(k)
-    for h in range(draws):
-        for j in range(q):
-            forward(block, h, j, u, column, covariance[h, j], kg, t, v)
-            mean[h, :, j] = column
-    return mean, covariance
-
-
-@compiled
-def scores_flat_reverse(block: Array, u: Array, mean_bar: Array, cov_bar: Array) -> Array:
-    """Return the derivative (k, d) of sum(mean * mean_bar) + sum(covariance * cov_bar) with respect to u."""
-    draws, q, n, d, b = int(block[0]), int(block[1]), int(block[2]), int(block[3]), int(block[4])
-    k = u.shape[0]
-    u_bar = np.zeros((k, d))
-    kg, t, v = np.empty((k, n)), np.empty((k, n)), np.empty((k, b))
-    column, joint = np.empty(k), np.empty((k, k))
-    for h in range(draws):
-        for j in range(q):
-            forward(block, h, j, u, column, joint, kg, t, v)
-            symmetric = 0.5 * (cov_bar[h, j] + cov_bar[h, j].T)
-            reverse(block, h, j, u, kg, t, v, mean_bar[h, :, j].copy(), symmetric, u_bar)
-    return u_bar

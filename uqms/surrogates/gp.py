@@ -33,7 +33,7 @@ from uqms.surrogates.adapted import Adapted, candidates
 from uqms.surrogates.adapted import described as kernel_described
 from uqms.surrogates.archive import Stored
 from uqms.surrogates.fitting import Fitting, Probable, few_runs, orders_of
-from uqms.surrogates.fused import scores_flat_reverse
+from uqms.surrogates.fused_scores import scores_flat_reverse
 from uqms.surrogates.input_scales import chosen_scales, described_scales, noted_scales
 from uqms.surrogates.jax_kernel import JaxKernel
 from uqms.surrogates.jax_process import JaxScores

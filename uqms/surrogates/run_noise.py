@@ -33,8 +33,8 @@ from scipy.special import chdtrc, digamma, log_ndtr, ndtr, ndtri, polygamma
 
 from uqms._typing import Array, Bools, Ints
 from uqms.errors import PACKAGE, DesignError, DesignWarning
-from uqms.surrogates import fused
 from uqms.surrogates.fitting import Fitting
+from uqms.surrogates.fused_scores import scores_flat_reverse
 from uqms.surrogates.kernels import Matern52
 from uqms.surrogates.outputs import Layout, OutputBasis, factor_of, fit_scalar, interpolation_error
 from uqms.surrogates.process import ScoreProcess, draw_at, scores_at
@@ -135,7 +135,7 @@ class SimulatorNoise:
         mean_bar = weights[:, None, None] * below * bar
         variance_bar = np.where(variance > 0.0, 0.5 * weights[:, None, None] * (below - step) * bar, 0.0)
         covariance_bar = np.swapaxes(variance_bar, 1, 2)[..., None] * np.eye(len(u))
-        return np.asarray(fused.scores_flat_reverse(self._flat, np.ascontiguousarray(u), mean_bar, covariance_bar))
+        return np.asarray(scores_flat_reverse(self._flat, np.ascontiguousarray(u), mean_bar, covariance_bar))
 
     @cached_property
     def _flat(self) -> Array:

@@ -9,7 +9,7 @@ import uqms as uq
 from uqms.errors import DesignWarning
 from uqms.surrogates.cokriging import CoKriging
 from uqms.surrogates.fidelity import ladder
-from uqms.surrogates.fidelity.fused_levels import climb
+from uqms.surrogates.fused_scores import scores_flat
 from uqms.surrogates.kernels import Matern52, SquaredExponential
 from uqms.surrogates.process import condition
 from uqms.surrogates.training import Hyperparameters, marginal_log_likelihood, objective, trend_basis
@@ -230,7 +230,7 @@ def test_compiled_levels_are_those_of_matrix_products():
     assert (sent.scores(u).mean == one.mean).all()
     assert made.top.q > 2
     used = np.array([made.top.q - 1, 0])  # a likelihood asks for the scores of the measured outputs only
-    mean, covariance = climb(made.compiled_error.select(used).flat(), u)
+    mean, covariance = scores_flat(made.compiled_error.select(used).flat(), u)
     np.testing.assert_array_equal(mean, one.mean[..., used])
     np.testing.assert_array_equal(covariance, one.covariance[:, used])
 

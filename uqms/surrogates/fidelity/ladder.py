@@ -26,8 +26,8 @@ from uqms import _checks as check
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import InputError
 from uqms.surrogates.cokriging import second_slope
-from uqms.surrogates.fidelity.fused_levels import climb, climb_reverse, climbing_block
-from uqms.surrogates.fused import scores_flat_reverse
+from uqms.surrogates.fused_levels import climbing_block
+from uqms.surrogates.fused_scores import scores_flat, scores_flat_reverse
 from uqms.surrogates.kernels import Stationary, correlation_slopes
 from uqms.surrogates.physics import lifted
 from uqms.surrogates.process import (
@@ -244,7 +244,7 @@ class Ladder:
         members = np.ascontiguousarray(u, dtype=np.float64).reshape(-1, k, d)
         s, h, q = len(members), self.draws, self.top.q
         if 0 < s * k <= FEW and not diagonal and self._block is not None:
-            means, joints = zip(*(climb(self._block, one) for one in members), strict=True)
+            means, joints = zip(*(scores_flat(self._block, one) for one in members), strict=True)
             mean, joint = np.stack(means, axis=1), np.stack(joints, axis=1)
             return Scores(mean.reshape(h, *batch, k, q), joint.reshape(h, *batch, q, k, k), self.log_weights)
         mean = np.empty((h, s, k, q))
@@ -277,7 +277,7 @@ class Ladder:
         u = np.ascontiguousarray(u, dtype=np.float64)
         if self._block is not None:
             bars = np.ascontiguousarray(mean_bar), np.ascontiguousarray(covariance_bar)
-            return np.asarray(climb_reverse(self._block, u, *bars))
+            return np.asarray(scores_flat_reverse(self._block, u, *bars))
         out = np.zeros_like(u)
         for h in range(self.draws):
             for j in range(self.top.q):

@@ -1,4 +1,4 @@
-"""The compiled prediction of linear levels at a few inputs, and its reverse derivative; symbols as in `ladder`.
+"""The compiled prediction of linear levels of fidelity, and its reverse derivative; symbols as in `fidelity.ladder`.
 
 The block begins like the block of a process, but with minus the number n of runs of all levels, which marks levels:
 H, q, -n, d, b. Behind these are the number T of levels, the largest number of runs and of trend functions of one level,
@@ -6,9 +6,8 @@ and the length of the block; n is T times the one, b is T times one more than th
 by level, member and score, where its process begins and the factor A of the covariance below. Every process is a block
 of `fused` with one member and one score. Levels above the lowest are functions of (c, u).
 
-`climbed` and `climbed_reverse` take what `forward` and `reverse` of `fused` do, and their work arrays, which here hold
-those of all levels, one after the other, and the means at the end of v. `forward_of` and `reverse_of` are for callers
-that have the block of a process or of levels.
+`climbed` and `climbed_reverse` have the arguments of `forward` and `reverse` in `fused`. The work arrays kg, t and v
+hold those of all levels, one level after the other; the last numbers of v are the means (T, k) of the levels.
 """
 
 import numpy as np
@@ -16,13 +15,16 @@ import numpy as np
 from uqms._compiled import compiled
 from uqms._native import A1, A2, NONE, I, deferred
 from uqms._typing import Array
-from uqms.surrogates.fused import HEADER, block_size, forward, reverse
+from uqms.surrogates.fused import HEADER, forward, reverse
 
-__all__ = ["climb", "climb_reverse", "climbing_block", "forward_of", "reverse_of", "size_of"]
+__all__ = ["climbed", "climbed_reverse", "climbing_block"]
 
 
 def climbing_block(blocks: list[list[list[Array]]], factor: Array, log_weights: Array, d: int) -> Array:
-    """Return the block of levels from those of their processes, by level, member and score, and A (T, H, q)."""
+    """Return the block of levels.
+
+    `blocks` holds the block of each process, by level, member and score; `factor` is A (T, H, q).
+    """
     T, H, q = factor.shape
     every = [block for level in blocks for member in level for block in member]
     n, b = (max(int(block[at]) for block in every) for at in (2, 4))
@@ -40,6 +42,13 @@ def _place(block: Array, level: int, h: int, j: int) -> int:
     return HEADER + H + 2 * ((level * H + h) * q + j)
 
 
+@compiled
+def _of_level(work: Array, level: int, columns: int) -> Array:
+    """Return the work array (k, columns) of a level within that of all levels (k, ...)."""
+    size = work.shape[0] * columns
+    return work.reshape(-1)[level * size : (level + 1) * size].reshape(work.shape[0], columns)
+
+
 @deferred(NONE, A1, I, I, A2, A1, A2, A2, A2, A2)
 def climbed(
     block: Array, h: int, j: int, u: Array, mean: Array, covariance: Array, kg: Array, t: Array, v: Array
@@ -48,17 +57,14 @@ def climbed(
     levels, n, b = int(block[5]), int(block[6]), int(block[7])
     k, d = u.shape
     own, above = np.empty((k, k)), np.empty((k, d + 1))
-    kgs, ts, vs = kg.reshape(-1), t.reshape(-1), v.reshape(-1)
-    means = vs[levels * k * b : levels * k * (b + 1)].reshape(levels, k)
+    means = v.reshape(-1)[levels * k * b : levels * k * (b + 1)].reshape(levels, k)
     for a in range(k):
         for c in range(d):
             above[a, c + 1] = u[a, c]
     for level in range(levels):
         at = _place(block, level, h, j)
         process, factor = block[int(block[at]) :], block[at + 1]
-        own_kg = kgs[level * k * n : (level + 1) * k * n].reshape(k, n)
-        own_t = ts[level * k * n : (level + 1) * k * n].reshape(k, n)
-        own_v = vs[level * k * b : (level + 1) * k * b].reshape(k, b)
+        own_kg, own_t, own_v = _of_level(kg, level, n), _of_level(t, level, n), _of_level(v, level, b)
         if level == 0:
             forward(process, 0, 0, u, mean, covariance, own_kg, own_t, own_v)
         else:
@@ -80,8 +86,7 @@ def climbed_reverse(
     levels, n, b = int(block[5]), int(block[6]), int(block[7])
     k, d = u.shape
     above, by, bar, joint = np.empty((k, d + 1)), np.empty((k, d + 1)), np.empty(k), np.empty((k, k))
-    kgs, ts, vs = kg.reshape(-1), t.reshape(-1), v.reshape(-1)
-    means = vs[levels * k * b : levels * k * (b + 1)].reshape(levels, k)
+    means = v.reshape(-1)[levels * k * b : levels * k * (b + 1)].reshape(levels, k)
     for a in range(k):
         bar[a] = mean_bar[a]
         for e in range(k):
@@ -91,9 +96,7 @@ def climbed_reverse(
     for level in range(levels - 1, -1, -1):
         at = _place(block, level, h, j)
         process, factor = block[int(block[at]) :], block[at + 1]
-        own_kg = kgs[level * k * n : (level + 1) * k * n].reshape(k, n)
-        own_t = ts[level * k * n : (level + 1) * k * n].reshape(k, n)
-        own_v = vs[level * k * b : (level + 1) * k * b].reshape(k, b)
+        own_kg, own_t, own_v = _of_level(kg, level, n), _of_level(t, level, n), _of_level(v, level, b)
         if level == 0:
             reverse(process, 0, 0, u, own_kg, own_t, own_v, bar, joint, u_bar)
         else:
@@ -108,58 +111,3 @@ def climbed_reverse(
                     u_bar[a, c] += by[a, c + 1]
                 for e in range(k):
                     joint[a, e] *= factor
-
-
-@compiled
-def forward_of(
-    block: Array, h: int, j: int, u: Array, mean: Array, covariance: Array, kg: Array, t: Array, v: Array
-) -> None:
-    """Fill what `forward` does; n of the work arrays is the absolute value of the number in the block."""
-    if block[2] < 0.0:
-        climbed(block, h, j, u, mean, covariance, kg, t, v)
-    else:
-        forward(block, h, j, u, mean, covariance, kg, t, v)
-
-
-@compiled
-def reverse_of(
-    block: Array, h: int, j: int, u: Array, kg: Array, t: Array, v: Array, mean_bar: Array, cov_bar: Array, u_bar: Array
-) -> None:
-    """Add what `reverse` does."""
-    if block[2] < 0.0:
-        climbed_reverse(block, h, j, u, kg, t, v, mean_bar, cov_bar, u_bar)
-    else:
-        reverse(block, h, j, u, kg, t, v, mean_bar, cov_bar, u_bar)
-
-
-@compiled
-def size_of(block: Array) -> int:
-    """Return how many numbers the block has; others may stand behind it."""
-    return int(block[8]) if block[2] < 0.0 else int(block_size(block))
-
-
-@compiled
-def climb(block: Array, u: Array) -> tuple[Array, Array]:
-    """Return mean (H, k, q) and covariance (H, q, k, k) at the rows of u."""
-    draws, q, n, b, k = int(block[0]), int(block[1]), -int(block[2]), int(block[4]), u.shape[0]
-    mean, covariance, column = np.empty((draws, k, q)), np.empty((draws, q, k, k)), np.empty(k)
-    kg, t, v = np.empty((k, n)), np.empty((k, n)), np.empty((k, b))
-    for h in range(draws):
-        for j in range(q):
-            climbed(block, h, j, u, column, covariance[h, j], kg, t, v)
-            mean[h, :, j] = column
-    return mean, covariance
-
-
-@compiled
-def climb_reverse(block: Array, u: Array, mean_bar: Array, cov_bar: Array) -> Array:
-    """Return the derivative (k, d) of sum(mean * mean_bar) + sum(covariance * cov_bar) with respect to u."""
-    draws, q, n, b, k = int(block[0]), int(block[1]), -int(block[2]), int(block[4]), u.shape[0]
-    column, joint, u_bar = np.empty(k), np.empty((k, k)), np.zeros(u.shape)
-    kg, t, v = np.empty((k, n)), np.empty((k, n)), np.empty((k, b))
-    for h in range(draws):
-        for j in range(q):
-            climbed(block, h, j, u, column, joint, kg, t, v)
-            symmetric = 0.5 * (cov_bar[h, j] + cov_bar[h, j].T)
-            climbed_reverse(block, h, j, u, kg, t, v, mean_bar[h, :, j].copy(), symmetric, u_bar)
-    return u_bar
