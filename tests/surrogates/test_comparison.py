@@ -9,7 +9,7 @@ from scipy.stats import norm
 import uqms as uq
 from uqms._typing import Array
 from uqms.errors import DataWarning, InputError
-from uqms.surrogates import GaussianProcessSurrogate, comparison
+from uqms.surrogates import GaussianProcessSurrogate, left_out_density
 from uqms.surrogates.process import condition, scores_at
 from uqms.surrogates.training import Hyperparameters
 
@@ -48,7 +48,7 @@ def refitted(surrogate: GaussianProcessSurrogate, i: int) -> tuple[Array, Array]
 def test_log_scores_are_those_of_refits_without_each_run(hyperparameters: str, trend: str) -> None:
     runs = table()
     fitted = uq.GaussianProcess(kernel=uq.Matern32(), trend=trend, hyperparameters=hyperparameters).fit(runs)
-    logs, rmse = comparison._left_out(fitted)
+    logs, rmse = left_out_density.left_out_logs(fitted)
     draws = fitted.process.draws
     squares = []
     for i in range(20):
@@ -90,7 +90,7 @@ def test_the_table_holds_paired_differences_and_the_best_stands_first() -> None:
     assert compared.best is compared.surrogates["smooth"]
     assert list(compared.table.columns) == ["log_score", "difference", "standard_error", "seconds"]
     assert compared.table.loc["smooth", ["difference", "standard_error"]].tolist() == [0.0, 0.0]
-    logs = {name: comparison._left_out(one)[0] for name, one in compared.surrogates.items()}
+    logs = {name: left_out_density.left_out_logs(one)[0] for name, one in compared.surrogates.items()}
     off = (logs["rough"] - logs["smooth"]).sum(axis=1)
     row = compared.table.loc["rough"]
     assert row["difference"] == pytest.approx(off.mean())
@@ -174,7 +174,7 @@ def test_means_over_replicates_are_scored_as_leave_one_out_does() -> None:
     runs = uq.ensemble.build({"k": k}, {"c": xr.DataArray(curve, dims=("run", "hour"), coords={"hour": HOURS})})
     point = uq.GaussianProcess(noise="heteroscedastic", hyperparameters="point", outputs={"c": uq.Curve(max_scores=2)})
     surrogate = point.fit(runs)
-    logs, rmse = comparison._left_out(surrogate)
+    logs, rmse = left_out_density.left_out_logs(surrogate)
     row = uq.leave_one_out(surrogate).table.loc["c"]
     assert logs.mean() == pytest.approx(row["log_score"], rel=1e-9)
     assert rmse[0] == pytest.approx(row["rmse"], rel=1e-9)
@@ -186,12 +186,12 @@ def test_means_over_replicates_are_scored_as_leave_one_out_does() -> None:
 
 def test_fields_are_scored_some_coordinates_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     surrogate = uq.GaussianProcess(hyperparameters="point").fit(table())
-    logs, rmse = comparison._left_out(surrogate)
+    logs, rmse = left_out_density.left_out_logs(surrogate)
     sizes = []
-    law = comparison._law
-    monkeypatch.setattr(comparison, "BLOCK", 40)
-    monkeypatch.setattr(comparison, "_law", lambda *given: sizes.append(law(*given).mean.shape[2]) or law(*given))
-    again = comparison._left_out(surrogate)
+    law = left_out_density._law
+    monkeypatch.setattr(left_out_density, "BLOCK", 40)
+    monkeypatch.setattr(left_out_density, "_law", lambda *given: sizes.append(law(*given).mean.shape[2]) or law(*given))
+    again = left_out_density.left_out_logs(surrogate)
     np.testing.assert_allclose(again[0], logs, rtol=1e-12)
     np.testing.assert_allclose(again[1], rmse, rtol=1e-12)
     assert sizes == [1, 1, 2, 2, 2, 5]

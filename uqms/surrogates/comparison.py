@@ -21,20 +21,14 @@ import xarray as xr
 
 from uqms._teaching import taught
 from uqms._threads import single_threaded
-from uqms._typing import Array, Ints
+from uqms._typing import Array
 from uqms.errors import InputError
 from uqms.surrogates.gp import GaussianProcess, GaussianProcessSurrogate
-from uqms.surrogates.left_out import left_out_scores
-from uqms.surrogates.outputs import Decoder, OutputBasis
-from uqms.surrogates.prediction import Mixture, mixture
-from uqms.surrogates.process import Scores
+from uqms.surrogates.left_out_density import left_out_logs
 
 __all__ = ["Comparison", "compare_surrogates"]
 
-BLOCK = 2e6  # numbers of a law that are held at once
-COORDINATES = 256  # at most so many coordinates of an output are scored
 ENOUGH = 100  # runs below which the standard error of a difference says little
-CONSTANT = 1e-13  # a coordinate that varies by less than this share of its size has no density
 
 
 @final
@@ -165,7 +159,7 @@ def compare_surrogates(settings: Mapping[str, GaussianProcess], ensemble: xr.Dat
             )
     logs, rmse = {}, {}
     for name, surrogate in fitted.items():
-        logs[name], rmse[name] = _left_out(surrogate)
+        logs[name], rmse[name] = left_out_logs(surrogate)
     order = sorted(fitted, key=lambda name: -logs[name].sum())
     best, outputs = logs[order[0]], tuple(fitted[order[0]].layouts)
     rows = {name: _row(logs[name].sum(axis=1), best.sum(axis=1)) | {"seconds": seconds[name]} for name in order}
@@ -192,46 +186,3 @@ def _row(scores: Array, best: Array) -> dict[str, float]:
 def _inputs(surrogate: GaussianProcessSurrogate) -> Array:
     """Return the runs' inputs (n, d) in their own units."""
     return np.asarray(surrogate.domain.from_unit(surrogate.process.x))
-
-
-def _left_out(surrogate: GaussianProcessSurrogate) -> tuple[Array, Array]:
-    """Return the log density (n, outputs) and the root mean square error (outputs,) of left-out runs."""
-    process = surrogate.process
-    pairs = [[left_out_scores(process, h, j)[:2] for j in range(process.q)] for h in range(process.draws)]
-    error, variance = np.moveaxis(np.array(pairs), 2, 0)  # each (H, q, n)
-    scores = Scores(-np.swapaxes(error, 1, 2), variance, process.log_weights)
-    logs = np.zeros((len(process.x), len(surrogate.bases)))
-    rmse = np.zeros(len(surrogate.bases))
-    for i, basis in enumerate(surrogate.bases):
-        # Left-out means over replicates have what the basis leaves of them, noise included.
-        latent = basis.truncation if surrogate.noise is None else surrogate.noise.truncations[i]
-        full = surrogate.decode(basis.name).basis
-        seen = process.y @ full.T
-        keep = _scored(basis, seen)
-        seen += basis.offset
-        own = basis.layout.transform.inverse(seen + basis.left_out @ latent.T)
-        decoder = Decoder(np.zeros(len(full)), full, latent)
-        size = max(1, int(BLOCK / scores.mean[..., 0].size))
-        total = 0.0
-        for start in range(0, len(full), size):
-            block = slice(start, start + size)
-            mean, _ = _law(scores, decoder, seen, basis, block).moments()
-            total += float(np.sum((mean - own[:, block]) ** 2))
-        rmse[i] = np.sqrt(total / own.size)
-        if len(keep):
-            logs[:, i] = _law(scores, decoder, seen, basis, keep).log_density(own[:, keep]).mean(axis=1)
-    return logs, rmse
-
-
-def _law(scores: Scores, decoder: Decoder, seen: Array, basis: OutputBasis, columns: slice | Ints) -> Mixture:
-    """Return the law of some coordinates of left-out runs, from that of mean - observed and what was seen of scores."""
-    law = mixture(scores, Decoder(*(each[columns] for each in decoder)), basis.layout.transform)
-    return law._replace(mean=law.mean + seen[:, columns])
-
-
-def _scored(basis: OutputBasis, centred: Array) -> Ints:
-    """Return the coordinates that vary over the runs, at most 256 of them."""
-    size = np.abs(basis.offset).max() + np.abs(centred).max()
-    varying = np.flatnonzero(np.ptp(centred, axis=0) > CONSTANT * size)
-    places = np.linspace(0, len(varying) - 1, min(len(varying), COORDINATES)).astype(np.int64)
-    return varying[places] if len(varying) else varying

@@ -1,5 +1,7 @@
 """Left-out runs of the highest level, and what is said when an ensemble of levels cannot be learned."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -240,6 +242,7 @@ def test_a_level_that_says_nothing_costs_nothing(settings):
     fine = uq.ensemble.build(designs["fine"], {"y": smooth(**designs["fine"])}, fidelity="fine")
     coarse = uq.ensemble.build(designs["coarse"], {"y": noise}, fidelity="coarse")
     surrogate = settings(levels=LEVELS).fit(uq.ensemble.combine(coarse, fine))
+    print(surrogate)
     alone = uq.GaussianProcess().fit(fine.drop_vars("fidelity"))
     truth, errors = smooth(**points), []
     for one in (surrogate, alone, settings(levels=LEVELS, scales="given").fit(uq.ensemble.combine(coarse, fine))):
@@ -249,3 +252,73 @@ def test_a_level_that_says_nothing_costs_nothing(settings):
     assert "coarse says something of fine with probability 0." in repr(surrogate)
     sds = surrogate.predict(points).sd["y"].values / alone.predict(points).sd["y"].values
     assert 0.8 < np.median(sds) < 1.25
+
+
+@pytest.fixture(scope="module")
+def helped_and_misled():
+    """Runs of two outputs: the coarse level follows one and says nothing of the other."""
+    designs = uq.nested(SPACE, {"coarse": 40, "fine": 14}, rng=2)
+    parts = []
+    for level, design in designs.items():
+        a, b = design["a"].values, design["b"].values
+        wave, fine = np.sin(12.0 * a + 3.0 * b), level == "fine"
+        other = smooth(a, b) if fine else np.cos(7.0 * a - 3.0 * b) + np.sin(9.0 * b + 1.0)
+        values = {"followed": 2.0 * wave + fine * a, "misled": other}
+        parts.append(uq.ensemble.build(design, values, fidelity=level))
+    return parts
+
+
+@pytest.mark.parametrize("settings", [uq.MultiFidelity, uq.NonlinearMultiFidelity])
+def test_only_outputs_that_left_out_runs_prefer_do_without_the_lower_level(settings, helped_and_misled):
+    fine = helped_and_misled[1].drop_vars("fidelity")
+    surrogate = settings(levels=LEVELS).fit(uq.ensemble.combine(*helped_and_misled))
+    rho = surrogate.process.beta[..., 1]
+    assert (rho[:, 0] != 0.0).all()
+    assert (rho[:, 1] == 0.0).all()
+    assert not surrogate.process.trend_root[:, 1, :, 1].any()
+    assert "misled from fine runs alone (+" in repr(surrogate)
+    assert "followed from" not in repr(surrogate)
+    assert "says something" not in repr(surrogate)
+    points = {name: column.values for name, column in uq.sobol(SPACE, 256, rng=9).items()}
+    truth = {"followed": 2.0 * np.sin(12.0 * points["a"] + 3.0 * points["b"]) + points["a"], "misled": smooth(**points)}
+    alone = uq.GaussianProcess().fit(fine)
+
+    def error(one, name):
+        return np.sqrt(np.mean((one.predict(points).mean[name].values - truth[name]) ** 2))
+
+    assert error(surrogate, "misled") == pytest.approx(error(alone, "misled"), rel=0.1)
+    assert error(surrogate, "followed") < 0.1 * error(alone, "followed")
+
+
+def test_what_the_highest_level_alone_gains_is_the_difference_of_left_out_log_scores(helped_and_misled, monkeypatch):
+    misled = [one.drop_vars("followed") for one in helped_and_misled]
+    surrogate = uq.MultiFidelity(levels=LEVELS).fit(uq.ensemble.combine(*misled))
+
+    def indifferent(ladder):
+        return np.zeros((14, 1)), np.zeros(1)
+
+    monkeypatch.setattr("uqms.surrogates.fidelity.autoregressive.left_out_logs", indifferent)
+    ladder = uq.MultiFidelity(levels=LEVELS).fit(uq.ensemble.combine(*misled))
+    assert (ladder.process.beta[..., 1] != 0.0).any()
+    scores = [uq.leave_one_out(one).table.loc["misled", "log_score"] for one in (surrogate, ladder)]
+    told = re.search(r"misled from fine runs alone \((\S+) ± (\S+) nats", repr(surrogate))
+    assert told is not None
+    assert float(told[1]) == pytest.approx(scores[0] - scores[1], rel=0.06)  # two digits are told
+
+
+def test_scales_are_those_of_the_highest_level_where_it_stands_alone():
+    # The highest level is a wave of log k; the lower one, a wave of k, would choose k as it is.
+    space = uq.ParameterSpace(k=uq.Uniform(0.1, 10.0), b=uq.Uniform(0.0, 1.0))
+    designs = uq.nested(space, {"coarse": 60, "fine": 16}, rng=3)
+    coarse, fine = designs["coarse"], designs["fine"]
+    runs = uq.ensemble.combine(
+        uq.ensemble.build(coarse, {"y": np.sin(1.5 * coarse["k"].values + coarse["b"].values)}, fidelity="coarse"),
+        uq.ensemble.build(fine, {"y": np.sin(1.2 * np.log(fine["k"].values)) + fine["b"].values}, fidelity="fine"),
+    )
+    surrogate = uq.MultiFidelity(levels=LEVELS).fit(runs)
+    assert surrogate.domain.scale == ("log", "identity")
+    assert "k by logarithm" in repr(surrogate)
+    assert "y from fine runs alone (+" in repr(surrogate)
+    for step, design in zip(surrogate.ladder.steps, (coarse, fine), strict=True):
+        inputs = np.column_stack([design["k"].values, design["b"].values])
+        np.testing.assert_allclose(step.process.x, surrogate.domain.to_unit(inputs), rtol=1e-12)

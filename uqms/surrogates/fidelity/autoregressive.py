@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal, final
+from typing import Literal, NamedTuple, final
 
 import numpy as np
 import xarray as xr
@@ -15,16 +15,17 @@ from uqms.errors import InputError
 from uqms.surrogates.adapted import candidates
 from uqms.surrogates.cokriging import CoKriging
 from uqms.surrogates.fidelity.ladder import Ladder, Step
-from uqms.surrogates.fidelity.levels import Levels, check_levels, read_levels, top_runs
+from uqms.surrogates.fidelity.levels import Levels, check_levels, noted_alone, read_levels, top_runs
 from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate
 from uqms.surrogates.fitting import Fitting, Probable
 from uqms.surrogates.gp import deciding, report
 from uqms.surrogates.input_scales import chosen_scales, noted_scales
 from uqms.surrogates.kernels import Kernel, Matern52, RadialKernel, Stationary
-from uqms.surrogates.outputs import Curve, Scalar, check_outputs
+from uqms.surrogates.left_out_density import left_out_logs
+from uqms.surrogates.outputs import Curve, Scalar, check_outputs, score_columns
 from uqms.surrogates.training import Hyperparameters
 
-__all__ = ["MultiFidelity", "fitted_levels", "fitting_of", "ladder_of", "on_chosen_scales", "step_of"]
+__all__ = ["MultiFidelity", "fitted_levels", "fitting_of", "ladder_of", "on_chosen_scales", "preferred", "step_of"]
 
 
 @taught
@@ -36,7 +37,9 @@ class MultiFidelity:
     Use it when a coarse mesh, a lumped model or loose tolerances follow the trends of the simulator that you mean: then
     f_t(u) = rho f_(t-1)(u) + what is new in level t, and the costly runs have to teach the difference only. Where
     levels bend or stretch each other, `NonlinearMultiFidelity` follows them. Whether a lower level says anything of the
-    next is weighed by marginal likelihood, so that a misleading one costs little.
+    next is weighed by marginal likelihood, so that a misleading one costs little; and an output whose left-out runs
+    of the highest level are predicted better without the lower ones is learned from the highest level alone, if designs
+    are nested and scales are chosen. ``print`` says so.
 
     Designs are best nested (each run of a level has one of the same inputs in the level below): `uqms.nested` makes
     such designs. Then the levels are learned one after the other; otherwise all together (co-kriging), which costs the
@@ -143,10 +146,11 @@ class MultiFidelity:
         levels = read_levels(ensemble, self.levels, self.outputs, self.cost, self.trend == "linear")
         columns = 1 if self.trend == "constant" else 1 + levels.box.d
         if self.designs == "auto" and levels.nested:
-            kernel = self.kernel
             if self.scales == "auto":
-                levels, kernel = on_chosen_scales(levels, self.kernel, columns, self.hyperparameters)
-            steps = fitted_levels(levels, len(levels.names), kernel, columns, self.hyperparameters)
+                scaled, kernel = on_chosen_scales(levels, self.kernel, columns, self.hyperparameters)
+                steps = fitted_levels(scaled, len(levels.names), kernel, columns, self.hyperparameters)
+                return preferred(levels, scaled, steps, kernel, columns, self.hyperparameters)
+            steps = fitted_levels(levels, len(levels.names), self.kernel, columns, self.hyperparameters)
         else:
             steps = (self._jointly(levels, columns),)
         return ladder_of(levels, steps)
@@ -211,9 +215,15 @@ def fitting_of(
     kernel: Kernel,
     columns: int,
     hyperparameters: Literal["auto", "averaged", "point"],
+    alone: Ints | None = None,
 ) -> Fitting:
-    """Return what the scores of level t of nested designs share: the one below is a part of their mean, or is not."""
+    """Return what the scores of level t of nested designs share: the one below is a part of their mean, or is not.
+
+    The scores `alone` have nothing of it.
+    """
     cheap = levels.y[t - 1][levels.below[t]] if t else None
+    if cheap is not None and alone is not None:
+        cheap[:, alone] = 0.0
     return Fitting(
         levels.x[t],
         kernel,
@@ -226,22 +236,89 @@ def fitting_of(
     )
 
 
+class _Alone(NamedTuple):
+    """The highest level without those below, and what left-out runs gain by it: mean and standard error by output."""
+
+    step: Step
+    found: list[Hyperparameters]
+    gain: Array
+    error: Array
+
+
+def preferred(
+    given: Levels,
+    levels: Levels,
+    steps: Sequence[Step],
+    kernel: Kernel,
+    columns: int,
+    hyperparameters: Literal["auto", "averaged", "point"],
+) -> MultiFidelitySurrogate:
+    """Return the ladder of these steps, or where left-out runs prefer it, outputs of the highest level alone.
+
+    An output does without the lower levels where left-out runs of the highest level are predicted better without them,
+    by more than one standard error of the paired log densities. Alone, the highest level has scales of inputs of its
+    own, and these are taken where all outputs prefer it.
+    """
+    top, columns_of = len(levels.names) - 1, score_columns(levels.bases)
+    ladder = ladder_of(levels, steps)
+    logs, _ = left_out_logs(ladder)
+
+    def alone(
+        of: Levels, outputs: Ints, hyperparameters: Literal["auto", "averaged", "point"] = hyperparameters
+    ) -> _Alone:
+        scores = np.concatenate([columns_of[i] for i in outputs])
+        fitting = fitting_of(of, top, kernel, columns, hyperparameters, scores)
+        found = fitting.trained(of.y[top])
+        step = Step(fitting.conditioned(of.y[top], found, of.bases), "linear")
+        gain = left_out_logs(ladder_of(of, [*steps[:top], step]))[0] - logs
+        return _Alone(step, found, gain.mean(axis=0), gain.std(axis=0, ddof=1) / np.sqrt(len(gain)))
+
+    every = np.arange(len(columns_of))
+    own, _ = on_chosen_scales(given, kernel, columns, hyperparameters, [top])
+    tried = alone(own, every, "point")  # cheap, and says in most cases that lower levels help
+    if (tried.gain <= -tried.error).all():  # a constant output gains nothing, for certain
+        return ladder
+    if hyperparameters != "point":
+        tried = alone(own, every)
+    better = np.flatnonzero(tried.gain > tried.error)
+    if len(better) and (tried.gain >= tried.error).all():
+        levels = own
+        if own.box != ladder.domain:
+            steps = fitted_levels(own, top, kernel, columns, hyperparameters)
+    else:
+        if own.box != ladder.domain:
+            tried = alone(levels, every)
+            better = np.flatnonzero(tried.gain > tried.error)
+        if not len(better):
+            return ladder
+        tried = alone(levels, better)
+    report(tried.step.process, tried.found, levels.bases)
+    attrs = levels.attrs | noted_alone(levels, better, tried.gain, tried.error)
+    return ladder_of(replace(levels, attrs=attrs), [*steps[:top], tried.step])
+
+
 def on_chosen_scales(
-    levels: Levels, given: Kernel, columns: int, hyperparameters: Literal["auto", "averaged", "point"]
+    levels: Levels,
+    given: Kernel,
+    columns: int,
+    hyperparameters: Literal["auto", "averaged", "point"],
+    deciding_levels: Sequence[int] | None = None,
 ) -> tuple[Levels, Kernel]:
     """Return the levels with inputs by value or logarithm, whichever makes the runs of all of them more probable.
 
-    Beside them are the kernels that each level may choose from.
+    Some levels may decide alone. Beside the levels are the kernels that each may choose from.
     """
+    which = range(len(levels.x)) if deciding_levels is None else deciding_levels
     kernel = candidates(given, levels.box.d)
     ends = np.cumsum([len(u) for u in levels.x])[:-1]
     decides = deciding(levels.bases)
 
     def probability(x: Array, others: list[list[Probable]] | None) -> tuple[float, list[list[Probable]]]:
         found = []
-        for t, (u, y) in enumerate(zip(np.split(x, ends), levels.y, strict=True)):
-            fitting = Fitting(u, kernel, columns, False, hyperparameters)
-            found.append(fitting.most_probable(y[:, decides], others[t] if others else None))
+        of_levels = np.split(x, ends)
+        for i, t in enumerate(which):
+            fitting = Fitting(of_levels[t], kernel, columns, False, hyperparameters)
+            found.append(fitting.most_probable(levels.y[t][:, decides], others[i] if others else None))
         return sum(value for value, _ in found), [each for _, each in found]
 
     box, x = chosen_scales(levels.box, np.vstack(levels.x), probability)

@@ -31,7 +31,14 @@ from uqms._typing import Array, Ints
 from uqms.errors import InputError
 from uqms.surrogates import averaging
 from uqms.surrogates.cokriging import WithLower, expanded
-from uqms.surrogates.fidelity.autoregressive import fitted_levels, fitting_of, ladder_of, on_chosen_scales, step_of
+from uqms.surrogates.fidelity.autoregressive import (
+    fitted_levels,
+    fitting_of,
+    ladder_of,
+    on_chosen_scales,
+    preferred,
+    step_of,
+)
 from uqms.surrogates.fidelity.ladder import Ladder, Step
 from uqms.surrogates.fidelity.levels import Levels, check_levels, read_levels, top_runs
 from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate
@@ -155,7 +162,8 @@ class NonlinearMultiFidelity:
             trained = [one.trained(scaled.y[t]) for t, one in enumerate(fittings)]
             logs = [one.log_evidence(scaled.y[t], trained[t]) for t, one in enumerate(fittings)]
             if not any(_bends(levels, t, self.kernel, logs[t]) for t in count[1:]):
-                return ladder_of(scaled, [step_of(scaled, t, fittings[t], trained[t]) for t in count])
+                steps = [step_of(scaled, t, fittings[t], trained[t]) for t in count]
+                return preferred(levels, scaled, steps, kernel, 1, self.hyperparameters)
         return _Climb(levels, self.kernel, self.hyperparameters).surrogate()
 
     def judged(self, ensemble: xr.Dataset) -> Ints:

@@ -15,6 +15,7 @@ from uqms.surrogates.adapted import described as kernel_described
 from uqms.surrogates.archive import Stored
 from uqms.surrogates.cokriging import CoKriging
 from uqms.surrogates.fidelity.ladder import Kind, Ladder, LadderDraws, LadderError, Step
+from uqms.surrogates.fidelity.levels import described_alone
 from uqms.surrogates.fitting import few_runs
 from uqms.surrogates.input_scales import described_scales
 from uqms.surrogates.kernel_files import description_of, kernel_of_description
@@ -123,10 +124,12 @@ class MultiFidelitySurrogate(NamedSurrogate):
             if isinstance(kernel, Adapted | OneOf):
                 out.append(f"{name}: {kernel_described(kernel, step.process.ell, self.domain.d)}")
         out += described_scales(self.attrs)
+        alone = described_alone(self.attrs, self.levels[-1])
         for lower, name, step in zip(self.levels, self.levels[1:], steps[1:], strict=False):
-            if step.kind == "linear" and (share := float(step.process.trend_root[..., 1].any(axis=-1).mean())) < 1.0:
-                out.append(f"{lower} says something of {name} with probability {share:.2f}")
-        return out
+            if step.kind == "linear" and not (alone and name == self.levels[-1]):
+                share = float(step.process.trend_root[..., 1].any(axis=-1).mean())
+                out += [f"{lower} says something of {name} with probability {share:.2f}"] if share < 1.0 else []
+        return out + alone
 
     def stored(self) -> Stored:
         """Return what a file holds of it: a header of JSON and arrays."""
