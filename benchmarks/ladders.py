@@ -1,6 +1,6 @@
 """Levels of fidelity make nothing worse: errors beside those of the highest level alone and of a plain AR1 ladder.
 
-    python benchmarks/ladders.py [--quick] [--half seen|unseen] [--only NAME] [--designs N]
+    python benchmarks/ladders.py [--quick] [--half seen|unseen] [--only NAME] [--designs N] [--narrow SHARE]
 
 Twelve two-level problems, some of them ordinary differential equations with coarse and fine steps, each with new nested
 designs for every repeat. Six were looked at while the method was chosen (``seen``), six were not. On a dense test set
@@ -15,7 +15,8 @@ each of these is at most 1.05; 95 % intervals cover .92 to .98 of the pooled tes
 each within two standard errors over problems. Medians say what a ladder gains. To every error 1e-6 of the output's sd
 is added, so that ratios of errors that do not matter are 1.
 
-``--quick`` makes 3 designs of each problem in the place of 20.
+``--narrow`` takes SHARE of the runs of each level, at least 5. ``--quick`` makes 3 designs of each problem in the
+place of 20.
 """
 
 if __name__ != "__main__":
@@ -223,23 +224,24 @@ class Errors(NamedTuple):
     seconds: float
 
 
-def of_design(problem: Problem, seed: int) -> dict[str, Errors]:
-    """Return the errors of all surrogates for one design."""
+def of_design(problem: Problem, seed: int, share: float) -> dict[str, Errors]:
+    """Return the errors of all surrogates for one design, of `share` of the runs."""
     names = [f"x{i}" for i in range(len(problem.ends))]
     space = uq.ParameterSpace(**{name: uq.Uniform(*ends) for name, ends in zip(names, problem.ends, strict=True)})
-    designs = uq.nested(space, dict(zip(("coarse", "fine"), problem.runs, strict=True)), rng=seed)
+    runs = [max(int(share * n), 5) for n in problem.runs]
+    designs = uq.nested(space, dict(zip(("coarse", "fine"), runs, strict=True)), rng=seed)
     parts = []
     for level, function in (("coarse", problem.coarse), ("fine", problem.fine)):
         u = np.column_stack([designs[level][name].values for name in names])
         parts.append(uq.ensemble.build(designs[level], {"y": function(u)}, fidelity=level))
-    runs = uq.ensemble.combine(*parts)
+    levels = uq.ensemble.combine(*parts)
     test = uq.sobol(space, 512, rng=1000)
     points = {name: test[name].values for name in names}
     truth = problem.fine(np.column_stack(list(points.values())))
     found = {}
     for name, settings in [*SURROGATES.items(), ("alone", uq.GaussianProcess())]:
         begin = time.process_time()
-        surrogate = settings.fit(parts[-1].drop_vars("fidelity") if name == "alone" else runs)
+        surrogate = settings.fit(parts[-1].drop_vars("fidelity") if name == "alone" else levels)
         seconds = time.process_time() - begin
         prediction = surrogate.predict(points)
         off = prediction.mean["y"].values - truth
@@ -281,6 +283,7 @@ def main() -> int:
     parser.add_argument("--half", choices=("seen", "unseen"), help="one half of the problems")
     parser.add_argument("--only", choices=[*SEEN, *UNSEEN], help="one problem")
     parser.add_argument("--designs", type=int, help="designs of each problem (20)")
+    parser.add_argument("--narrow", type=float, default=1.0, help="share of the runs of each level")
     given = parser.parse_args()
     designs = given.designs or (3 if given.quick else 20)
     aims: list[Aim] = []
@@ -291,7 +294,7 @@ def main() -> int:
         found: dict[str, list[dict[str, Errors]]] = {}
         for name, problem in problems.items():
             if given.only in (None, name):
-                found[name] = [of_design(problem, seed) for seed in range(1, designs + 1)]
+                found[name] = [of_design(problem, seed, given.narrow) for seed in range(1, designs + 1)]
                 medians = {key: np.median([one[key].rmse for one in found[name]]) for key in found[name][0]}
                 print(f"# {name}: " + ", ".join(f"{key} {value:.3g}" for key, value in medians.items()), flush=True)
                 for rival in ("alone", "AR1"):
