@@ -206,6 +206,18 @@ def test_too_few_runs_are_said() -> None:
     assert enough.too_few_runs == ()
 
 
+def test_runs_are_too_few_from_a_twentieth_of_the_variance_unexplained() -> None:
+    with pytest.warns(DesignWarning, match="Too few runs for y"):
+        few = sobol_indices(process(1, n=40, ell=0.3), rng=1)
+    enough = sobol_indices(process(1, n=16, ell=0.5), rng=1)
+    shares = [float(one["y"]["unexplained"]) for one in (few, enough)]
+    assert 0.06 < shares[0] < 0.09  # by the share alone: sds of indices are below 0.05
+    assert max(float(one.sel(source="surrogate").max()) for one in few.error()["y"].values()) < 0.05
+    assert 0.02 < shares[1] < 0.04
+    assert few.too_few_runs == ("y",)
+    assert enough.too_few_runs == ()
+
+
 # --------------------------------------------------------------------------------------------------------------- curves
 def test_a_curve_is_its_coordinates_and_the_whole_their_average() -> None:
     basis = np.array([[1.0, 0.2, 0.0], [0.5, -1.0, 0.3], [0.0, 2.0, 1.0]])
