@@ -21,17 +21,17 @@ from uqms.surrogates.run_noise import SimulatorNoise
 
 __all__ = ["Trained", "left_out_logs"]
 
-BLOCK = 2e6  # numbers of a law that are held at once
+BLOCK = 2e6  # numbers in memory at once, while the coordinates of a field are predicted in blocks
 COORDINATES = 256  # at most so many coordinates of an output are scored
 CONSTANT = 1e-13  # a coordinate that varies by less than this share of its size has no density
 
 
 class Trained(Protocol):
-    """A surrogate with a process that holds its runs."""
+    """A surrogate whose processes hold the runs that are left out."""
 
     @property
     def process(self) -> ScoreProcess:
-        """The process of its scores, or of those of its highest level."""
+        """The conditioned processes of the scores; with several levels of fidelity, those of the highest level."""
 
     @property
     def bases(self) -> Sequence[OutputBasis]:
@@ -42,7 +42,7 @@ class Trained(Protocol):
         """The noise of its simulator."""
 
     def decode(self, output: str) -> Decoder:
-        """Return what makes an output of scores."""
+        """Return offset, basis and truncation of an output."""
 
 
 def left_out_logs(surrogate: Trained) -> tuple[Array, Array]:
@@ -75,9 +75,12 @@ def left_out_logs(surrogate: Trained) -> tuple[Array, Array]:
 
 
 def _law(scores: Scores, decoder: Decoder, seen: Array, basis: OutputBasis, columns: slice | Ints) -> Mixture:
-    """Return the law of some coordinates of left-out runs, from that of mean - observed and what was seen of scores."""
-    law = mixture(scores, Decoder(*(each[columns] for each in decoder)), basis.layout.transform)
-    return law._replace(mean=law.mean + seen[:, columns])
+    """Return the predictive distribution of some coordinates of left-out runs.
+
+    `scores` are predicted less observed ones, so that the observed curves `seen` (n, m) are added.
+    """
+    difference = mixture(scores, Decoder(*(each[columns] for each in decoder)), basis.layout.transform)
+    return difference._replace(mean=difference.mean + seen[:, columns])
 
 
 def _scored(basis: OutputBasis, centred: Array) -> Ints:

@@ -242,7 +242,6 @@ def test_a_level_that_says_nothing_costs_nothing(settings):
     fine = uq.ensemble.build(designs["fine"], {"y": smooth(**designs["fine"])}, fidelity="fine")
     coarse = uq.ensemble.build(designs["coarse"], {"y": noise}, fidelity="coarse")
     surrogate = settings(levels=LEVELS).fit(uq.ensemble.combine(coarse, fine))
-    print(surrogate)
     alone = uq.GaussianProcess().fit(fine.drop_vars("fidelity"))
     truth, errors = smooth(**points), []
     for one in (surrogate, alone, settings(levels=LEVELS, scales="given").fit(uq.ensemble.combine(coarse, fine))):
@@ -322,3 +321,25 @@ def test_scales_are_those_of_the_highest_level_where_it_stands_alone():
     for step, design in zip(surrogate.ladder.steps, (coarse, fine), strict=True):
         inputs = np.column_stack([design["k"].values, design["b"].values])
         np.testing.assert_allclose(step.process.x, surrogate.domain.to_unit(inputs), rtol=1e-12)
+
+
+def test_the_highest_of_three_levels_stands_alone_while_the_lower_two_stay_a_ladder(tmp_path):
+    designs = uq.nested(SPACE, {"coarse": 40, "medium": 24, "fine": 14}, rng=2)
+    parts = []
+    for level, design in designs.items():
+        a, b = design["a"].values, design["b"].values
+        wave = np.cos(7.0 * a - 3.0 * b) + np.sin(9.0 * b + 1.0)
+        y = {"coarse": wave, "medium": 2.0 * wave + a, "fine": smooth(a, b)}[level]
+        parts.append(uq.ensemble.build(design, {"y": y}, fidelity=level))
+    surrogate = uq.MultiFidelity(levels=tuple(designs), cost={"coarse": 1, "medium": 5, "fine": 20}).fit(
+        uq.ensemble.combine(*parts)
+    )
+    _, medium, fine = surrogate.ladder.steps
+    assert (medium.process.beta[..., 1] != 0.0).all()
+    assert (fine.process.beta[..., 1] == 0.0).all()
+    assert "y from fine runs alone (+" in repr(surrogate)
+    assert uq.next_level(surrogate).level == "fine"  # although a coarse run costs a twentieth
+    loaded = uq.load_surrogate(surrogate.save(tmp_path / "ladder.nc"))
+    assert repr(loaded) == repr(surrogate)
+    points = {"a": np.linspace(0.0, 1.0, 9), "b": np.linspace(2.0, 0.0, 9)}
+    assert np.array_equal(loaded.predict(points).mean["y"], surrogate.predict(points).mean["y"])

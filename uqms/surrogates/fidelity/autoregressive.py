@@ -15,8 +15,8 @@ from uqms.errors import InputError
 from uqms.surrogates.adapted import candidates
 from uqms.surrogates.cokriging import CoKriging
 from uqms.surrogates.fidelity.ladder import Ladder, Step
-from uqms.surrogates.fidelity.levels import Levels, check_levels, noted_alone, read_levels, top_runs
-from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate
+from uqms.surrogates.fidelity.levels import Levels, check_levels, read_levels, top_runs
+from uqms.surrogates.fidelity.surrogate import MultiFidelitySurrogate, noted_alone
 from uqms.surrogates.fitting import Fitting, Probable
 from uqms.surrogates.gp import deciding, report
 from uqms.surrogates.input_scales import chosen_scales, noted_scales
@@ -219,7 +219,7 @@ def fitting_of(
 ) -> Fitting:
     """Return what the scores of level t of nested designs share: the one below is a part of their mean, or is not.
 
-    The scores `alone` have nothing of it.
+    The means of the scores `alone` do not depend on it.
     """
     cheap = levels.y[t - 1][levels.below[t]] if t else None
     if cheap is not None and alone is not None:
@@ -293,7 +293,8 @@ def preferred(
             return ladder
         tried = alone(levels, better)
     report(tried.step.process, tried.found, levels.bases)
-    attrs = levels.attrs | noted_alone(levels, better, tried.gain, tried.error)
+    names = [levels.bases[i].name for i in better]
+    attrs = levels.attrs | noted_alone(names, tried.gain[better], tried.error[better])
     return ladder_of(replace(levels, attrs=attrs), [*steps[:top], tried.step])
 
 

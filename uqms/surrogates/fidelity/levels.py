@@ -9,7 +9,6 @@ below[t]    for each run of level t the one of the same inputs in t - 1, or -1  
 ==========  =====================================================================  ===========
 """
 
-import json
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -36,7 +35,7 @@ from uqms.surrogates.gp import (
 from uqms.surrogates.outputs import Curve, OutputBasis, Scalar, fit_curves, fit_scalar
 from uqms.surrogates.transforms import Identity
 
-__all__ = ["Levels", "are_costs", "check_levels", "described_alone", "noted_alone", "read_levels", "top_runs"]
+__all__ = ["Levels", "are_costs", "check_levels", "read_levels", "top_runs"]
 
 _logger = logging.getLogger(__name__)
 SAME = 1e-9  # of the box: inputs that are closer are the same
@@ -219,18 +218,6 @@ def _standardised(y: Array) -> Array:
     centred = y - y.mean(axis=0)
     sd = centred.std(axis=0)
     return np.asarray(np.where(sd > 1e-13 * np.abs(y).max(axis=0, initial=0.0), centred / np.where(sd > 0, sd, 1), 0.0))
-
-
-def noted_alone(levels: Levels, outputs: Ints, gain: Array, error: Array) -> dict[str, str]:
-    """Return the attribute of a surrogate that names outputs of which lower levels say nothing, and why."""
-    words = {levels.bases[i].name: f"{gain[i]:+.2g} ± {error[i]:.1g}" for i in outputs}
-    return {"alone": json.dumps(words)}
-
-
-def described_alone(attrs: Mapping[str, str], level: str) -> list[str]:
-    """Return what `noted_alone` says, in words."""
-    gains: dict[str, str] = json.loads(attrs.get("alone", "{}"))
-    return [f"{name} from {level} runs alone ({gain} nats a left-out run)" for name, gain in gains.items()]
 
 
 def are_costs(cost: object, levels: Sequence[str]) -> bool:

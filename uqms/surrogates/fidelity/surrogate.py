@@ -1,6 +1,7 @@
 """What a multi-fidelity `fit` returns: a surrogate of the highest level."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, cast, final
@@ -15,12 +16,11 @@ from uqms.surrogates.adapted import described as kernel_described
 from uqms.surrogates.archive import Stored
 from uqms.surrogates.cokriging import CoKriging
 from uqms.surrogates.fidelity.ladder import Kind, Ladder, LadderDraws, LadderError, Step
-from uqms.surrogates.fidelity.levels import described_alone
 from uqms.surrogates.fitting import few_runs
 from uqms.surrogates.input_scales import described_scales
 from uqms.surrogates.kernel_files import description_of, kernel_of_description
 from uqms.surrogates.kernels import Kernel, SquaredExponential, Stationary
-from uqms.surrogates.outputs import OutputBasis
+from uqms.surrogates.outputs import OutputBasis, score_columns
 from uqms.surrogates.pointwise import NamedSurrogate
 from uqms.surrogates.process import ScoreProcess, Scores
 from uqms.surrogates.run_value import ErrorPart, Observed, RunKind
@@ -35,7 +35,16 @@ from uqms.surrogates.stored import (
     rebuilt_process,
 )
 
-__all__ = ["MultiFidelitySurrogate"]
+__all__ = ["MultiFidelitySurrogate", "noted_alone"]
+
+
+def noted_alone(names: Sequence[str], gain: Array, error: Array) -> dict[str, str]:
+    """Return the attribute of a surrogate that names outputs learned from the highest level alone, and what it gains.
+
+    `gain` and its standard `error` (outputs,) are in nats a left-out run.
+    """
+    each = zip(names, gain, error, strict=True)
+    return {"alone": json.dumps({name: f"{nats:+.2g} ± {se:.1g}" for name, nats, se in each})}
 
 
 @final
@@ -124,12 +133,17 @@ class MultiFidelitySurrogate(NamedSurrogate):
             if isinstance(kernel, Adapted | OneOf):
                 out.append(f"{name}: {kernel_described(kernel, step.process.ell, self.domain.d)}")
         out += described_scales(self.attrs)
-        alone = described_alone(self.attrs, self.levels[-1])
+        gains: dict[str, str] = json.loads(self.attrs.get("alone", "{}"))
+        columns = zip(self.bases, score_columns(self.bases), strict=True)
+        weighed = [j for basis, own in columns if basis.name not in gains for j in own]
         for lower, name, step in zip(self.levels, self.levels[1:], steps[1:], strict=False):
-            if step.kind == "linear" and not (alone and name == self.levels[-1]):
-                share = float(step.process.trend_root[..., 1].any(axis=-1).mean())
-                out += [f"{lower} says something of {name} with probability {share:.2f}"] if share < 1.0 else []
-        return out + alone
+            if step.kind == "linear":
+                told = step.process.trend_root[..., 1].any(axis=-1)  # by member and score
+                told = told[:, weighed] if step is steps[-1] else told
+                if told.size and (share := float(told.mean())) < 1.0:
+                    out.append(f"{lower} says something of {name} with probability {share:.2f}")
+        top = self.levels[-1]
+        return out + [f"{name} from {top} runs alone ({gain} nats a left-out run)" for name, gain in gains.items()]
 
     def stored(self) -> Stored:
         """Return what a file holds of it: a header of JSON and arrays."""
