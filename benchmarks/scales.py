@@ -2,9 +2,9 @@
 
     python benchmarks/scales.py [--quick] [--half seen|unseen] [--designs N] [--only KIND ...] [--kernel K] [--cost]
 
-Simulators of 27 kinds are generated, each with shape and design of its own. The method was chosen on thirteen of them
-(seen); the other fourteen (unseen) were written down before they were first run, and both halves are printed. Nineteen
-kinds have inputs from 0 to 1, eight have positive inputs in their own units, most of which act by their ratios. Of each
+Simulators of 30 kinds are generated, each with shape and design of its own. The method was chosen on thirteen of them
+(seen); the other seventeen (unseen) were written down before they were first run, and both halves are printed. 21 kinds
+have inputs from 0 to 1, nine have positive inputs in their own units, most of which act by their ratios. Of each
 problem 8 d or 20 d runs in turn, d inputs, and 500 new points. Beside `GaussianProcess(scales="auto")` are the same
 with ``scales="given"``, scikit-learn (constant * Matérn-5/2 with one length scale an input + white noise, targets
 normalised, best of 3 starts) and, where it is installed, BoTorch's `SingleTaskGP` (inputs normalised).
@@ -21,13 +21,13 @@ are drawn from the plain process are one of the kinds: there nothing is to be wo
 ``--averaging RUNS`` compares averaged hyperparameters with point estimates at so many runs per input, without aims: up
 to 30 they are averaged by default. ``--local`` compares the default's errors with and without their local scale, which
 may not cost more than 0.05 nats a point in any kind. ``--smoothness`` compares it with the same without its smoothest
-kernel, `Matern112`, at the same aim. ``--scatter`` compares the default, which states a scatter where runs ask for one,
-with exact runs, ``noise="none"``: of the same simulators, and of the same with a term that is too fast for any run to
-see; over all kinds of a half the log score may not be below by more than 0.05 nats a point. ``--outputs`` compares
-``outputs="auto"`` with the default where an output is nowhere negative, in its own unit, at the aims above, and counts
-how often a transform is taken. ``--cost`` measures fits of eight sets of runs instead, with both settings in turns:
-medians of wall and CPU seconds, and of the paired ratios, each of which is at most 4. The scales of positive inputs are
-searched too.
+kernel, `Matern112`, at the same aim, and ``--main-effects`` with the same without kernels with main effects.
+``--scatter`` compares the default, which states a scatter where runs ask for one, with exact runs, ``noise="none"``: of
+the same simulators, and of the same with a term that is too fast for any run to see; over all kinds of a half the log
+score may not be below by more than 0.05 nats a point. ``--outputs`` compares ``outputs="auto"`` with the default where
+an output is nowhere negative, in its own unit, at the aims above, and counts how often a transform is taken. ``--cost``
+measures fits of eight sets of runs instead, with both settings in turns: medians of wall and CPU seconds, and of the
+paired ratios, each of which is at most 4. The scales of positive inputs are searched too.
 """
 
 if __name__ != "__main__":
@@ -52,7 +52,7 @@ from scipy.stats import qmc
 import uqms as uq
 from uqms._typing import Array
 from uqms.surrogates.adapted import OneOf
-from uqms.surrogates.kernels import correlation
+from uqms.surrogates.kernels import Kernel, correlation
 from uqms.surrogates.roughness import roughness
 
 type Function = Callable[[Array], Array]
@@ -360,6 +360,40 @@ def excitable(rng: np.random.Generator) -> tuple[int, Function]:
     return 2, function
 
 
+def covariates(rng: np.random.Generator) -> tuple[Ends, Function]:
+    """Return the logarithm of a child's clearance: weight, age, renal function, dose of an inducer, protein, time."""
+    power, half, steep, renal, induced = rng.uniform([0.5, 0.3, 1.0, 0.3, 0.2], [0.9, 2.0, 4.0, 1.0, 1.0])
+    ends = np.array([[3.0, 60.0], [0.05, 15.0], [20.0, 150.0], [0.1, 10.0], [20.0, 50.0], [0.0, 24.0]])
+
+    def function(x: Array) -> Array:
+        weight, age, filtered, dose, protein, hour = x.T
+        maturation = age**steep / (half**steep + age**steep)
+        effect = power * np.log(weight / 70.0) + np.log(0.1 + maturation) + renal * np.log(filtered / 100.0)
+        daily = 0.1 * np.cos(2.0 * np.pi * hour / 24.0) * maturation
+        return np.asarray(effect + induced * dose / (1.0 + dose) - 0.3 * np.log(protein / 40.0) + daily)
+
+    return ends, function
+
+
+def kinks(rng: np.random.Generator) -> tuple[int, Function]:
+    """Return a product of kinks, the function of Sobol' and Saltelli."""
+    d = int(rng.integers(3, 7))
+    a = np.sort(rng.uniform(0.0, 9.0, d))
+    return d, lambda x: np.prod((np.abs(4.0 * x - 2.0) + a) / (1.0 + a), axis=1)
+
+
+def combination(rng: np.random.Generator) -> tuple[int, Function]:
+    """Return what two drugs do that act by themselves (Bliss), on a slow wave and a trend of two other inputs."""
+    half, steep = rng.uniform(0.2, 0.6, 2), rng.uniform(1.0, 5.0, 2)
+    size, phase = rng.uniform(0.1, 0.4), rng.uniform(0.0, 6.0)
+
+    def function(x: Array) -> Array:
+        first, second = (x[:, :2] ** steep / (half**steep + x[:, :2] ** steep)).T
+        return np.asarray(first + second - first * second + size * np.sin(5.0 * x[:, 2] + phase) + 0.3 * x[:, 3] ** 2)
+
+    return 4, function
+
+
 def prey(rng: np.random.Generator) -> tuple[int, Function]:
     """Return the number of prey after one or two cycles with their predators."""
     t = rng.uniform(4.0, 10.0)
@@ -382,7 +416,7 @@ KINDS = {
     ),
     "unseen": (
         oscillator, enzyme, heat, wing, outbreak, vessel, bumps, kink,
-        inhibition, windkessel, polynomial, arrhenius, excitable, prey,
+        inhibition, windkessel, polynomial, arrhenius, excitable, prey, covariates, kinks, combination,
     ),
 }  # fmt: skip
 
@@ -619,12 +653,25 @@ def local(halves: list[str], designs: int, only: list[str], kernel: uq.RadialKer
     return aims
 
 
-def smoothness(halves: list[str], designs: int, only: list[str]) -> list[Aim]:
-    """Compare the default with the same without its smoothest kernel."""
+def smoothest(kernels: OneOf) -> list[Kernel]:
+    """Return the smoothest of the kernels that runs may choose from."""
+    return kernels.choices()[-1]
+
+
+def with_main_effects(kernels: OneOf) -> list[Kernel]:
+    """Return those of the kernels that have main effects."""
+    return [one for one in kernels.kernels if isinstance(one, uq.MainEffects)]
+
+
+def without(
+    what: str, left_out: Callable[[OneOf], list[Kernel]], halves: list[str], designs: int, only: list[str]
+) -> list[Aim]:
+    """Compare the default with the same without some of its kernels."""
     aims, method, candidates = list[Aim](), of_uqms("auto", uq.Matern52()), OneOf.that_adapts
 
-    def rougher(kernel: uq.RadialKernel, d: int) -> OneOf:
-        return OneOf(tuple(one for base in candidates(kernel, d).choices()[:-1] for one in base))
+    def fewer(kernel: uq.RadialKernel, d: int) -> OneOf:
+        every = candidates(kernel, d)
+        return OneOf(tuple(one for one in every.kernels if one not in left_out(every)))
 
     for half in halves:
         means: list[tuple[float, float]] = []
@@ -634,18 +681,18 @@ def smoothness(halves: list[str], designs: int, only: list[str]) -> list[Aim]:
             gains, errors = list[float](), list[float]()
             for number in range(designs):
                 runs = problem(kind, number)
-                with mock.patch.object(OneOf, "that_adapts", rougher):
+                with mock.patch.object(OneOf, "that_adapts", fewer):
                     before = scored(method, *runs)
                 now = scored(method, *runs)
                 gains.append(now.score - before.score)
                 errors.append(float(np.log(now.rmse / before.rmse)))
             se = float(np.std(gains, ddof=1) / np.sqrt(designs))
             means.append((float(np.mean(gains)), float(np.mean(errors))))
-            label = f"{half}, {kind.__name__}: gain of log score by the smoothest kernel"
+            label = f"{half}, {kind.__name__}: gain of log score by {what}"
             told = f"RMSE {np.exp(means[-1][1]):.2f} times as large"
             aims.append(aim(label, means[-1][0], -LOSS - 2.0 * se, mcse=se, n=designs, reason=told))
         gain, error = np.mean(means, axis=0)
-        aims.append(aim(f"{half}: gain of log score by the smoothest kernel, mean", float(gain), n=len(means)))
+        aims.append(aim(f"{half}: gain of log score by {what}, mean", float(gain), n=len(means)))
         aims.append(aim(f"{half}: ratio of RMSE, geometric mean", float(np.exp(error)), n=len(means)))
     return aims
 
@@ -812,6 +859,7 @@ def main() -> int:
     parser.add_argument("--averaging", type=int, metavar="RUNS", help="averages against point estimates")
     parser.add_argument("--local", action="store_true", help="errors with and without their local scale")
     parser.add_argument("--smoothness", action="store_true", help="the default with and without its smoothest kernel")
+    parser.add_argument("--main-effects", action="store_true", help="the default with and without main effects")
     parser.add_argument("--scatter", action="store_true", help="a scatter that the runs may ask for, and exact runs")
     parser.add_argument("--outputs", action="store_true", help="transforms that the runs choose, and none")
     options = parser.parse_args()
@@ -831,7 +879,10 @@ def main() -> int:
         return finish(transforms([options.half] if options.half else list(KINDS), designs, options.only))
     if options.smoothness:
         halves = [options.half] if options.half else list(KINDS)
-        return finish(smoothness(halves, designs, options.only))
+        return finish(without("the smoothest kernel", smoothest, halves, designs, options.only))
+    if options.main_effects:
+        halves = [options.half] if options.half else list(KINDS)
+        return finish(without("main effects", with_main_effects, halves, designs, options.only))
     every, aims = methods(not options.quick, getattr(uq, options.kernel)()), list[Aim]()
     for half in [options.half] if options.half else list(KINDS):
         pooled: list[Scored] = []

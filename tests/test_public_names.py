@@ -55,6 +55,7 @@ PUBLIC = [
     "LogUniform",
     "LogitNormal",
     "Logit",
+    "MainEffects",
     "Matern32",
     "Matern52",
     "Matern72",

@@ -141,6 +141,7 @@ if TYPE_CHECKING:  # the twin of `_NAMES`, for type checkers and editors; a test
     from uqms.surrogates import LocalGaussianProcess as LocalGaussianProcess
     from uqms.surrogates import Log as Log
     from uqms.surrogates import Logit as Logit
+    from uqms.surrogates import MainEffects as MainEffects
     from uqms.surrogates import Matern32 as Matern32
     from uqms.surrogates import Matern52 as Matern52
     from uqms.surrogates import Matern72 as Matern72
@@ -216,6 +217,7 @@ __all__ = [
     "LogUniform",
     "Logit",
     "LogitNormal",
+    "MainEffects",
     "Matern32",
     "Matern52",
     "Matern72",
@@ -388,6 +390,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "LocalGaussianProcess",
         "Log",
         "Logit",
+        "MainEffects",
         "Matern32",
         "Matern52",
         "Matern72",

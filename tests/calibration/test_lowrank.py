@@ -19,7 +19,16 @@ from uqms.calibration.population.covariances import ProcessCovariances
 from uqms.calibration.population.lowrank import LowRank
 from uqms.calibration.population.shared_error import LEFT_OUT, SharedError, nystroem
 from uqms.errors import InputError
-from uqms.surrogates import Adapted, Matern32, Matern52, Matern72, Matern112, RationalQuadratic, SquaredExponential
+from uqms.surrogates import (
+    Adapted,
+    MainEffects,
+    Matern32,
+    Matern52,
+    Matern72,
+    Matern112,
+    RationalQuadratic,
+    SquaredExponential,
+)
 from uqms.surrogates.kernels import Kernel, scale_count
 from uqms.surrogates.process import ScoreProcess, average, condition, scores_at
 from uqms.surrogates.training import Hyperparameters
@@ -36,6 +45,7 @@ KERNELS = (
     SquaredExponential() + Matern52() * RationalQuadratic(0.7),
     Adapted(),
     Adapted(Matern32(), amplitude=False),
+    MainEffects(Matern32()),
     Adapted(SquaredExponential() + Matern52() * RationalQuadratic(0.7), directions=False),
 )
 

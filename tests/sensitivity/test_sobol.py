@@ -218,6 +218,21 @@ def test_runs_are_too_few_from_a_twentieth_of_the_variance_unexplained() -> None
     assert enough.too_few_runs == ()
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_indices_of_few_runs_know_what_acts_alone(seed: int) -> None:
+    """The second input of Ishigami's function acts alone: with main effects its two indices from 60 runs are near."""
+    space = uq.ParameterSpace(**uniform(3))
+    design = uq.sobol(space, 60, rng=seed)
+    x = np.column_stack([design[name].values for name in space.names])
+    surrogate = uq.GaussianProcess().fit(uq.ensemble.build(design, {"y": ishigami(x)[:, 0]}, space=space))
+    result = sobol_indices(surrogate, rng=1)
+    low, high = (result.interval()["y"].sel(bound=bound) for bound in ("lower", "upper"))
+    for key, truth in ISHIGAMI.items():
+        assert ((low[key].values <= truth) & (truth <= high[key].values)).all(), key
+    assert (high["ST"] - low["ST"]).values[1] < 0.05  # 0.4 with one kernel of all inputs
+    assert result.too_few_runs == ()
+
+
 # --------------------------------------------------------------------------------------------------------------- curves
 def test_a_curve_is_its_coordinates_and_the_whole_their_average() -> None:
     basis = np.array([[1.0, 0.2, 0.0], [0.5, -1.0, 0.3], [0.0, 2.0, 1.0]])

@@ -20,6 +20,7 @@ from uqms.surrogates.fused import block_size
 from uqms.surrogates.fused_scores import scores_flat, scores_flat_reverse
 from uqms.surrogates.kernel_files import description_of, kernel_of_description
 from uqms.surrogates.kernels import Kernel, hyperparameter_count
+from uqms.surrogates.main_effects import MainEffects
 from uqms.surrogates.process import ScoreProcess, condition, score_reverse, scores_at
 from uqms.surrogates.training import AtMode, Hyperparameters, Rival, objective, subset, trend_basis
 
@@ -31,6 +32,8 @@ KERNELS = (
     Adapted(M32, directions=False),
     Adapted(M52 + SE, directions=False),
     Adapted(RationalQuadratic()),
+    MainEffects(M52),
+    MainEffects(RationalQuadratic()),
 )
 
 
@@ -45,8 +48,15 @@ def process_of(kernel: Kernel, n: int = 20) -> ScoreProcess:
     return condition(kernel, x, y, 1, found)
 
 
-def by_definition(kernel: Adapted, u: Array, x: Array, ell: Array) -> Array:
+def by_definition(kernel: Adapted | MainEffects, u: Array, x: Array, ell: Array) -> Array:
     """Return the correlation from its formula, pair by pair."""
+    if isinstance(kernel, MainEffects):
+        together, alone, relative = ell.reshape(3, D)
+        steps = u[:, None, :] - x
+        every = [np.sum((steps / together) ** 2, axis=-1), *np.moveaxis((steps / alone) ** 2, -1, 0)]
+        shares = np.append(1.0, relative) / (1.0 + relative.sum())
+        radial = np.vectorize(lambda r2: kernel.kernel.radial(r2)[0])
+        return np.asarray(sum(share * radial(r2) for share, r2 in zip(shares, every, strict=True)))
     own, lower, b = kernel.parts_of(ell, D)
     out = np.empty((len(u), len(x)))
     for a, i in itertools.product(range(len(u)), range(len(x))):
@@ -56,7 +66,7 @@ def by_definition(kernel: Adapted, u: Array, x: Array, ell: Array) -> Array:
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
-def test_correlation_is_its_formula(kernel: Adapted) -> None:
+def test_correlation_is_its_formula(kernel: Adapted | MainEffects) -> None:
     rng = np.random.default_rng(3)
     u, x, ell = rng.random((4, D)), rng.random((6, D)), ell_of(kernel)
     np.testing.assert_allclose(kernel.correlation(u, x, ell), by_definition(kernel, u, x, ell), rtol=1e-12)
@@ -67,7 +77,28 @@ def test_correlation_is_its_formula(kernel: Adapted) -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
-def test_objective_has_its_gradient(kernel: Adapted) -> None:
+def test_upper_triangle_is_that_of_the_correlation(kernel: Adapted | MainEffects) -> None:
+    x, ell = np.random.default_rng(3).random((9, D)), ell_of(kernel)
+    upper = kernel.upper(x, ell)
+    sooner = isinstance(kernel, MainEffects) or kernel.kernel in (M52, M32)  # kernels that compiled loops know
+    assert (upper is not None) == sooner
+    if upper is not None:
+        np.testing.assert_allclose(np.triu(upper), np.triu(kernel.correlation(x, x, ell)), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "kernel", [M52, MainEffects(M52), M52 + M52, M52 * M52, Adapted(M52, amplitude=False)], ids=str
+)
+def test_inputs_are_stretched_as_correlations_fall(kernel: Kernel) -> None:
+    """Near zero the correlation of Matérn 5/2 is 1 - 5/6 r2, whatever the parts."""
+    p, u, step = process_of(kernel), np.full((1, D), 0.5), 1e-4
+    moved = u + step * np.eye(D)
+    squares = [(1.0 - kernel.correlation(moved, u, ell)[:, 0]) * 6.0 / (5.0 * step**2) for ell in p.ell[0]]
+    np.testing.assert_allclose(p.stretch(), np.sqrt(np.mean(squares, axis=0)), rtol=1e-2)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_objective_has_its_gradient(kernel: Adapted | MainEffects) -> None:
     p = process_of(kernel)
     at = np.log(ell_of(kernel, 7))
 
@@ -81,7 +112,7 @@ def test_objective_has_its_gradient(kernel: Adapted) -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
-def test_prediction_is_conditioning(kernel: Adapted) -> None:
+def test_prediction_is_conditioning(kernel: Adapted | MainEffects) -> None:
     """Mean and covariance against dense generalised least squares, in compiled code and in matrix products."""
     p = process_of(kernel)
     u = np.random.default_rng(4).random((4, D))
@@ -105,7 +136,7 @@ def test_prediction_is_conditioning(kernel: Adapted) -> None:
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
 @pytest.mark.parametrize("k", [1, 3])
-def test_reverse_is_the_derivative(kernel: Adapted, k: int) -> None:
+def test_reverse_is_the_derivative(kernel: Adapted | MainEffects, k: int) -> None:
     p, rng = process_of(kernel), np.random.default_rng(5)
     u = rng.random((k, D))
     mean_bar, cov_bar = rng.standard_normal((1, k, 2)), rng.standard_normal((1, 2, k, k))
@@ -123,7 +154,7 @@ def test_reverse_is_the_derivative(kernel: Adapted, k: int) -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
-def test_inputs_in_another_order_are_the_same_process(kernel: Adapted) -> None:
+def test_inputs_in_another_order_are_the_same_process(kernel: Adapted | MainEffects) -> None:
     rng = np.random.default_rng(6)
     u, x, ell = rng.random((4, D)), rng.random((5, D)), ell_of(kernel)
     for order in itertools.permutations(range(D)):
@@ -154,10 +185,11 @@ def test_nothing_learned_is_the_kernel_itself() -> None:
 def test_rivals_are_what_can_be_learned() -> None:
     each = ["", " with learned amplitude", " with learned directions", " with learned directions and amplitude"]
     assert list(map(str, OneOf.that_adapts(M52, 3).kernels)) == [
-        f"{name}{more}" for name in ("Matern52", "Matern72", "Matern112") for more in each
+        f"{name}{more}" for name in ("Matern52", "Matern72", "Matern112") for more in [*each, " with main effects"]
     ]
     assert OneOf.that_adapts(Adapted(M32), 1).kernels == (M32, Adapted(M32, directions=False))
-    assert len(OneOf.that_adapts(M32, 9).kernels) == 2  # a distance of 9 inputs has 36 directions
+    assert OneOf.that_adapts(M32, 1).kernels == (M32, Adapted(M32, directions=False))  # nor is a sum of one another
+    assert len(OneOf.that_adapts(M32, 9).kernels) == 3  # a distance of 9 inputs has 36 directions
     assert OneOf.that_adapts(M52 + SE, 3).kernels == (M52 + SE, Adapted(M52 + SE, directions=False))
 
 
@@ -199,8 +231,8 @@ def test_one_of_several_kernels_is_that_kernel() -> None:
 
 def test_kernels_that_no_score_has_are_left_out() -> None:
     one = OneOf.that_adapts(M52, D)
-    own = [ell_of(one.kernels[i]) for i in (0, 3, 4)]
-    ell = np.stack([one.ell_of(one.kernels[i], values, D) for i, values in zip((0, 3, 4), own, strict=True)])
+    own = [ell_of(one.kernels[i]) for i in (0, 3, 5)]
+    ell = np.stack([one.ell_of(one.kernels[i], values, D) for i, values in zip((0, 3, 5), own, strict=True)])
     single, of_single = one.fewest(ell[None, :1], D)
     assert single == M52
     np.testing.assert_array_equal(of_single, own[0][None, None])
@@ -210,6 +242,9 @@ def test_kernels_that_no_score_has_are_left_out() -> None:
         np.testing.assert_array_equal(fewer.of(whole, D)[1], values)
     told = "Matern52 (2 of 3 scores) or Matern72 (1 of 3 scores), with learned directions (1 of 3 scores) and amplitude"
     assert described(fewer, of_fewer, D) == f"{told} (1 of 3 scores)"
+    sums = OneOf((M52, MainEffects(M52)))
+    told = "Matern52, with main effects (1 of 2 scores)"
+    assert described(sums, np.stack([sums.ell_of(k, ell_of(k), D) for k in sums.kernels])[None], D) == told
     with pytest.raises(InputError, match="there are 3 kernels"):
         fewer.check(of_fewer + 3.0)
 
@@ -290,6 +325,10 @@ def corner(x: Array) -> Array:
     return np.sin(12.0 * x[:, 0]) * np.exp(4.0 * x[:, 1])
 
 
+def effects(x: Array) -> Array:
+    return np.sin(9.0 * x[:, 0]) + np.cos(8.0 * x[:, 1]) + 0.05 * x[:, 0] * x[:, 1]
+
+
 def errors(surrogate: Any, function: Callable[[Array], Array], n: int = 400) -> tuple[Array, Array]:
     """Return errors and stated sds at points of the box."""
     x = np.random.default_rng(11).random((n, surrogate.domain.d))
@@ -297,7 +336,10 @@ def errors(surrogate: Any, function: Callable[[Array], Array], n: int = 400) -> 
     return here.mean["y"].values - function(x), here.sd["y"].values
 
 
-@pytest.mark.parametrize(("function", "learned", "better"), [(ridge, "directions", 0.25), (corner, "amplitude", 0.9)])
+@pytest.mark.parametrize(
+    ("function", "learned", "better"),
+    [(ridge, "directions", 0.25), (corner, "amplitude", 0.9), (effects, "main effects", 0.2)],
+)
 def test_the_runs_choose_what_helps(function: Callable[[Array], Array], learned: str, better: float) -> None:
     runs = runs_of(40, 2, 3, function=function)
     given, chosen = uq.GaussianProcess(scales="given").fit(runs), uq.GaussianProcess(scales="auto").fit(runs)
@@ -353,7 +395,7 @@ def test_functions_of_the_simple_kernel_keep_it() -> None:
             here = surrogate.predict(dict(zip("abcd", x.T, strict=True)))
             z = (rest - here.mean["y"].values) / here.sd["y"].values
             scores.append(-np.mean(np.log(here.sd["y"].values) + 0.5 * z**2))
-        learned += "learned" in repr(surrogate)
+        learned += "learned" in repr(surrogate) or "main effects" in repr(surrogate)
         gains.append(scores[1] - scores[0])
     assert learned <= 3
     assert min(gains) > -0.1
@@ -400,7 +442,7 @@ def test_draws_of_the_function_have_its_covariance() -> None:
 
 def test_of_many_runs_all_say_what_hyperparameters_are() -> None:
     """Some choose the kernel; mode and spread, from which draws come, are those of all, the plain kernel's too."""
-    runs = runs_of(400, 2, 3, function=lambda x: np.sin(9.0 * x[:, 0]) + np.sin(7.0 * x[:, 1]) ** 3)
+    runs = runs_of(400, 2, 3, function=lambda x: np.sin(9.0 * x[:, 0]) * np.sin(7.0 * x[:, 1]) ** 3)
     x = np.column_stack([runs["a"].values, runs["b"].values])
     y = runs["y"].values - runs["y"].values.mean()
     fitting = Fitting(x, OneOf.that_adapts(M52, 2), 1, False, "averaged")

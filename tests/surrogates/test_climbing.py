@@ -41,6 +41,7 @@ KERNELS = (
     Adapted(M52, amplitude=False),
     Adapted(M52 + SE, directions=False),
     Adapted(RationalQuadratic()),
+    uq.MainEffects(M52),
 )
 NOISES: dict[str, Noise] = {"none": False, "fitted": True, "known": np.random.default_rng(8).uniform(0.2, 2.0, N)}
 

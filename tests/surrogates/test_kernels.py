@@ -135,7 +135,7 @@ def test_sums_and_products_are_values() -> None:
     assert Matern52() * Matern32() * Matern52() == Product((Matern52(), Matern32(), Matern52()))
     assert str(OWN_PLUS) == "Own(alpha=0.7) + Matern52 * Own(alpha=3.0)"
     assert str(BOTH) == "SquaredExponential * Matern32 + Matern52 + Matern32"
-    assert BOTH.layout().tolist() == [0, 0, 1, 0, 2, 1, 1, 2]  # code and term of each part
+    assert BOTH.layout(3).tolist() == [0, 0, 1, 0, 2, 1, 1, 2]  # code and term of each part
 
 
 def test_kernels_that_are_none_are_refused() -> None:

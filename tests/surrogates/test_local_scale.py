@@ -49,7 +49,12 @@ from uqms.surrogates.training import Hyperparameters
 
 D = 2
 M = 6  # coefficients: 1, two inputs, their squares, their product
-KERNELS = (uq.Matern52(), uq.Matern52() + uq.SquaredExponential(), uq.surrogates.Adapted(uq.Matern32()))
+KERNELS = (
+    uq.Matern52(),
+    uq.Matern52() + uq.SquaredExponential(),
+    uq.surrogates.Adapted(uq.Matern32()),
+    uq.MainEffects(uq.Matern32()),
+)
 
 
 def scaled(kernel: uq.surrogates.Kernel, n: int = 15, d: int = D) -> ScoreProcess:

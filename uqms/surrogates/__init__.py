@@ -31,6 +31,7 @@ from uqms.surrogates.kernels import (
 )
 from uqms.surrogates.learning import LearningCurve, learning_curve
 from uqms.surrogates.loading import load_surrogate
+from uqms.surrogates.main_effects import MainEffects
 from uqms.surrogates.neighbours import LeftOutRuns, LocalGaussianProcess, LocalGaussianProcessSurrogate
 from uqms.surrogates.outputs import Curve, Decoder, InputDecoder, Layout, Scalar
 from uqms.surrogates.physics import Physics
@@ -68,6 +69,7 @@ __all__ = [
     "LocalGaussianProcessSurrogate",
     "Log",
     "Logit",
+    "MainEffects",
     "Matern32",
     "Matern52",
     "Matern72",

@@ -1,10 +1,12 @@
 """Passes over the matrices of one process, compiled: one in the place of several in NumPy."""
 
+import numpy as np
+
 from uqms._compiled import compiled
 from uqms._typing import Array
 from uqms.surrogates.radial import radial
 
-__all__ = ["fill_adjoint", "fill_correlation"]
+__all__ = ["fill_adjoint", "fill_correlation", "fill_sum"]
 
 TILE = 16  # columns that are mirrored together, so that both sides stay in the processor's cache
 
@@ -28,6 +30,34 @@ def fill_adjoint(inverse: Array, left: Array, right: Array, weights: Array, fact
         for i in range(first, n):
             for j in range(first, min(first + TILE, i)):
                 inverse[i, j] = inverse[j, i]
+
+
+@compiled(fastmath={"contract"})
+def fill_sum(code: int, z: Array, alone: Array, shares: Array, kappa: Array) -> None:
+    """Fill the upper triangle (n, n) of a sum: of a correlation of all inputs and of one of each, with these shares.
+
+    `z` (d, n) are inputs as `fill_correlation` takes them, `alone` the same in the length scales of single inputs.
+    """
+    d, n = z.shape
+    for i in range(n):
+        total = kappa[i, i:]
+        r2 = np.zeros(n - i)
+        for c in range(d):
+            here, others = z[c, i], z[c, i:]
+            for j in range(len(r2)):
+                step = here - others[j]
+                r2[j] += step * step
+        radial(code, r2)
+        for j in range(len(r2)):
+            total[j] = shares[0] * r2[j]
+        for c in range(d):
+            here, others, share = alone[c, i], alone[c, i:], shares[1 + c]
+            for j in range(len(r2)):
+                step = here - others[j]
+                r2[j] = step * step
+            radial(code, r2)
+            for j in range(len(r2)):
+                total[j] += share * r2[j]
 
 
 @compiled(fastmath={"contract"})

@@ -25,7 +25,9 @@ import numpy as np
 from uqms._teaching import taught_construction
 from uqms._typing import Array, Ints
 from uqms.errors import InputError
+from uqms.surrogates._dense import fill_correlation
 from uqms.surrogates.kernels import (
+    SINGLE,
     Kernel,
     Linearised,
     Matern52,
@@ -38,6 +40,8 @@ from uqms.surrogates.kernels import (
     hyperparameter_count,
     scale_count,
 )
+from uqms.surrogates.main_effects import MainEffects
+from uqms.surrogates.radial import factor_of
 
 __all__ = ["Adapted", "Bent", "OneOf", "candidates", "converted", "described", "forward_logs"]
 
@@ -144,9 +148,9 @@ class Adapted(Kernel):
         entries = np.exp(np.arcsinh(lower[_below(len(lower))])) if self.directions else np.empty(0)
         return np.concatenate([own, entries, np.exp(b) if self.amplitude else np.empty(0)])
 
-    def layout(self) -> Array | None:
+    def layout(self, d: int) -> Array | None:
         """Return code and term of each part of the stationary kernel."""
-        return self.kernel.layout()
+        return self.kernel.layout(d)
 
     def variances(self, u: Array, ell: Array) -> Array:
         """Return kappa (k,) of each input with itself."""
@@ -171,6 +175,17 @@ class Adapted(Kernel):
             sizes = amplitude(u, b)
             kappa *= sizes[:, None]
             kappa *= sizes if u is x else amplitude(x, b)
+        return kappa
+
+    def upper(self, x: Array, ell: Array) -> Array | None:
+        """Return the upper triangle (n, n) of kappa of inputs with themselves, where compiled code has the kernel."""
+        base = self.kernel
+        if not isinstance(base, RadialKernel) or base.code >= SINGLE:
+            return None
+        own, lower, b = self.parts_of(ell, x.shape[1])
+        z = np.ascontiguousarray((x @ lower.T * (math.sqrt(factor_of(base.code)) / own)).T)
+        kappa = np.empty((len(x), len(x)))
+        fill_correlation(base.code, z, amplitude(x, b), kappa)
         return kappa
 
     def correlation_within(self, u: Array, ell: Array) -> Array:
@@ -320,16 +335,24 @@ class OneOf(Kernel):
     plain = False
 
     def __post_init__(self) -> None:
-        bases = {one.kernel if isinstance(one, Adapted) else one for one in self.kernels}
+        bases = {_base(one) for one in self.kernels}
         if not all(isinstance(base, RadialKernel if len(bases) > 1 else Stationary) for base in bases):
             raise InputError(f"OneOf: kernels are {self.kernels!r}; give stationary ones, adapted or not.")
 
     @classmethod
     def that_adapts(cls, kernel: Stationary | Adapted, d: int) -> "OneOf":
-        """Return the candidates: a kernel with less learned, and smoother ones in its place, the smoothest last."""
+        """Return the candidates: a kernel with less learned, and smoother ones in its place, the smoothest last.
+
+        Beside each is the one with main effects, unless the kernel says what may be learned.
+        """
         whole = kernel if isinstance(kernel, Adapted) else Adapted(kernel, directions=isinstance(kernel, RadialKernel))
         bases = [whole.kernel, *([Matern72(), Matern112()] if whole.kernel == Matern52() else [])]
-        return cls(tuple(one for base in bases for one in _adapted_less(replace(whole, kernel=base), d)))
+        each = list[Kernel]()
+        for base in bases:
+            each += _adapted_less(replace(whole, kernel=base), d)
+            if isinstance(base, RadialKernel) and kernel is not whole and d > 1:
+                each.append(MainEffects(base))
+        return cls(tuple(each))
 
     def choices(self) -> list[list[Kernel]]:
         """Return the kernels by what they are of, each list from the simplest on."""
@@ -337,10 +360,9 @@ class OneOf(Kernel):
         return [[one for one in self.kernels if _base(one) == base] for base in bases]
 
     def learned(self, kernel: Kernel) -> int:
-        """Return how many things a kernel has beside the first: directions, an amplitude, another smoothness."""
-        return sum(bool(getattr(kernel, name, False)) for name in LEARNED) + int(
-            _base(kernel) != _base(self.kernels[0])
-        )
+        """Return how many things a kernel has beside the first: directions, amplitude, main effects, smoothness."""
+        own = sum(bool(getattr(kernel, name, False)) for name in LEARNED) + isinstance(kernel, MainEffects)
+        return own + int(_base(kernel) != _base(self.kernels[0]))
 
     def of(self, ell: Array, d: int) -> tuple[Kernel, Array]:
         """Return the kernel that `ell` says, with its own."""
@@ -378,9 +400,9 @@ class OneOf(Kernel):
         count = 1 + max(hyperparameter_count(one, d) for one in self.kernels) - scale_count(self, d)
         return np.zeros(count), np.ones(count), np.zeros((count, 2))
 
-    def layout(self) -> Array | None:
+    def layout(self, d: int) -> Array | None:
         """Return code and term of each part of the first."""
-        return self.kernels[0].layout()
+        return self.kernels[0].layout(d)
 
     def variances(self, u: Array, ell: Array) -> Array:
         """Return the correlation (k,) of each input with itself."""
@@ -422,7 +444,7 @@ class OneOf(Kernel):
 
 
 def _base(kernel: Kernel) -> Kernel:
-    return kernel.kernel if isinstance(kernel, Adapted) else kernel
+    return kernel.kernel if isinstance(kernel, Adapted | MainEffects) else kernel
 
 
 def _adapted_less(kernel: Adapted, d: int) -> list[Kernel]:
@@ -437,8 +459,11 @@ def _adapted_less(kernel: Adapted, d: int) -> list[Kernel]:
 
 
 def converted(ell: Array, kernel: Kernel, to: Kernel, d: int) -> Array:
-    """Return `ell` of one kernel as that of another one that differs in what is learned only."""
+    """Return `ell` of one kernel as that of another one that differs in what is learned only, as near as that is."""
     own, lower, b = kernel.parts_of(ell, d) if isinstance(kernel, Adapted) else (ell, np.eye(d), np.zeros(d))
+    own = own[:d] if isinstance(kernel, MainEffects) else own
+    if isinstance(to, MainEffects):
+        return to.whole(own)
     return to.ell_of(own, lower, b) if isinstance(to, Adapted) else own
 
 
@@ -451,8 +476,11 @@ def described(kernel: Kernel, ell: Array, d: int) -> str:
     learned = {name: sum(any(getattr(one, name, False) for one in of) for of in by_score) for name in LEARNED}
     bases = Counter(str(_base(one)) for of in by_score for one in {_base(one): one for one in of}.values())
     said = [f"{name}{_of_scores(count, q)}" for name, count in learned.items() if count]
+    said = [f"learned {' and '.join(said)}"] if said else []
+    sums = sum(any(isinstance(one, MainEffects) for one in of) for of in by_score)
+    said += [f"main effects{_of_scores(sums, q)}"] if sums else []
     whole = " or ".join(f"{name}{_of_scores(count, q) if len(bases) > 1 else ''}" for name, count in bases.items())
-    return f"{whole}, with learned {' and '.join(said)}" if said else whole
+    return f"{whole}, with {' and '.join(said)}" if said else whole
 
 
 def _of_scores(count: int, q: int) -> str:

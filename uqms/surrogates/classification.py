@@ -481,7 +481,7 @@ class FittedProbability:
     @property
     def _one_part(self) -> int | None:
         """Code of the kernel where it has one part and there is no level below: compiled code has its derivative."""
-        layout = self.kernel.layout()
+        layout = self.kernel.layout(self.domain.d)
         return None if self.base is not None or layout is None or len(layout) != 2 else int(layout[0])
 
     def log_slope(self, u: Array) -> Array:

@@ -26,6 +26,7 @@ from uqms.surrogates.adapted import OneOf, converted
 from uqms.surrogates.climbing import FINE, climb
 from uqms.surrogates.correlated import LeftOut, left_out_errors, with_scores_in_common
 from uqms.surrogates.kernels import Kernel, hyperparameter_count
+from uqms.surrogates.main_effects import MainEffects
 from uqms.surrogates.outputs import OutputBasis, score_columns
 from uqms.surrogates.process import ScoreProcess, average, condition
 from uqms.surrogates.training import (
@@ -38,6 +39,7 @@ from uqms.surrogates.training import (
     bounds_of,
     fits_exactly,
     hyperparameters_at,
+    log_posterior,
     prior_of,
     starting_points,
     subset,
@@ -55,10 +57,11 @@ LEAST = 60  # runs that choose a kernel, where there are as many
 BETWEEN = 0.1  # share of the variance of left-out runs above which they are averaged too
 ROUNDS, POINTS = (1, 3), 512  # of draws of a kernel that was chosen, which has more hyperparameters; of a round
 SMOOTH_POINT = 1  # smoother kernels that a point estimate of few runs may take: with more it is overconfident
-SMOOTHER = -2.0  # log prior odds of a kernel over a rougher one: few runs prefer one by chance
+RICHER = -2.0  # log prior odds of a kernel with main effects, or a smoother one: few runs prefer one by chance
 TIE = 2.0  # of log evidence: within it a single kernel is the simplest
-FAR = 10.0  # below the largest log evidence: no draw would be of such a kernel
+FAR = 6.0  # below the largest log evidence: no draw would be of such a kernel
 APPROXIMATE = 10.0  # of log evidence, by which two that come from the average information may be wrong
+UNLIKELY = 3.0  # of log evidence, behind which a kernel with main effects is given up
 HOPELESS = 20.0  # of log posterior, by which other inputs are behind when they are given up
 ROUGH = 1e-2  # nats from the mode at which climbs end where inputs are compared
 PREDICTED = 1e-4  # sd of the errors of left-out runs over that of all: below it no other kernel is tried
@@ -347,7 +350,7 @@ class _Ordered(NamedTuple):
         """Return the largest log posterior of the runs that choose, of the richest kernel; or what is below `least`."""
         some, (simple, *more) = self._some(self._choosing()), [kernel]
         if isinstance(kernel, OneOf):
-            simple, *more = kernel.choices()[0]
+            simple, *more = [one for one in kernel.choices()[0] if not isinstance(one, MainEffects)]
         if not some.y.any():
             return Probable(0.0, np.empty(0))
         if start is None:
@@ -395,7 +398,7 @@ class _Ordered(NamedTuple):
         """
         d = self.x.shape[1]
         same, *smoother = kernel.choices()
-        first, *more = same
+        first, *more = [one for one in same if not isinstance(one, MainEffects)]
         rivals = [self._rough(first, columns, plain)]
         exact: set[int] = set()
 
@@ -411,16 +414,19 @@ class _Ordered(NamedTuple):
             best = best_of() if len(rivals) > 1 else rivals[0]
             if len(rivals) == 3 and best is rivals[0]:
                 break  # what neither directions nor an amplitude help, both do not
-            mode, own = best.at.mode, len(best.at.mode) - (self.noise is not False)
-            start = np.log(converted(np.exp(mode[:own]), best.kernel, rival, d))
-            rivals.append(self._rough(rival, columns, np.append(start, mode[own:])))
+            rivals.append(self._rough(rival, columns, _as_start(best, rival, d, self.noise)))
+        for rival in same[1 + len(more) :] if asks else []:
+            simple, ahead = rivals[0], _evidence(best_of()) - _evidence(rivals[0])
+            least = self._log_posterior(simple, columns) + ahead - UNLIKELY
+            found = self._rough(rival, columns, _as_start(simple, rival, d, self.noise), least)
+            rivals.append(found._replace(log_odds=RICHER))
         best = best_of()
         learned, last = same.index(best.kernel), best
         for smooth, several in enumerate(smoother[:most] if asks else [], start=1):
             if every._is_near_rounding(last, columns):
                 break
             found = self._rough(several[learned], columns, last.at.mode)
-            rivals.append(found._replace(log_odds=smooth * SMOOTHER))
+            rivals.append(found._replace(log_odds=smooth * RICHER))
             last = best_of()
             if last.kernel != found.kernel:
                 break
@@ -446,10 +452,18 @@ class _Ordered(NamedTuple):
         trend, none = trend_basis(self.x, columns, *self.cheap), np.empty((len(self.x), 0))
         return left_out_errors(self.x, self.y, trend, kernel, found, none)
 
-    def _rough(self, kernel: Kernel, columns: int, start: Array) -> Rival:
-        """Return a rival whose evidence is approximate: by the average information, not by the curvature."""
+    def _log_posterior(self, one: Rival, columns: int) -> float:
+        """Return the log posterior of a rival's mode."""
         trend = trend_basis(self.x, columns, *self.cheap)
-        found = climb(self.x, self.y, trend, kernel, self.noise, start, FINE, of_logs=True)
+        return log_posterior(one.at.mode, self.x, self.y, trend, one.kernel, self.noise)
+
+    def _rough(self, kernel: Kernel, columns: int, start: Array, least: float = -math.inf) -> Rival:
+        """Return a rival whose evidence is approximate: by the average information, not by the curvature.
+
+        A climb that will end below the log posterior `least` stops early.
+        """
+        trend = trend_basis(self.x, columns, *self.cheap)
+        found = climb(self.x, self.y, trend, kernel, self.noise, start, FINE, of_logs=True, hopeless=-least)
         mode, covariance = found.point, found.covariance
         return Rival(
             kernel, averaging.around(self.x, self.y, kernel, columns, self.noise, mode, covariance, *self.cheap)
@@ -595,6 +609,12 @@ class _Ordered(NamedTuple):
 def _permuted(found: Hyperparameters, kernel: Kernel, inputs: Ints) -> Hyperparameters:
     """Return hyperparameters of the same process of inputs in another order."""
     return replace(found, ell=kernel.reordered(found.ell, inputs)) if kernel.exchangeable else found
+
+
+def _as_start(found: Rival, kernel: Kernel, d: int, noise: Noise) -> Array:
+    """Return where the search for another kernel starts: at the mode of one that is a part of it."""
+    mode, own = found.at.mode, len(found.at.mode) - (noise is not False)
+    return np.append(np.log(converted(np.exp(mode[:own]), found.kernel, kernel, d)), mode[own:])
 
 
 def _simplest(rivals: Sequence[Rival], kernel: OneOf) -> Rival:

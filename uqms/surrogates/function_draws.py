@@ -245,7 +245,7 @@ def _correlations(kernel: Kernel, u: Array, z: Array, ell: Array) -> Iterator[tu
     size = max(16, BLOCK // max(1, len(z)))
     blocks = [slice(start, start + size) for start in range(0, len(u), size)]
     one, other = kernel.seen(u, ell), kernel.seen(z, ell)
-    layout = one.kernel.layout()
+    layout = one.kernel.layout(u.shape[1])
     if layout is None:
         yield from ((block, correlation(kernel, u[block], z, ell)) for block in blocks)
         return

@@ -94,8 +94,10 @@ def own_code(block: Array, at: int, code: int, codes: Ints) -> int:
     """Return the code of the kernel of a score, which may have one of its own; `at` is where its directions begin."""
     if block[8] > 0.0:
         n, d = int(block[2]), int(block[3])
-        codes[0] = int(block[at + int(block[6]) * (d + n) * d + int(block[7]) * d])
-        return int(min(codes[0], SINGLE))
+        own = int(block[at + int(block[6]) * (d + n) * d + int(block[7]) * d])
+        for part in range(len(codes)):
+            codes[part] = own
+        return int(min(own, SINGLE)) if len(codes) == 1 else SINGLE
     return code
 
 

@@ -41,6 +41,7 @@ from uqms.surrogates.kernel_files import description_of
 from uqms.surrogates.kernels import Kernel, Matern52, Stationary
 from uqms.surrogates.left_out import left_out_scores, truncation_share, with_held_out
 from uqms.surrogates.local_scale import changes_over_box, scales_at_runs, with_local_scale
+from uqms.surrogates.main_effects import MainEffects
 from uqms.surrogates.outputs import (
     Curve,
     Layout,
@@ -161,13 +162,14 @@ class GaussianProcess:
         it always is with a cheap model or with noise.
     scales
         "auto" (default): positive inputs enter as they are or by their logarithm, whichever makes the runs more
-        probable; and each score has learned directions and an amplitude that varies over the box (`Adapted`), and
-        a smoother kernel than `Matern52`, as far as its runs ask for them: `Matern72` or `Matern112`. Point estimates
-        of up to 30 runs per input end at `Matern72`. Kernels with and without are averaged by their evidence, so that
-        outputs that need none of it keep their simple kernel; above 30 runs per input the most probable one is taken.
-        `SquaredExponential` learns neither directions nor an amplitude, with which it would be overconfident. Where
-        left-out errors of a score show that it is predicted better in one part of the box than in another, its stated
-        error follows; not with noise or a cheap model. With a cheap model, inputs stay as they are.
+        probable; and each score has learned directions and an amplitude that varies over the box (`Adapted`), or
+        effects of single inputs beside those of all together (`MainEffects`), and a smoother kernel than `Matern52`, as
+        far as its runs ask for them: `Matern72` or `Matern112`. Point estimates of up to 30 runs per input end at
+        `Matern72`. Kernels with and without are averaged by their evidence, so that outputs that need none of it keep
+        their simple kernel; above 30 runs per input the most probable one is taken. `SquaredExponential` learns none of
+        it, with which it would be overconfident. Where left-out errors of a score show that it is predicted better in
+        one part of the box than in another, its stated error follows; not with noise or a cheap model. With a cheap
+        model, inputs stay as they are.
         "given": the kernel and the design box's scales are taken as they are, which is what "auto" does with a
         `JaxKernel`.
     outputs
@@ -211,13 +213,13 @@ class GaussianProcess:
                 "GaussianProcess takes settings, such as kernel=uq.Matern52(); runs go to fit: "
                 "uq.GaussianProcess().fit(uq.ensemble.build(inputs, outputs, space=space))."
             )
-        if not isinstance(self.kernel, Stationary | Adapted | JaxKernel):
+        if not isinstance(self.kernel, Stationary | Adapted | MainEffects | JaxKernel):
             raise InputError(
                 f"kernel is {self.kernel!r}; give Matern52(), another Matérn kernel, SquaredExponential() or "
                 "RationalQuadratic(), or a sum or product of them, or of kernels of your own that derive from "
                 "uqms.RadialKernel; or one of your own that derives from uqms.JaxKernel."
             )
-        self.kernel.layout()  # a kernel that does not compile is refused before there are runs
+        self.kernel.layout(1)  # a kernel that does not compile is refused before there are runs
         if self.trend not in ("constant", "linear", "quadratic"):
             raise InputError(f"trend is {self.trend!r}; give 'constant', 'linear' or 'quadratic'.")
         if self.mean is not None and not isinstance(self.mean, Physics):
@@ -346,7 +348,7 @@ class GaussianProcess:
             scores.append(of_runs)
             missing.append(lacking)
         kernel, scales = self.kernel, {}
-        chosen = self.scales == "auto" and isinstance(kernel, Stationary | Adapted)
+        chosen = self.scales == "auto" and isinstance(kernel, Stationary | Adapted | MainEffects)
         if chosen:
             kernel = candidates(kernel, box.d)
             if choose_inputs and self.mean is None:

@@ -126,7 +126,7 @@ class JaxKernel(Kernel):
             found.append((name, several))
         return found
 
-    def layout(self) -> None:
+    def layout(self, d: int) -> None:
         """Return None: compiled code does not know the kernel.
 
         Raises

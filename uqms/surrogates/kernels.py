@@ -58,6 +58,7 @@ __all__ = [
     "Stationary",
     "Structured",
     "Sum",
+    "Terms",
     "before_decay",
     "correlation",
     "correlation_slopes",
@@ -131,6 +132,13 @@ class Kernel(ABC):
         """Return the correlation (s, k, k) between the rows of each member of a batch (s, k, d)."""
         return np.stack([self.correlation(one, one, ell) for one in u])
 
+    def upper(self, x: Array, ell: Array) -> Array | None:
+        """Return a new array with the upper triangle (n, n) of the correlation of inputs with themselves, made sooner.
+
+        None where there is no faster way than `correlation`.
+        """
+        return None
+
     def spans(self, d: int) -> Array:
         """Return how wide each length scale's input is, over one that fills the unit interval."""
         return np.ones(scale_count(self, d))
@@ -139,8 +147,8 @@ class Kernel(ABC):
         """Return the place of the logarithm that is zero where a lower level says nothing, if there is one."""
         return None
 
-    def layout(self) -> Array | None:
-        """Return code and term of each part, (2 f,), for compiled code; None when it does not know the kernel."""
+    def layout(self, d: int) -> Array | None:
+        """Return code and term of each part of d inputs, (2 f,); None when compiled code does not know the kernel."""
         return None
 
     def variances(self, u: Array, ell: Array) -> Array:
@@ -269,8 +277,8 @@ class Stationary(RadialParts):
         bounds = np.repeat(np.log([SHARE_BOUNDS]), count, axis=0)
         return np.zeros(count), np.full(count, SHARE_SPREAD), bounds
 
-    def layout(self) -> Array:
-        """Return code and term of each part, (2 f,)."""
+    def layout(self, d: int) -> Array:
+        """Return code and term of each part, (2 f,), however many inputs there are."""
         pairs = [(part.code, index) for index, term in enumerate(self.terms) for part in term]
         return np.array(pairs, dtype=np.float64).ravel()
 
@@ -630,6 +638,22 @@ class Sum(Stationary):
         return " + ".join(map(str, self.parts))
 
 
+@final
+@dataclass(frozen=True)
+class Terms(Stationary):
+    """A sum of any number of single kernels, as compiled code sees kernels with more parts than a user may write."""
+
+    parts: tuple[RadialKernel, ...]
+
+    @property
+    def terms(self) -> tuple[tuple[RadialKernel, ...], ...]:
+        """One term for each part."""
+        return tuple((part,) for part in self.parts)
+
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.parts))
+
+
 def _parts(kernel: object, kind: type[Sum] | type[Product]) -> tuple[Any, ...]:
     return kernel.parts if isinstance(kernel, kind) else (kernel,)
 
@@ -914,6 +938,10 @@ def composite_of(codes: Ints, terms: Ints, shares: Array, inverse_ell: Array, u:
     while first < count:
         last = first
         product = shares[terms[first]]
+        if product == 0.0:  # of a score that has fewer parts than another
+            g[last] = 0.0
+            first += 1
+            continue
         while last < count and terms[last] == terms[first]:
             r2 = 0.0
             for c in range(len(u)):

@@ -357,7 +357,7 @@ class LocalGaussianProcessSurrogate(NamedSurrogate):
     def _settings(self, j: int) -> tuple[Array, Array, Array, float, float, float, float, float, int]:
         shares, scales = self._kernels[j]
         return (
-            self.kernel.layout(),
+            self.kernel.layout(self.domain.d),
             shares,
             scales,
             float(self.variance[j]),

@@ -40,7 +40,7 @@ from scipy.stats import qmc
 
 from uqms._typing import Array, Bools, Ints
 from uqms.errors import InputError
-from uqms.surrogates.kernels import Kernel, correlation, correlation_within, places, scale_count
+from uqms.surrogates.kernels import Kernel, Stationary, correlation, correlation_within, scale_count, split
 from uqms.surrogates.training import JITTER_FIRST, Hyperparameters, factorise, trend_basis, trend_reverse
 
 __all__ = [
@@ -213,14 +213,16 @@ class ScoreProcess:
         They are inverse length scales, of an input in learned directions those of all that it is part of, and ones
         where the kernel has no length scale of each input.
         """
-        where, found = places(self.kernel, self.x.shape[1]), []
-        if (where < 0).any():
-            return np.ones(self.x.shape[1])
+        found, d = [], self.x.shape[1]
         for ell in self.ell.reshape(-1, self.ell.shape[-1]):
-            squares = 1.0 / ell[where] ** 2  # (parts, d)
-            directions = self.kernel.seen(self.x[:1], ell).directions
-            found.append(squares if directions is None else squares @ directions**2)
-        return np.asarray(np.sqrt(np.mean(found, axis=(0, 1))))
+            seen = self.kernel.seen(self.x[:1], ell)
+            if not isinstance(seen.kernel, Stationary):
+                return np.ones(d)
+            scales, shares = split(seen.kernel, d, seen.ell)
+            terms = [index for index, term in enumerate(seen.kernel.terms) for _ in term]
+            squares = shares[terms] @ scales**-2.0
+            found.append(squares if seen.directions is None else squares @ seen.directions**2)
+        return np.asarray(np.sqrt(np.mean(found, axis=0)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_flat"}  # a copy, quickly made again
@@ -232,17 +234,18 @@ class ScoreProcess:
     @cached_property
     def _flat(self) -> Array:
         n, d = self.x.shape
-        b, scales = self.beta.shape[2], scale_count(self.kernel, d)
-        layout = self.kernel.layout()
-        if layout is None:
+        b = self.beta.shape[2]
+        if self.kernel.layout(d) is None:
             raise InputError(f"compiled prediction does not know the kernel {self.kernel}; use scores_at.")
         every = [[self.kernel.seen(self.x, ell) for ell in draw] for draw in self.ell]
         flat = [seen for draw in every for seen in draw]
+        layouts = {kernel: cast("Array", kernel.layout(d)) for kernel in {seen.kernel for seen in flat}}
+        layout = max(layouts.values(), key=len)  # other kernels have its parts too, with shares of zero
         directions, slopes = (
             any(one is not None for one in several) for several in zip(*(seen[4:] for seen in flat), strict=True)
         )
-        # Of one part each; those of some scores only may all have another kernel than that of the layout.
-        own = any(tuple(cast("Array", kernel.layout())) != tuple(layout) for kernel in {seen.kernel for seen in flat})
+        own = any(one[0] != layout[0] for one in layouts.values())  # where they differ, parts of a score are alike
+        parts_of, shares_of = len(layout) // 2, int(layout[-1])
         learned = [directions, slopes, own]
         features = self.local.shape[2]
         header = np.array([self.draws, self.q, n, d, b, len(layout) // 2, *learned, features], dtype=np.float64)
@@ -252,9 +255,10 @@ class ScoreProcess:
                 g, inverse = self.trend_factor[h, j], self.inverse_factor[h, j]
                 seen = every[h][j]
                 inverse = inverse if seen.slopes is None else inverse * seen.amplitude
+                scales = scale_count(seen.kernel, d)
                 parts += [
-                    1.0 / seen.ell[:scales],
-                    seen.ell[scales:],
+                    _padded(1.0 / seen.ell[:scales], parts_of * d),
+                    _padded(seen.ell[scales:], shares_of),
                     self.variance[h, j : j + 1],
                     self.beta[h, j],
                     self.target[h, j],
@@ -269,9 +273,13 @@ class ScoreProcess:
                 if slopes:
                     parts.append(np.zeros(d) if seen.slopes is None else seen.slopes)
                 if own:
-                    parts.append(cast("Array", seen.kernel.layout())[:1])
+                    parts.append(layouts[seen.kernel][:1])
                 parts.append(self.local[h, j])
         return np.concatenate(parts)
+
+
+def _padded(values: Array, size: int) -> Array:
+    return np.append(values, np.zeros(size - len(values)))
 
 
 def local_size(d: int) -> int:

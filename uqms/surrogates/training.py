@@ -32,18 +32,15 @@ from scipy.stats import qmc
 from uqms._threads import one_thread
 from uqms._typing import Array, Ints
 from uqms.errors import FitError
-from uqms.surrogates._dense import fill_adjoint, fill_correlation
+from uqms.surrogates._dense import fill_adjoint
 from uqms.surrogates.kernels import (
-    SINGLE,
     Kernel,
     Linearised,
-    RadialKernel,
     correlation,
     hyperparameter_count,
     places,
     scale_count,
 )
-from uqms.surrogates.radial import factor_of
 
 __all__ = [
     "AtMode",
@@ -359,21 +356,17 @@ def _log_likelihood(parameters: Array, x: Array, y: Array, trend: Array, kernel:
 
 def _lower_factor(kernel: Kernel, x: Array, ell: Array, nugget: Array) -> Array:
     """Return the factor of `factorise` in LAPACK's order, its upper triangle undefined; of adapted kernels sooner."""
-    seen = kernel.seen(x, ell)
+    jitter = JITTER_FIRST
     # Of a plain kernel the passes save less than a third, and its fits keep every digit that they had.
-    if kernel.plain or not isinstance(seen.kernel, RadialKernel) or seen.kernel.code >= SINGLE:
-        return _factorised(kernel.correlation(x, x, ell), nugget)[0]
-    code, n = seen.kernel.code, len(x)
-    z = np.ascontiguousarray((seen.z * (math.sqrt(factor_of(code)) / seen.ell)).T)
-    kappa, jitter = np.empty((n, n)), JITTER_FIRST
-    while jitter <= JITTER_LAST * 1.001:
-        fill_correlation(code, z, seen.amplitude, kappa)
-        kappa.flat[:: n + 1] += nugget + jitter
+    while (kappa := kernel.upper(x, ell)) is not None:
+        if jitter > JITTER_LAST * 1.001:
+            raise FitError(_not_definite(len(x)))
+        kappa.flat[:: len(x) + 1] += nugget + jitter
         lower, info = lapack.dpotrf(kappa.T, lower=1, clean=0, overwrite_a=1)
         if info == 0 and np.isfinite(lower[-1, -1]):
             return np.asarray(lower)
         jitter *= 10.0
-    raise FitError(_not_definite(n))
+    return _factorised(kernel.correlation(x, x, ell), nugget)[0]
 
 
 def marginal_log_likelihood(

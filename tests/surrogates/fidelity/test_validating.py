@@ -256,7 +256,7 @@ def test_a_level_that_says_nothing_costs_nothing(settings):
 @pytest.fixture(scope="module")
 def helped_and_misled():
     """Runs of two outputs: the coarse level follows one and says nothing of the other."""
-    designs = uq.nested(SPACE, {"coarse": 40, "fine": 14}, rng=2)
+    designs = uq.nested(SPACE, {"coarse": 40, "fine": 14}, rng=3)
     parts = []
     for level, design in designs.items():
         a, b = design["a"].values, design["b"].values
@@ -324,7 +324,7 @@ def test_scales_are_those_of_the_highest_level_where_it_stands_alone():
 
 
 def test_the_highest_of_three_levels_stands_alone_while_the_lower_two_stay_a_ladder(tmp_path):
-    designs = uq.nested(SPACE, {"coarse": 40, "medium": 24, "fine": 14}, rng=2)
+    designs = uq.nested(SPACE, {"coarse": 40, "medium": 24, "fine": 14}, rng=3)
     parts = []
     for level, design in designs.items():
         a, b = design["a"].values, design["b"].values

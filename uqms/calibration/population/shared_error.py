@@ -304,7 +304,8 @@ def nystroem(
     InputError
         When the cloud has too few points, or the kernel is one that compiled code does not know.
     """
-    if covariances.compiled is not None and covariances.compiled.kernel.layout() is None:
+    compiled = covariances.compiled
+    if compiled is not None and compiled.kernel.layout(compiled.x.shape[1]) is None:
         raise InputError(
             "A low-rank error needs a kernel of the inputs alone; this one is of several fidelities. Take the exact."
         )
