@@ -34,7 +34,7 @@ __all__ = ["BoTorchModel"]
 JITTER = 1e-9  # of the largest variance of runs to come
 
 
-class _Moments(torch.autograd.Function):
+class _Moments(torch.autograd.Function):  # type: ignore[misc]
     """Means (H, b, q) and covariances (H, b, q, q) of a number at inputs (b, q, d), computed in NumPy."""
 
     @staticmethod
@@ -45,7 +45,7 @@ class _Moments(torch.autograd.Function):
         return torch.from_numpy(np.ascontiguousarray(mean)), torch.from_numpy(np.ascontiguousarray(covariance))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, mean_bar: torch.Tensor, covariance_bar: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         number, x, box = ctx.number, ctx.x, ctx.number.domain
         if not getattr(number.surrogate, "differentiable", True):
