@@ -100,6 +100,7 @@ def test_scores_and_their_reverse_are_those_of_the_built_in_kernel(shape: tuple[
             for h, j in np.ndindex(process.draws, process.q)
         )
         np.testing.assert_allclose(slow, by[1], rtol=1e-8, atol=1e-9 * np.abs(by[1]).max())
+    np.testing.assert_allclose(ours.process.stretch(), theirs.process.stretch(), rtol=1e-12)
 
 
 def test_many_inputs_are_predicted_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -393,7 +393,8 @@ class _Ordered(NamedTuple):
 
         A smoother kernel is compared with as much learned as that which is best without it, and a still smoother one
         where these runs prefer the former; at most `most`. There is none where rounding is near when `every` run is
-        left out. Of those whose log evidence is not within `close` of the largest it is approximate, since their
+        left out. One with main effects is given up where its log posterior is far below what would make it as probable
+        as the best. Of those whose log evidence is not within `close` of the largest it is approximate, since their
         curvature, which would cost more than the climb, changes nothing.
         """
         d = self.x.shape[1]
@@ -419,7 +420,8 @@ class _Ordered(NamedTuple):
             simple, ahead = rivals[0], _evidence(best_of()) - _evidence(rivals[0])
             least = self._log_posterior(simple, columns) + ahead - UNLIKELY
             found = self._rough(rival, columns, _as_start(simple, rival, d, self.noise), least)
-            rivals.append(found._replace(log_odds=RICHER))
+            if self._log_posterior(found, columns) >= least:
+                rivals.append(found._replace(log_odds=RICHER))
         best = best_of()
         learned, last = same.index(best.kernel), best
         for smooth, several in enumerate(smoother[:most] if asks else [], start=1):

@@ -120,14 +120,20 @@ class MainEffects(RadialParts):
 
     def correlation(self, u: Array, x: Array, ell: Array) -> Array:
         """Return the correlation (k, n)."""
-        d, code = u.shape[1], self.kernel.code
-        squares = (u.T[:, :, None] - x.T[:, None, :]) ** 2
+        d, code, shares = u.shape[1], self.kernel.code, _shares(ell, u.shape[1])
         precision = factor_of(code) * ell[: 2 * d] ** -2.0
-        parts = np.empty((d + 1, len(u), len(x)))
-        parts[0] = np.tensordot(precision[:d], squares, 1)
-        np.multiply(squares, precision[d:, None, None], out=parts[1:])
-        radial(code, parts)
-        return np.tensordot(_shares(ell, d), parts, 1)
+        together, kappa = np.zeros((len(u), len(x))), np.zeros((len(u), len(x)))
+        for c in range(d):
+            part = (u[:, c : c + 1] - x[:, c]) ** 2
+            together += precision[c] * part
+            part *= precision[d + c]
+            radial(code, part)
+            part *= shares[1 + c]
+            kappa += part
+        radial(code, together)
+        together *= shares[0]
+        kappa += together
+        return kappa
 
     def upper(self, x: Array, ell: Array) -> Array | None:
         """Return the upper triangle (n, n) of the correlation of inputs with themselves, in one pass."""

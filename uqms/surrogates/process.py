@@ -40,7 +40,7 @@ from scipy.stats import qmc
 
 from uqms._typing import Array, Bools, Ints
 from uqms.errors import InputError
-from uqms.surrogates.kernels import Kernel, Stationary, correlation, correlation_within, scale_count, split
+from uqms.surrogates.kernels import Kernel, Stationary, correlation, correlation_within, places, scale_count, split
 from uqms.surrogates.training import JITTER_FIRST, Hyperparameters, factorise, trend_basis, trend_reverse
 
 __all__ = [
@@ -216,11 +216,14 @@ class ScoreProcess:
         found, d = [], self.x.shape[1]
         for ell in self.ell.reshape(-1, self.ell.shape[-1]):
             seen = self.kernel.seen(self.x[:1], ell)
-            if not isinstance(seen.kernel, Stationary):
+            where = places(seen.kernel, d)
+            if (where < 0).any():
                 return np.ones(d)
-            scales, shares = split(seen.kernel, d, seen.ell)
-            terms = [index for index, term in enumerate(seen.kernel.terms) for _ in term]
-            squares = shares[terms] @ scales**-2.0
+            squares = seen.ell[where] ** -2.0  # (parts, d)
+            if isinstance(seen.kernel, Stationary):  # of which parts count by their fractions
+                _, shares = split(seen.kernel, d, seen.ell)
+                squares *= np.repeat(shares, [len(term) for term in seen.kernel.terms])[:, None]
+            squares = squares.sum(axis=0)
             found.append(squares if seen.directions is None else squares @ seen.directions**2)
         return np.asarray(np.sqrt(np.mean(found, axis=0)))
 

@@ -289,6 +289,22 @@ def test_only_outputs_that_left_out_runs_prefer_do_without_the_lower_level(setti
     assert error(surrogate, "followed") < 0.1 * error(alone, "followed")
 
 
+def test_levels_with_main_effects_are_found_in_files(tmp_path):
+    designs = uq.nested(SPACE, {"coarse": 40, "fine": 20}, rng=3)
+    parts = []
+    for level, design in designs.items():
+        a, b = design["a"].values, design["b"].values
+        y = np.sin(12.0 * a) + np.cos(5.0 * b) + (level == "fine") * 0.3 * (np.sin(4.0 * a) + b**2)
+        parts.append(uq.ensemble.build(design, {"y": y}, fidelity=level))
+    surrogate = uq.MultiFidelity(levels=LEVELS, hyperparameters="point").fit(uq.ensemble.combine(*parts))
+    assert any(isinstance(step.process.kernel, uq.MainEffects) for step in surrogate.ladder.steps)
+    assert "coarse: Matern72 with main effects" in repr(surrogate)
+    loaded = uq.load_surrogate(surrogate.save(tmp_path / "ladder.nc"))
+    assert repr(loaded) == repr(surrogate)
+    points = {"a": np.linspace(0.0, 1.0, 9), "b": np.linspace(2.0, 0.0, 9)}
+    assert np.array_equal(loaded.predict(points).mean["y"], surrogate.predict(points).mean["y"])
+
+
 def test_what_the_highest_level_alone_gains_is_the_difference_of_left_out_log_scores(helped_and_misled, monkeypatch):
     misled = [one.drop_vars("followed") for one in helped_and_misled]
     surrogate = uq.MultiFidelity(levels=LEVELS).fit(uq.ensemble.combine(*misled))
