@@ -228,7 +228,9 @@ def test_indices_of_few_runs_know_what_acts_alone(seed: int) -> None:
     result = sobol_indices(surrogate, rng=1)
     low, high = (result.interval()["y"].sel(bound=bound) for bound in ("lower", "upper"))
     for key, truth in ISHIGAMI.items():
-        assert ((low[key].values <= truth) & (truth <= high[key].values)).all(), key
+        acts = np.array(truth) > 0.0  # of an index that is 0, all draws are a little above
+        assert (((low[key].values <= truth) & (truth <= high[key].values)) | ~acts).all(), key
+        assert (high[key].values[~acts] < 0.02).all()
     assert (high["ST"] - low["ST"]).values[1] < 0.05  # 0.4 with one kernel of all inputs
     assert result.too_few_runs == ()
 

@@ -297,14 +297,15 @@ def test_an_input_before_the_others_changes_nothing(kernel: Kernel) -> None:
     np.testing.assert_allclose(kernel.correlation(*before, lifted), kernel.correlation(u, x, ell), rtol=1e-12)
 
 
-def test_a_score_by_itself_keeps_its_kernel_in_compiled_code() -> None:
-    one, rng = OneOf((M52, uq.Matern72())), np.random.default_rng(4)
-    x, y, u = rng.random((12, D)), rng.standard_normal((12, 2)), rng.random((4, D))
-    each = [Hyperparameters(one.ell_of(kernel, np.ones(D), D), 0.0, 0.0, 0.0, 1, False) for kernel in one.kernels]
-    both = condition(one, x, y, 1, each)
-    for j in range(2):
-        alone = both.select(np.array([j]))
-        wanted, (mean, covariance) = scores_at(alone, u), scores_flat(alone.flat(), u)
+def test_scores_keep_their_kernels_in_compiled_code() -> None:
+    one = OneOf((M52, uq.Matern72(), MainEffects(M52), MainEffects(uq.Matern72()), MainEffects(RationalQuadratic())))
+    rng = np.random.default_rng(4)
+    x, y, u = rng.random((12, D)), rng.standard_normal((12, 5)), rng.random((4, D))
+    ells = [one.ell_of(kernel, np.ones(hyperparameter_count(kernel, D)), D) for kernel in one.kernels]
+    every = condition(one, x, y, 1, [Hyperparameters(ell, 0.0, 0.0, 0.0, 1, False) for ell in ells])
+    for scores in ([0], [1], [2], [0, 1], [2, 3], [1, 4, 2], [0, 1, 2, 3, 4]):
+        some = every.select(np.array(scores))
+        wanted, (mean, covariance) = scores_at(some, u), scores_flat(some.flat(), u)
         np.testing.assert_allclose(mean, wanted.mean, rtol=1e-8, atol=1e-10)
         np.testing.assert_allclose(covariance, wanted.covariance, rtol=1e-6, atol=1e-10)
 
