@@ -22,6 +22,7 @@ from uqms._compiled import compiled
 from uqms._native import A1, A2, NONE, I, deferred
 from uqms._typing import Array, Ints
 from uqms.calibration._blas import gemm, times_lower
+from uqms.surrogates.effects import effects_at, effects_slope
 from uqms.surrogates.fused import (
     adapted_at,
     add_local_slopes,
@@ -34,7 +35,7 @@ from uqms.surrogates.fused import (
     score_begin,
     see,
 )
-from uqms.surrogates.kernels import FAST, SINGLE, before_decay, composite_of
+from uqms.surrogates.kernels import FAST, SINGLE, before_decay, composite_of, composite_slope
 from uqms.surrogates.radial import decay
 
 __all__ = ["features", "features_reverse", "features_size"]
@@ -65,6 +66,11 @@ def _correlations(
     if code >= SINGLE:
         radials = np.empty(len(codes))
         for a in range(K):
+            if terms[len(codes) - 1] < 0:
+                effects_at(codes[0], shares, scales, u[a], points, kappa[a])
+                for i in range(n):
+                    kappa[a, i] *= variances[a]
+                continue
             for i in range(n):
                 kappa[a, i] = variances[a] * composite_of(codes, terms, shares, scales, u[a], points[i], radials)
         return
@@ -126,15 +132,17 @@ def _slopes(
     K, d = u.shape
     n = len(points)
     if code >= SINGLE:
-        radials = np.empty(len(codes))
+        radials, bars, unused = np.empty(len(codes)), np.empty(n), np.empty(n)
         for a in range(K):
+            if terms[len(codes) - 1] < 0:
+                for i in range(n):
+                    bars[i] = kappa_bar[a, i] * variances[a]
+                effects_slope(codes[0], shares, scales, u[a], points, bars, unused, u_bar[a])
+                continue
             for i in range(n):
                 composite_of(codes, terms, shares, scales, u[a], points[i], radials)
                 bar = kappa_bar[a, i] * variances[a]
-                for p in range(len(codes)):
-                    for c in range(d):
-                        s = scales[p, c]
-                        u_bar[a, c] += bar * radials[p] * (u[a, c] - points[i, c]) * s * s
+                composite_slope(terms, bar, radials, scales, u[a], points[i], u_bar[a])
         return
     moved = np.empty((K, d))
     total = np.empty(K)

@@ -19,7 +19,8 @@ import numpy as np
 from uqms._compiled import compiled
 from uqms._native import A1, A2, NONE, I, deferred
 from uqms._typing import Array, Ints
-from uqms.surrogates.kernels import FAST, SINGLE, composite_of, correlation_of, layout_of
+from uqms.surrogates.effects import effects_at, effects_slope
+from uqms.surrogates.kernels import FAST, SINGLE, composite_of, composite_slope, correlation_of, layout_of
 from uqms.surrogates.process import SHARPNESS
 
 __all__ = [
@@ -66,7 +67,7 @@ def inputs_at(block: Array) -> int:
 @compiled
 def kernel_size(block: Array) -> int:
     """Return the number of hyperparameters of the kernel: length scales, and weights of all terms but the first."""
-    return int(int(block[5]) * int(block[3]) + int(block[inputs_at(block) - 1]))
+    return int(int(block[5]) * int(block[3]) + int(abs(block[inputs_at(block) - 1])))
 
 
 @compiled
@@ -220,7 +221,13 @@ def forward(
     for a in range(k):
         total = 0.0
         scale = variance * amplitude[a]
+        effects = terms[parts - 1] < 0
+        if effects:
+            effects_at(codes[0], shares, each_inverse_ell, z[a], x, kv)
         for i in range(n):
+            if effects:
+                kv[i] *= scale
+                continue
             if code >= SINGLE:
                 kv[i] = scale * composite_of(codes, terms, shares, each_inverse_ell, z[a], x[i], radials)
                 kg[a, i] = scale * radials[0]  # all there is, where the kernel has one part
@@ -316,7 +323,8 @@ def reverse(
     inverse_ell = block[at : at + d]
     each_inverse_ell = block[at : at + parts * d].reshape(parts, d)
     k, begin = u.shape[0], n + b + 2 * parts
-    room = np.empty(begin + k * d + 2 * k + d)
+    room = np.empty(begin + k * d + 2 * k + d + n)
+    kappas, room = room[-n:], room[:-n]
     k_bar, v_bar, radials = room[:n], room[n : n + b], room[n + b : n + b + parts]
     shares, z = room[n + b + parts : begin], room[begin : begin + k * d].reshape(k, d)
     amplitude, local, z_bar = room[-2 * k - d : -k - d], room[-k - d : -d], room[-d:]
@@ -357,10 +365,7 @@ def reverse(
                 by_amplitude += bar
             elif code >= SINGLE:
                 by_amplitude += bar * composite_of(codes, terms, shares, each_inverse_ell, z[a], z[e], radials)
-                for p in range(parts):
-                    for c in range(d):
-                        step = (z[a, c] - z[e, c]) * each_inverse_ell[p, c]
-                        z_bar[c] += bar * radials[p] * step * each_inverse_ell[p, c]
+                composite_slope(terms, bar, radials, each_inverse_ell, z[a], z[e], z_bar)
             else:
                 r2 = 0.0
                 for c in range(d):
@@ -390,16 +395,20 @@ def reverse(
                 first += 1
                 second = first
         scale = variance * amplitude[a]
-        if parts > 1:
+        if terms[parts - 1] < 0:
+            for i in range(n):
+                k_bar[i] *= scale
+            effects_slope(codes[0], shares, each_inverse_ell, z[a], x, k_bar, kappas, z_bar)
+            for i in range(n):
+                by_amplitude += k_bar[i] * kappas[i]
+                of_mean += alpha[i] * scale * kappas[i]
+        elif parts > 1:
             for i in range(n):
                 bar = k_bar[i] * scale
                 kappa = composite_of(codes, terms, shares, each_inverse_ell, z[a], x[i], radials)
                 by_amplitude += bar * kappa
                 of_mean += alpha[i] * scale * kappa
-                for p in range(parts):
-                    for c in range(d):
-                        step = (z[a, c] - x[i, c]) * each_inverse_ell[p, c]
-                        z_bar[c] += bar * radials[p] * step * each_inverse_ell[p, c]
+                composite_slope(terms, bar, radials, each_inverse_ell, z[a], x[i], z_bar)
         else:
             for c in range(d):
                 s = 0.0

@@ -43,6 +43,7 @@ from uqms.errors import InputError
 
 __all__ = [
     "NEVER",
+    "Effects",
     "Kernel",
     "Linearised",
     "Matern32",
@@ -58,8 +59,9 @@ __all__ = [
     "Stationary",
     "Structured",
     "Sum",
-    "Terms",
     "before_decay",
+    "composite_of",
+    "composite_slope",
     "correlation",
     "correlation_slopes",
     "correlation_within",
@@ -640,18 +642,27 @@ class Sum(Stationary):
 
 @final
 @dataclass(frozen=True)
-class Terms(Stationary):
-    """A sum of any number of single kernels, as compiled code sees kernels with more parts than a user may write."""
+class Effects(Stationary):
+    """One kernel of all inputs together and of each alone, as sums of kernels are: see `MainEffects`.
 
-    parts: tuple[RadialKernel, ...]
+    Of a part of one input all other length scales are `NEVER`. Terms of these parts are negative in the layout, by
+    which compiled code knows that it needs no other input for them.
+    """
+
+    kernel: RadialKernel
+    inputs: int
 
     @property
     def terms(self) -> tuple[tuple[RadialKernel, ...], ...]:
         """One term for each part."""
-        return tuple((part,) for part in self.parts)
+        return ((self.kernel,),) * (self.inputs + 1)
+
+    def layout(self, d: int) -> Array:
+        """Return code and term of each part, (2 d + 2,)."""
+        return np.column_stack([np.full(d + 1, float(self.kernel.code)), -np.arange(d + 1.0)]).ravel()
 
     def __str__(self) -> str:
-        return " + ".join(map(str, self.parts))
+        return f"{self.kernel} of all inputs and of each"
 
 
 def _parts(kernel: object, kind: type[Sum] | type[Product]) -> tuple[Any, ...]:
@@ -930,18 +941,50 @@ def layout_of(layout: Array) -> tuple[int, Ints, Ints]:
 
 
 @compiled(fastmath=FAST)
+def effects_of(code: int, shares: Array, inverse_ell: Array, u: Array, x: Array, g: Array) -> float:
+    """Return kappa of `Effects` between two inputs, and fill g of each part."""
+    total = 0.0
+    r2 = 0.0
+    for c in range(len(u)):
+        step = u[c] - x[c]
+        together, alone = step * inverse_ell[0, c], step * inverse_ell[c + 1, c]
+        r2 += together * together
+        share = shares[c + 1]
+        g[c + 1] = 0.0
+        if share > 0.0:  # of a score that has no main effects it is zero
+            kappa, radial = part_of(code, alone * alone)
+            total += share * kappa
+            g[c + 1] = share * radial
+    kappa, radial = part_of(code, r2)
+    g[0] = shares[0] * radial
+    return total + shares[0] * kappa  # type: ignore[no-any-return]
+
+
+@compiled(fastmath=FAST)
+def composite_slope(terms: Ints, bar: float, g: Array, inverse_ell: Array, u: Array, x: Array, out: Array) -> None:
+    """Add to out (d,) the derivative by u of bar times what `composite_of` returns; it has filled g."""
+    if terms[len(terms) - 1] < 0:
+        for c in range(len(u)):
+            together, alone = inverse_ell[0, c], inverse_ell[c + 1, c]
+            out[c] += bar * (u[c] - x[c]) * (g[0] * together * together + g[c + 1] * alone * alone)
+        return
+    for part in range(len(terms)):
+        for c in range(len(u)):
+            scale = inverse_ell[part, c]
+            out[c] += bar * g[part] * (u[c] - x[c]) * scale * scale
+
+
+@compiled(fastmath=FAST)
 def composite_of(codes: Ints, terms: Ints, shares: Array, inverse_ell: Array, u: Array, x: Array, g: Array) -> float:
     """Return kappa of a sum of products between two inputs, and fill g of each part."""
     count = len(codes)
+    if terms[count - 1] < 0:
+        return effects_of(codes[0], shares, inverse_ell, u, x, g)  # type: ignore[no-any-return]
     total = 0.0
     first = 0
     while first < count:
         last = first
         product = shares[terms[first]]
-        if product == 0.0:  # of a score that has fewer parts than another
-            g[last] = 0.0
-            first += 1
-            continue
         while last < count and terms[last] == terms[first]:
             r2 = 0.0
             for c in range(len(u)):

@@ -27,11 +27,11 @@ from uqms.surrogates.kernels import (
     NEVER,
     SHARE_BOUNDS,
     SHARE_SPREAD,
+    Effects,
     Matern52,
     RadialKernel,
     RadialParts,
     Seen,
-    Terms,
 )
 from uqms.surrogates.radial import factor_of, radial
 
@@ -105,7 +105,7 @@ class MainEffects(RadialParts):
 
     def layout(self, d: int) -> Array:
         """Return code and term of each part of d inputs."""
-        return _terms(self.kernel, d).layout(d)
+        return Effects(self.kernel, d).layout(d)
 
     def seen(self, u: Array, ell: Array) -> Seen:
         """Return inputs as they are, which a sum of kernels of all inputs sees: most of its length scales are endless.
@@ -116,7 +116,7 @@ class MainEffects(RadialParts):
         scales = np.full((d + 1, d), NEVER)
         scales[0] = ell[:d]
         np.fill_diagonal(scales[1:], ell[d : 2 * d])
-        return Seen(u, np.ones(u.shape[:-1]), np.append(scales, ell[2 * d :]), _terms(self.kernel, d))
+        return Seen(u, np.ones(u.shape[:-1]), np.append(scales, ell[2 * d :]), Effects(self.kernel, d))
 
     def correlation(self, u: Array, x: Array, ell: Array) -> Array:
         """Return the correlation (k, n)."""
@@ -185,7 +185,3 @@ def _shares(ell: Array, d: int) -> Array:
     """Return the fractions (d + 1,), which sum to 1."""
     relative = np.append(1.0, ell[2 * d :])
     return np.asarray(relative / relative.sum())
-
-
-def _terms(kernel: RadialKernel, d: int) -> Terms:
-    return Terms((kernel,) * (d + 1))

@@ -248,7 +248,7 @@ class ScoreProcess:
             any(one is not None for one in several) for several in zip(*(seen[4:] for seen in flat), strict=True)
         )
         own = any(one[0] != layout[0] for one in layouts.values())  # where they differ, parts of a score are alike
-        parts_of, shares_of = len(layout) // 2, int(layout[-1])
+        parts_of, shares_of = len(layout) // 2, int(abs(layout[-1]))
         learned = [directions, slopes, own]
         features = self.local.shape[2]
         header = np.array([self.draws, self.q, n, d, b, len(layout) // 2, *learned, features], dtype=np.float64)
