@@ -13,7 +13,7 @@ import uqms as uq
 from uqms._typing import Array
 from uqms.errors import InputError
 from uqms.surrogates import RationalQuadratic, averaging
-from uqms.surrogates.adapted import Adapted, OneOf, converted, described
+from uqms.surrogates.adapted import Adapted, OneOf, candidates, converted, described
 from uqms.surrogates.fitting import Fitting, _apportioned, _simplest
 from uqms.surrogates.function_draws import _correlations, paths
 from uqms.surrogates.fused import block_size
@@ -441,21 +441,26 @@ def test_draws_of_the_function_have_its_covariance() -> None:
         assert np.all(np.abs(np.cov(draws.T) - covariance) < 5.0 * width), name
 
 
-def test_of_many_runs_all_say_what_hyperparameters_are() -> None:
+@pytest.mark.parametrize("kernel", [Adapted(M52), M52], ids=["of all inputs", "with main effects too"])
+def test_of_many_runs_all_say_what_hyperparameters_are(kernel: Kernel) -> None:
     """Some choose the kernel; mode and spread, from which draws come, are those of all, the plain kernel's too."""
-    runs = runs_of(400, 2, 3, function=lambda x: np.sin(9.0 * x[:, 0]) * np.sin(7.0 * x[:, 1]) ** 3)
+    runs = runs_of(400, 2, 3, function=lambda x: np.sin(9.0 * x[:, 0]) + np.sin(7.0 * x[:, 1]) ** 3)
     x = np.column_stack([runs["a"].values, runs["b"].values])
     y = runs["y"].values - runs["y"].values.mean()
-    fitting = Fitting(x, OneOf.that_adapts(M52, 2), 1, False, "averaged")
+    fitting = Fitting(x, candidates(kernel, 2), 1, False, "averaged")
     (found,) = fitting.trained(y[:, None])
     (one,) = found.rivals
     order = fitting._ordered(y[:, None], 0)
     all_runs = averaging.at_mode(order.x, order.y, one.kernel, 1, False, one.at.mode)
+    if kernel == M52:  # steps of the usual length drown in rounding
+        about = one.at.covariance
+        all_runs = averaging.around(order.x, order.y, one.kernel, 1, False, all_runs.mode, about=about)
     sd = np.sqrt(np.diag(all_runs.covariance))
     assert np.all(np.abs(one.at.mode - all_runs.mode) < 0.01 * sd)
     np.testing.assert_allclose(one.at.covariance, all_runs.covariance, rtol=0.05, atol=0.05 * one.at.covariance.max())
     some = averaging.at_mode(*(part[subset(400)] for part in (order.x, order.y)), one.kernel, 1, False, one.at.mode)
-    assert np.all(np.abs(one.at.mode - some.mode) > sd)  # which those of some would not be
+    off = np.abs(one.at.mode - some.mode) > sd  # which those of some would not be
+    assert off.all() if kernel != M52 else off.any()  # fractions of main effects are hardly known
 
 
 def test_many_runs_choose_on_some_of_them() -> None:

@@ -373,10 +373,8 @@ def test_units_of_inputs_and_outputs_do_not_matter(scale: float, shift: float) -
     wide = {"a": at["a"] * 1e6, "b": at["b"] * 1e-6}
     fitted = uq.GaussianProcess().fit(uq.ensemble.build(wide, {"y": scale * peak(at) + shift}))
     other = fitted.predict({"a": new["a"] * 1e6, "b": new["b"] * 1e-6})
-    # Climbs end within 1e-5 nats of the mode, on which draws of hyperparameters depend a little.
-    off = (other.mean["y"] - shift) / scale - plain.mean["y"]
-    assert (abs(off) < 0.1 * plain.sd["y"]).all()
-    np.testing.assert_allclose(other.sd["y"] / scale, plain.sd["y"], rtol=5e-2)
+    np.testing.assert_allclose((other.mean["y"] - shift) / scale, plain.mean["y"], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(other.sd["y"] / scale, plain.sd["y"], rtol=2e-2)
 
 
 def test_a_small_range_on_a_large_offset_is_learned() -> None:  # G3
@@ -459,7 +457,8 @@ def noisy_curves(at: dict[str, Array], seed: int = 1) -> xr.DataArray:
 
 def test_fitted_noise_of_a_curve_is_separated_from_the_mean_and_is_correlated_between_scores() -> None:
     fitted, exact = (
-        uq.GaussianProcess(noise=noise, hyperparameters="point").fit(  # type: ignore[arg-type]
+        # Without main effects, which halve the error of runs that are taken as exact.
+        uq.GaussianProcess(kernel=uq.Adapted(uq.Matern52()), noise=noise, hyperparameters="point").fit(  # type: ignore[arg-type]
             uq.ensemble.build(points(100), {"conc": noisy_curves(points(100))})
         )
         for noise in ("fitted", "none")
@@ -467,8 +466,7 @@ def test_fitted_noise_of_a_curve_is_separated_from_the_mean_and_is_correlated_be
     at = inner(400)
     truth, run = decay(at).values, noisy_curves(at, seed=5).values
     errors = [np.sqrt(np.mean((one.predict(at).mean["conc"].values - truth) ** 2)) for one in (fitted, exact)]
-    assert errors[0] < 0.5 * errors[1]  # of which main effects already smooth some
-    assert errors[0] < 0.01
+    assert errors[0] < 0.4 * errors[1]
     prediction = fitted.predict(at)
     assert 0.85 < np.mean(np.abs(truth - prediction.mean["conc"]) < 1.96 * prediction.sd["conc"]) <= 1.0
     low, high = prediction.interval(noise=True)["conc"].transpose("bound", ...).values
@@ -490,20 +488,22 @@ def test_fitted_noise_of_a_curve_is_separated_from_the_mean_and_is_correlated_be
 
 
 def test_noise_outside_of_the_scores_of_a_curve_is_warned_of() -> None:
-    """Noise that differs from coordinate to coordinate lies mostly outside of 20 scores; without noise nothing does.
-
-    By hand, 41 % of the noise of these runs and 80 % of that of others lies outside.
-    """
+    """Noise that differs from coordinate to coordinate lies mostly outside of 20 scores; without noise nothing does."""
     at, t = points(60), np.linspace(0.0, 4.0, 100)
     smooth = xr.DataArray(
         (1.0 + at["a"])[:, None] * np.exp(-np.outer(0.3 + at["b"], t)), dims=("run", "t"), coords={"t": t}
     )
     white = smooth + 0.03 * np.random.default_rng(2).standard_normal(smooth.shape)
+    adapted = uq.GaussianProcess(kernel=uq.Adapted(uq.Matern52()), noise="fitted", hyperparameters="point")
     settings = uq.GaussianProcess(noise="fitted", hyperparameters="point")
     with pytest.warns(
-        DataWarning, match=r"'conc': [678]\d% of the variance that looks like noise lies outside of its 20 sc"
+        DataWarning, match=r"'conc': \d\d% of the variance that looks like noise lies outside of its 20 sc"
     ):
         settings.fit(uq.ensemble.build(at, {"conc": white}))
+    with pytest.warns(
+        DataWarning, match=r"'conc': 8\d% of the variance that looks like noise lies outside of its 20 sc"
+    ):
+        adapted.fit(uq.ensemble.build(at, {"conc": white}))
     with warnings.catch_warnings():
         warnings.simplefilter("error", DataWarning)
         settings.fit(uq.ensemble.build(at, {"conc": smooth}))

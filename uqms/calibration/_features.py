@@ -14,15 +14,13 @@ z, s        inputs in the directions of a score, and its amplitude there        
 Letters of the kernel as in `adapted`: k(u, x) = variance s(u) s(x) kappa_0(z(u), z(x)), where L^-1 has s at the runs.
 """
 
-import math
-
 import numpy as np
 
 from uqms._compiled import compiled
 from uqms._native import A1, A2, NONE, I, deferred
 from uqms._typing import Array, Ints
 from uqms.calibration._blas import gemm, times_lower
-from uqms.surrogates.effects import effects_at, effects_slope
+from uqms.surrogates.effects import effects
 from uqms.surrogates.fused import (
     adapted_at,
     add_local_slopes,
@@ -35,8 +33,8 @@ from uqms.surrogates.fused import (
     score_begin,
     see,
 )
-from uqms.surrogates.kernels import FAST, SINGLE, before_decay, composite_of, composite_slope
-from uqms.surrogates.radial import decay
+from uqms.surrogates.kernels import EFFECTS, FAST, SINGLE, composite_of, composite_slope
+from uqms.surrogates.radial import radial_slopes
 
 __all__ = ["features", "features_reverse", "features_size"]
 
@@ -66,8 +64,8 @@ def _correlations(
     if code >= SINGLE:
         radials = np.empty(len(codes))
         for a in range(K):
-            if terms[len(codes) - 1] < 0:
-                effects_at(codes[0], shares, scales, u[a], points, kappa[a])
+            if code == EFFECTS:
+                effects(codes[0], shares, scales, u[a], points, kappa[a], radials[:0], radials[:0])
                 for i in range(n):
                     kappa[a, i] *= variances[a]
                 continue
@@ -78,7 +76,7 @@ def _correlations(
         for i in range(n):
             columns[c, i] = points[i, c] * scales[0, c]
     for a in range(K):
-        r2 = g[a]
+        r2 = kappa[a]
         for i in range(n):
             r2[i] = 0.0
         for c in range(d):
@@ -86,32 +84,10 @@ def _correlations(
             for i in range(n):
                 step = at - columns[c, i]
                 r2[i] += step * step
-        if code == 0:
-            for i in range(n):
-                value = variances[a] * decay(0.5 * r2[i])
-                kappa[a, i], g[a, i] = value, -value
-        elif code == 1:
-            for i in range(n):
-                r = math.sqrt(3.0 * r2[i])
-                value = variances[a] * decay(r)
-                kappa[a, i], g[a, i] = (1.0 + r) * value, -3.0 * value
-        elif code == 2:
-            for i in range(n):
-                r = math.sqrt(5.0 * r2[i])
-                value = variances[a] * decay(r)
-                kappa[a, i], g[a, i] = (1.0 + r + r * r / 3.0) * value, -(5.0 / 3.0) * (1.0 + r) * value
-        elif code == 3:
-            for i in range(n):
-                r = math.sqrt(7.0 * r2[i])
-                value = variances[a] * decay(r)
-                kappa[a, i] = (1.0 + r + r * r * (0.4 + r / 15.0)) * value
-                g[a, i] = -1.4 * (1.0 + r + r * r / 3.0) * value
-        else:
-            for i in range(n):
-                r = math.sqrt(11.0 * r2[i])
-                value = variances[a] * decay(r)
-                both = before_decay(r)
-                kappa[a, i], g[a, i] = both[0] * value, both[1] * value
+        radial_slopes(code, r2, g[a])
+        for i in range(n):
+            kappa[a, i] *= variances[a]
+            g[a, i] *= variances[a]
 
 
 @compiled(fastmath=FAST)
@@ -134,15 +110,15 @@ def _slopes(
     if code >= SINGLE:
         radials, bars, unused = np.empty(len(codes)), np.empty(n), np.empty(n)
         for a in range(K):
-            if terms[len(codes) - 1] < 0:
+            if code == EFFECTS:
                 for i in range(n):
                     bars[i] = kappa_bar[a, i] * variances[a]
-                effects_slope(codes[0], shares, scales, u[a], points, bars, unused, u_bar[a])
+                effects(codes[0], shares, scales, u[a], points, unused, bars, u_bar[a])
                 continue
             for i in range(n):
                 composite_of(codes, terms, shares, scales, u[a], points[i], radials)
                 bar = kappa_bar[a, i] * variances[a]
-                composite_slope(terms, bar, radials, scales, u[a], points[i], u_bar[a])
+                composite_slope(bar, radials, scales, u[a], points[i], u_bar[a])
         return
     moved = np.empty((K, d))
     total = np.empty(K)

@@ -32,6 +32,17 @@ def fill_adjoint(inverse: Array, left: Array, right: Array, weights: Array, fact
                 inverse[i, j] = inverse[j, i]
 
 
+@compiled(fastmath={"contract"}, inline="always")
+def _fill_squares(z: Array, i: int, r2: Array) -> None:
+    """Fill the squared distances r2 (n - i,) of input i to those from i on; `z` (d, n)."""
+    r2[:] = 0.0
+    for c in range(len(z)):
+        here, others = z[c, i], z[c, i:]
+        for j in range(len(r2)):
+            step = here - others[j]
+            r2[j] += step * step
+
+
 @compiled(fastmath={"contract"})
 def fill_sum(code: int, z: Array, alone: Array, shares: Array, kappa: Array) -> None:
     """Fill the upper triangle (n, n) of a sum: of a correlation of all inputs and of one of each, with these shares.
@@ -40,24 +51,16 @@ def fill_sum(code: int, z: Array, alone: Array, shares: Array, kappa: Array) -> 
     """
     d, n = z.shape
     for i in range(n):
-        total = kappa[i, i:]
-        r2 = np.zeros(n - i)
-        for c in range(d):
-            here, others = z[c, i], z[c, i:]
-            for j in range(len(r2)):
-                step = here - others[j]
-                r2[j] += step * step
+        total, r2 = kappa[i, i:], np.empty(n - i)
+        _fill_squares(z, i, r2)
         radial(code, r2)
         for j in range(len(r2)):
             total[j] = shares[0] * r2[j]
         for c in range(d):
-            here, others, share = alone[c, i], alone[c, i:], shares[1 + c]
-            for j in range(len(r2)):
-                step = here - others[j]
-                r2[j] = step * step
+            _fill_squares(alone[c : c + 1], i, r2)
             radial(code, r2)
             for j in range(len(r2)):
-                total[j] += share * r2[j]
+                total[j] += shares[1 + c] * r2[j]
 
 
 @compiled(fastmath={"contract"})
@@ -66,15 +69,10 @@ def fill_correlation(code: int, z: Array, amplitude: Array, kappa: Array) -> Non
 
     `z` (d, n) are inputs in length scales, times the square root of `radial.factor_of(code)`; see `kernels` for `code`.
     """
-    d, n = z.shape
+    n = z.shape[1]
     for i in range(n):
         r2 = kappa[i, i:]
-        r2[:] = 0.0
-        for c in range(d):
-            here, others = z[c, i], z[c, i:]
-            for j in range(len(r2)):
-                step = here - others[j]
-                r2[j] += step * step
+        _fill_squares(z, i, r2)
         radial(code, r2)
         sizes = amplitude[i:]
         for j in range(len(r2)):

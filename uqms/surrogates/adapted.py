@@ -359,6 +359,13 @@ class OneOf(Kernel):
         bases = list(dict.fromkeys(_base(one) for one in self.kernels))
         return [[one for one in self.kernels if _base(one) == base] for base in bases]
 
+    def adapted(self) -> list[Kernel]:
+        """Return the first kernel and what more of directions and amplitude may be learned with it, from less to more.
+
+        Each is a part of those behind it; one with main effects is a part of none.
+        """
+        return [one for one in self.choices()[0] if not isinstance(one, MainEffects)]
+
     def learned(self, kernel: Kernel) -> int:
         """Return how many things a kernel has beside the first: directions, amplitude, main effects, smoothness."""
         own = sum(bool(getattr(kernel, name, False)) for name in LEARNED) + isinstance(kernel, MainEffects)

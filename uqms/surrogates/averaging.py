@@ -73,7 +73,8 @@ ROUNDS, ROUNDS_MORE = 3, 8
 ENOUGH = 4  # effective points for each draw that is kept
 CANDIDATES = 1024  # points among which those that stand for the normal are chosen
 APPROXIMATED = 128  # points of Laplace's approximation
-STEP = 1e-3
+STEP, LONGEST_STEP = 1e-3, 3e-2
+SHARE_OF_SD = 0.03  # of the width of a density, for a step in which its curvature is the same
 CHEAP = (0.5, 1.0)  # mean and sd of the normal prior of a doubted cheap model's coefficient
 
 
@@ -115,13 +116,17 @@ def around(
     mode: Float[np.ndarray, " k"],
     covariance: Float[np.ndarray, "k k"] | None = None,
     cheap: Float[np.ndarray, " n"] | None = None,
+    about: Float[np.ndarray, "k k"] | None = None,
 ) -> AtMode:
-    """Return the mode with its log evidence, by a covariance or, where none is given, by the curvature there."""
+    """Return the mode with its log evidence, by a covariance or, where none is given, by the curvature there.
+
+    Differences for the curvature are in steps that fit `about`, an approximate covariance.
+    """
     trend = trend_basis(x, columns, cheap)
     scale = prior_of(kernel, x.shape[1], noise)[1]
     if covariance is None:
         with one_thread():
-            covariance = _inverse_curvature_at(mode, x, y, trend, kernel, noise, scale)
+            covariance = _inverse_curvature_at(mode, x, y, trend, kernel, noise, scale, about)
     volume = 0.5 * float(np.linalg.slogdet(2.0 * math.pi * covariance)[1])
     value = log_posterior(mode, x, y, trend, kernel, noise) + volume - _log_prior_mass(scale)
     return AtMode(mode, covariance, value)
@@ -410,12 +415,19 @@ def _mode(x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise, start:
 
 
 def _inverse_curvature_at(
-    mode: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise, scale: Array
+    mode: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise, scale: Array, about: Array | None
 ) -> Array:
-    """Return the inverse of the curvature of the density of p, by differences of its gradient."""
+    """Return the inverse of the curvature of the density of p, by differences of its gradient.
+
+    Where runs almost determine each other, gradients have an error by rounding, which a step that is short beside the
+    width of the density makes large; a long one would leave a narrow ridge.
+    """
     base = objective(mode, x, y, trend, kernel, noise)[1]
-    steps = STEP * np.eye(len(mode))
-    curvature = np.array([objective(mode + e, x, y, trend, kernel, noise)[1] - base for e in steps]) / STEP
+    steps = np.full(len(mode), STEP)
+    if about is not None:
+        steps = np.clip(SHARE_OF_SD * np.diag(np.linalg.inv(about)) ** -0.5, STEP, LONGEST_STEP)
+    ends = [objective(mode + e, x, y, trend, kernel, noise)[1] for e in np.diag(steps)]
+    curvature = (np.array(ends) - base) / steps[:, None]
     return inverse_curvature(curvature, scale)
 
 

@@ -26,7 +26,6 @@ from uqms.surrogates.adapted import OneOf, converted
 from uqms.surrogates.climbing import FINE, climb
 from uqms.surrogates.correlated import LeftOut, left_out_errors, with_scores_in_common
 from uqms.surrogates.kernels import Kernel, hyperparameter_count
-from uqms.surrogates.main_effects import MainEffects
 from uqms.surrogates.outputs import OutputBasis, score_columns
 from uqms.surrogates.process import ScoreProcess, average, condition
 from uqms.surrogates.training import (
@@ -335,7 +334,7 @@ class _Ordered(NamedTuple):
                 of_some = _simplest(rivals, kernel)
                 if averages:
                     of_all = self._rough(of_some.kernel, columns, of_some.at.mode)
-                    of_some = self._rival(of_all.kernel, columns, of_all.at.mode)
+                    of_some = self._rival(of_all.kernel, columns, of_all.at.mode, of_all.at.covariance)
                 rivals = [of_some]
         best = _simplest(rivals, kernel) if rivals else None
         if best is None or best.kernel == first:
@@ -350,7 +349,7 @@ class _Ordered(NamedTuple):
         """Return the largest log posterior of the runs that choose, of the richest kernel; or what is below `least`."""
         some, (simple, *more) = self._some(self._choosing()), [kernel]
         if isinstance(kernel, OneOf):
-            simple, *more = [one for one in kernel.choices()[0] if not isinstance(one, MainEffects)]
+            simple, *more = kernel.adapted()
         if not some.y.any():
             return Probable(0.0, np.empty(0))
         if start is None:
@@ -399,7 +398,7 @@ class _Ordered(NamedTuple):
         """
         d = self.x.shape[1]
         same, *smoother = kernel.choices()
-        first, *more = [one for one in same if not isinstance(one, MainEffects)]
+        first, *more = kernel.adapted()
         rivals = [self._rough(first, columns, plain)]
         exact: set[int] = set()
 
@@ -407,7 +406,8 @@ class _Ordered(NamedTuple):
             least = max(map(_evidence, rivals)) - within - APPROXIMATE
             for i, one in enumerate(rivals):
                 if i not in exact and _evidence(one) >= least:
-                    rivals[i] = self._rival(one.kernel, columns, one.at.mode)._replace(log_odds=one.log_odds)
+                    found = self._rival(one.kernel, columns, one.at.mode, one.at.covariance)
+                    rivals[i] = found._replace(log_odds=one.log_odds)
                     exact.add(i)
             return max(rivals, key=_evidence)
 
@@ -416,7 +416,7 @@ class _Ordered(NamedTuple):
             if len(rivals) == 3 and best is rivals[0]:
                 break  # what neither directions nor an amplitude help, both do not
             rivals.append(self._rough(rival, columns, _as_start(best, rival, d, self.noise)))
-        for rival in same[1 + len(more) :] if asks else []:
+        for rival in [one for one in same if one not in kernel.adapted()] if asks else []:
             simple, ahead = rivals[0], _evidence(best_of()) - _evidence(rivals[0])
             least = self._log_posterior(simple, columns) + ahead - UNLIKELY
             found = self._rough(rival, columns, _as_start(simple, rival, d, self.noise), least)
@@ -471,9 +471,10 @@ class _Ordered(NamedTuple):
             kernel, averaging.around(self.x, self.y, kernel, columns, self.noise, mode, covariance, *self.cheap)
         )
 
-    def _rival(self, kernel: Kernel, columns: int, mode: Array) -> Rival:
-        """Return a rival at its mode."""
-        return Rival(kernel, averaging.around(self.x, self.y, kernel, columns, self.noise, mode, None, *self.cheap))
+    def _rival(self, kernel: Kernel, columns: int, mode: Array, about: Array | None = None) -> Rival:
+        """Return a rival at its mode, by the curvature there; `about` is an approximate covariance."""
+        found = averaging.around(self.x, self.y, kernel, columns, self.noise, mode, None, self._cheap, about)
+        return Rival(kernel, found)
 
     def _of_rivals(
         self, kernel: OneOf, columns: int, found: Hyperparameters, order: int, doubted: bool, laplace: bool

@@ -249,7 +249,7 @@ def _correlations(kernel: Kernel, u: Array, z: Array, ell: Array) -> Iterator[tu
     if layout is None:
         yield from ((block, correlation(kernel, u[block], z, ell)) for block in blocks)
         return
-    _, codes, terms = layout_of(np.abs(layout))
+    _, codes, terms = layout_of(layout)
     count = int(terms[-1]) + 1
     u, z = one.z, other.z
     parts, shares = split(one.kernel, u.shape[1], one.ell)

@@ -19,8 +19,8 @@ import numpy as np
 from uqms._compiled import compiled
 from uqms._native import A1, A2, NONE, I, deferred
 from uqms._typing import Array, Ints
-from uqms.surrogates.effects import effects_at, effects_slope
-from uqms.surrogates.kernels import FAST, SINGLE, composite_of, composite_slope, correlation_of, layout_of
+from uqms.surrogates.effects import effects
+from uqms.surrogates.kernels import EFFECTS, FAST, SINGLE, composite_of, composite_slope, correlation_of, layout_of
 from uqms.surrogates.process import SHARPNESS
 
 __all__ = [
@@ -98,7 +98,7 @@ def own_code(block: Array, at: int, code: int, codes: Ints) -> int:
         own = int(block[at + int(block[6]) * (d + n) * d + int(block[7]) * d])
         for part in range(len(codes)):
             codes[part] = own
-        return int(min(own, SINGLE)) if len(codes) == 1 else SINGLE
+        return int(min(own, SINGLE)) if len(codes) == 1 else code
     return code
 
 
@@ -221,11 +221,10 @@ def forward(
     for a in range(k):
         total = 0.0
         scale = variance * amplitude[a]
-        effects = terms[parts - 1] < 0
-        if effects:
-            effects_at(codes[0], shares, each_inverse_ell, z[a], x, kv)
+        if code == EFFECTS:
+            effects(codes[0], shares, each_inverse_ell, z[a], x, kv, room[:0], room[:0])
         for i in range(n):
-            if effects:
+            if code == EFFECTS:
                 kv[i] *= scale
                 continue
             if code >= SINGLE:
@@ -365,7 +364,7 @@ def reverse(
                 by_amplitude += bar
             elif code >= SINGLE:
                 by_amplitude += bar * composite_of(codes, terms, shares, each_inverse_ell, z[a], z[e], radials)
-                composite_slope(terms, bar, radials, each_inverse_ell, z[a], z[e], z_bar)
+                composite_slope(bar, radials, each_inverse_ell, z[a], z[e], z_bar)
             else:
                 r2 = 0.0
                 for c in range(d):
@@ -395,10 +394,10 @@ def reverse(
                 first += 1
                 second = first
         scale = variance * amplitude[a]
-        if terms[parts - 1] < 0:
+        if code == EFFECTS:
             for i in range(n):
                 k_bar[i] *= scale
-            effects_slope(codes[0], shares, each_inverse_ell, z[a], x, k_bar, kappas, z_bar)
+            effects(codes[0], shares, each_inverse_ell, z[a], x, kappas, k_bar, z_bar)
             for i in range(n):
                 by_amplitude += k_bar[i] * kappas[i]
                 of_mean += alpha[i] * scale * kappas[i]
@@ -408,7 +407,7 @@ def reverse(
                 kappa = composite_of(codes, terms, shares, each_inverse_ell, z[a], x[i], radials)
                 by_amplitude += bar * kappa
                 of_mean += alpha[i] * scale * kappa
-                composite_slope(terms, bar, radials, each_inverse_ell, z[a], x[i], z_bar)
+                composite_slope(bar, radials, each_inverse_ell, z[a], x[i], z_bar)
         else:
             for c in range(d):
                 s = 0.0

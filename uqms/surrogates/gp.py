@@ -348,7 +348,7 @@ class GaussianProcess:
             scores.append(of_runs)
             missing.append(lacking)
         kernel, scales = self.kernel, {}
-        chosen = self.scales == "auto" and isinstance(kernel, Stationary | Adapted | MainEffects)
+        chosen = self.scales == "auto" and not isinstance(kernel, JaxKernel)
         if chosen:
             kernel = candidates(kernel, box.d)
             if choose_inputs and self.mean is None:

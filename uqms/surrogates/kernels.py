@@ -42,6 +42,7 @@ from uqms._typing import Array, Ints
 from uqms.errors import InputError
 
 __all__ = [
+    "EFFECTS",
     "NEVER",
     "Effects",
     "Kernel",
@@ -76,6 +77,7 @@ FAST = {"reassoc", "contract", "arcp", "nsz"}
 TILE = 16  # columns that are mirrored together, so that both sides stay in the processor's cache
 LOOPED = 32  # inputs of each member of a batch, from which members are treated one by one
 SINGLE = 5  # codes below are kernels with loops of their own; compiled code calls all others by their address
+EFFECTS = SINGLE + 1  # code of the whole of `Effects`, of which `effects` has loops
 LARGEST_ADDRESS = 2**53  # codes stand among float64 numbers
 MAX_PARTS = 8  # of a sum or product
 NEVER = 1e30  # length scale of an input on which nothing depends
@@ -646,7 +648,7 @@ class Effects(Stationary):
     """One kernel of all inputs together and of each alone, as sums of kernels are: see `MainEffects`.
 
     Of a part of one input all other length scales are `NEVER`. Terms of these parts are negative in the layout, by
-    which compiled code knows that it needs no other input for them.
+    which `layout_of` knows the kernel.
     """
 
     kernel: RadialKernel
@@ -929,46 +931,23 @@ def layout_of(layout: Array) -> tuple[int, Ints, Ints]:
     """Return the code of the whole kernel, and code and term of each part, from `Kernel.layout`.
 
     The code of the whole is below `SINGLE` only for a single kernel with a loop of its own; for all others there is
-    `composite_of`.
+    `composite_of`, and for `EFFECTS` a loop too.
     """
     count = len(layout) // 2
     both = np.empty((2, count), dtype=np.int64)
     codes, terms = both[0], both[1]
     for part in range(count):
-        codes[part], terms[part] = np.int64(layout[2 * part]), np.int64(layout[2 * part + 1])
+        codes[part], terms[part] = np.int64(layout[2 * part]), np.int64(abs(layout[2 * part + 1]))
     whole = codes[0] if count == 1 and codes[0] < SINGLE else np.int64(SINGLE)
+    if layout[2 * count - 1] < 0.0:
+        whole = np.int64(EFFECTS)
     return whole, codes, terms  # type: ignore[return-value]
 
 
 @compiled(fastmath=FAST)
-def effects_of(code: int, shares: Array, inverse_ell: Array, u: Array, x: Array, g: Array) -> float:
-    """Return kappa of `Effects` between two inputs, and fill g of each part."""
-    total = 0.0
-    r2 = 0.0
-    for c in range(len(u)):
-        step = u[c] - x[c]
-        together, alone = step * inverse_ell[0, c], step * inverse_ell[c + 1, c]
-        r2 += together * together
-        share = shares[c + 1]
-        g[c + 1] = 0.0
-        if share > 0.0:  # of a score that has no main effects it is zero
-            kappa, radial = part_of(code, alone * alone)
-            total += share * kappa
-            g[c + 1] = share * radial
-    kappa, radial = part_of(code, r2)
-    g[0] = shares[0] * radial
-    return total + shares[0] * kappa  # type: ignore[no-any-return]
-
-
-@compiled(fastmath=FAST)
-def composite_slope(terms: Ints, bar: float, g: Array, inverse_ell: Array, u: Array, x: Array, out: Array) -> None:
+def composite_slope(bar: float, g: Array, inverse_ell: Array, u: Array, x: Array, out: Array) -> None:
     """Add to out (d,) the derivative by u of bar times what `composite_of` returns; it has filled g."""
-    if terms[len(terms) - 1] < 0:
-        for c in range(len(u)):
-            together, alone = inverse_ell[0, c], inverse_ell[c + 1, c]
-            out[c] += bar * (u[c] - x[c]) * (g[0] * together * together + g[c + 1] * alone * alone)
-        return
-    for part in range(len(terms)):
+    for part in range(len(inverse_ell)):
         for c in range(len(u)):
             scale = inverse_ell[part, c]
             out[c] += bar * g[part] * (u[c] - x[c]) * scale * scale
@@ -978,8 +957,6 @@ def composite_slope(terms: Ints, bar: float, g: Array, inverse_ell: Array, u: Ar
 def composite_of(codes: Ints, terms: Ints, shares: Array, inverse_ell: Array, u: Array, x: Array, g: Array) -> float:
     """Return kappa of a sum of products between two inputs, and fill g of each part."""
     count = len(codes)
-    if terms[count - 1] < 0:
-        return effects_of(codes[0], shares, inverse_ell, u, x, g)  # type: ignore[no-any-return]
     total = 0.0
     first = 0
     while first < count:

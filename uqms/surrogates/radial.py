@@ -16,7 +16,7 @@ from uqms._compiled import compiled
 from uqms._typing import Array
 from uqms.surrogates.kernels import SINGLE, before_decay, part_of
 
-__all__ = ["decay", "factor_of", "radial"]
+__all__ = ["decay", "factor_of", "radial", "radial_slopes"]
 
 MAGIC = 6755399441055744.0  # 1.5 * 2^52: adding it rounds to a whole number, which the last bits then hold
 PER_LOG2 = 1.4426950408889634
@@ -106,3 +106,38 @@ def radial(code: int, r2: Array) -> None:
         for i in range(flat.size):
             a = np.sqrt(max(flat[i], 0.0))
             flat[i] = before_decay(a)[0] * decay(a)
+
+
+@compiled(fastmath={"contract"})
+def radial_slopes(code: int, r2: Array, g: Array) -> None:
+    """Make correlations of squared distances in length scales r2 (n,), and fill their radial slopes g (n,)."""
+    n = len(r2)
+    if code >= SINGLE:
+        for i in range(n):
+            r2[i], g[i] = part_of(code, r2[i])
+    elif code == 0:
+        for i in range(n):
+            r2[i] = decay(0.5 * r2[i])
+            g[i] = -r2[i]
+    elif code == 1:
+        for i in range(n):
+            a = np.sqrt(3.0 * r2[i])
+            value = decay(a)
+            r2[i], g[i] = (1.0 + a) * value, -3.0 * value
+    elif code == 2:
+        for i in range(n):
+            a = np.sqrt(5.0 * r2[i])
+            value = decay(a)
+            r2[i], g[i] = (1.0 + a + a * a * (1.0 / 3.0)) * value, -(5.0 / 3.0) * (1.0 + a) * value
+    elif code == 3:
+        for i in range(n):
+            a = np.sqrt(7.0 * r2[i])
+            value = decay(a)
+            rougher = 1.0 + a + a * a * (1.0 / 3.0)
+            r2[i], g[i] = (1.0 + a + a * a * (0.4 + a * (1.0 / 15.0))) * value, -1.4 * rougher * value
+    else:
+        for i in range(n):
+            a = np.sqrt(11.0 * r2[i])
+            value = decay(a)
+            both = before_decay(a)
+            r2[i], g[i] = both[0] * value, both[1] * value

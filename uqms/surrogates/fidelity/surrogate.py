@@ -11,7 +11,6 @@ import numpy as np
 from uqms._typing import Array, Ints, RandomState
 from uqms.errors import InputError
 from uqms.parameters import Box
-from uqms.surrogates.adapted import Adapted, OneOf
 from uqms.surrogates.adapted import described as kernel_described
 from uqms.surrogates.archive import Stored
 from uqms.surrogates.cokriging import CoKriging
@@ -20,7 +19,6 @@ from uqms.surrogates.fitting import few_runs
 from uqms.surrogates.input_scales import described_scales
 from uqms.surrogates.kernel_files import description_of, kernel_of_description
 from uqms.surrogates.kernels import Kernel, SquaredExponential, Stationary
-from uqms.surrogates.main_effects import MainEffects
 from uqms.surrogates.outputs import OutputBasis, score_columns
 from uqms.surrogates.pointwise import NamedSurrogate
 from uqms.surrogates.process import ScoreProcess, Scores
@@ -131,7 +129,7 @@ class MultiFidelitySurrogate(NamedSurrogate):
         steps = self.ladder.steps
         for name, step in zip(self.levels[-len(steps) :], steps, strict=True):
             kernel = step.process.kernel
-            if isinstance(kernel, Adapted | MainEffects | OneOf):
+            if not kernel.plain:
                 out.append(f"{name}: {kernel_described(kernel, step.process.ell, self.domain.d)}")
         out += described_scales(self.attrs)
         gains: dict[str, str] = json.loads(self.attrs.get("alone", "{}"))
@@ -244,7 +242,7 @@ def _kernel_of_level(one: Mapping[str, Any], t: int, levels: int) -> Kernel:
     kind: Kind = one["kind"]
     kernel = kernel_of_description(one["kernel"])
     terms = kernel.terms if isinstance(kernel, Stationary) else ()
-    own = isinstance(kernel, Stationary | Adapted | MainEffects | OneOf)  # of what is new in a level
+    own = kernel.layout(1) is not None  # of what is new in a level
     right = {
         "plain": t == 0 and own,
         "joint": t == 0 and isinstance(kernel, CoKriging) and kernel.levels == levels,
