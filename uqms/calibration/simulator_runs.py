@@ -154,7 +154,7 @@ def _check_errors(name: str, row: Mapping[str, Any], spread: float) -> Check:
         times = 1.0 / math.sqrt(max(value, 1e-12))
         message = (
             f"smaller than stated: D²/m is {value:.2f}, expected at least {least:.2f}; the stated error is about "
-            f"{times:.2g} times the actual one"
+            f"{times:{'.2g' if times < 99.5 else '.0f'}} times the actual one"
         )
         remedy = (
             "Call uq.correct(posterior, runs) to scale the error for predictions, whose intervals are too wide where "
