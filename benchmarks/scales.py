@@ -7,7 +7,9 @@ Simulators of 30 kinds are generated, each with shape and design of its own. The
 have inputs from 0 to 1, nine have positive inputs in their own units, most of which act by their ratios. Of each
 problem 8 d or 20 d runs in turn, d inputs, and 500 new points. Beside `GaussianProcess(scales="auto")` are the same
 with ``scales="given"``, scikit-learn (constant * Matérn-5/2 with one length scale an input + white noise, targets
-normalised, best of 3 starts) and, where it is installed, BoTorch's `SingleTaskGP` (inputs normalised).
+normalised, best of 3 starts) and, where it is installed, BoTorch's `SingleTaskGP` (inputs normalised). ``--deep`` adds
+BoTorch with learned Kumaraswamy warps of the inputs and, where it is installed, dgpsi's deep process of two layers
+(Ming, Williamson & Guillas 2023, doi:10.1080/00401706.2022.2124311): half a minute and more for each problem.
 
 Aims of each kind, widened by two standard errors between problems:
 
@@ -39,6 +41,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Literal, NamedTuple
 from unittest import mock
@@ -464,18 +467,23 @@ def of_sklearn(x: Array, y: Array, new: Array) -> tuple[Array, Array]:
     return mean, sd
 
 
-def of_botorch(x: Array, y: Array, new: Array) -> tuple[Array, Array]:
-    """Return BoTorch's mean and sd."""
+def of_botorch(x: Array, y: Array, new: Array, warped: bool = False) -> tuple[Array, Array]:
+    """Return BoTorch's mean and sd; `warped`, with learned warps of the inputs."""
     import torch
     from botorch.fit import fit_gpytorch_mll
     from botorch.models import SingleTaskGP
-    from botorch.models.transforms import Normalize, Standardize
+    from botorch.models.transforms import Normalize, Standardize, Warp
     from gpytorch.mlls import ExactMarginalLogLikelihood
+    from gpytorch.priors import LogNormalPrior
 
+    d = x.shape[1]
+    prior = LogNormalPrior(0.0, 0.75**0.5)
     model = SingleTaskGP(
         torch.as_tensor(x),
         torch.as_tensor(y)[:, None],
-        input_transform=Normalize(x.shape[1]),
+        input_transform=Warp(d, list(range(d)), concentration0_prior=prior, concentration1_prior=prior)
+        if warped
+        else Normalize(d),
         outcome_transform=Standardize(1),
     )
     fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
@@ -484,14 +492,32 @@ def of_botorch(x: Array, y: Array, new: Array) -> tuple[Array, Array]:
     return law.mean[:, 0].detach().numpy(), law.variance[:, 0].sqrt().detach().numpy()
 
 
-def methods(slow: bool, kernel: uq.RadialKernel) -> dict[str, Method]:
+def of_dgpsi(x: Array, y: Array, new: Array) -> tuple[Array, Array]:
+    """Return mean and sd of dgpsi's deep process of two layers, with its own settings."""
+    import dgpsi
+
+    np.random.seed(1)  # noqa: NPY002 (its draws come from the global generators)
+    dgpsi.nb_seed(1)
+    model = dgpsi.dgp(x, (y[:, None] - y.mean()) / y.std())
+    model.train(disable=True)
+    mean, variance = dgpsi.emulator(model.estimate()).predict(new)
+    return y.mean() + y.std() * mean[:, 0], y.std() * np.sqrt(variance[:, 0])
+
+
+def methods(slow: bool, kernel: uq.RadialKernel, deep: bool = False) -> dict[str, Method]:
     """Return what is compared, `auto` first."""
     found = {
         "auto": of_uqms("auto", kernel),
         "given": of_uqms("given", kernel),
         "scikit-learn": in_unit_cube(of_sklearn),
     }
-    return {**found, "BoTorch": in_unit_cube(of_botorch)} if slow and find_spec("botorch") else found
+    if slow and find_spec("botorch"):
+        found["BoTorch"] = in_unit_cube(of_botorch)
+    if deep and find_spec("botorch"):
+        found["BoTorch, warped"] = in_unit_cube(partial(of_botorch, warped=True))
+    if deep and find_spec("dgpsi"):
+        found["dgpsi"] = in_unit_cube(of_dgpsi)
+    return found
 
 
 def scored(method: Method, x: Array, y: Array, new: Array, truth: Array, ends: Ends) -> Scored:
@@ -855,6 +881,7 @@ def main() -> int:
     parser.add_argument("--designs", type=int, help="problems of each kind")
     parser.add_argument("--only", nargs="+", default=[], help="names of kinds")
     parser.add_argument("--kernel", default="Matern52", help="of uqms, such as SquaredExponential")
+    parser.add_argument("--deep", action="store_true", help="beside a deep process and learned warps too")
     parser.add_argument("--cost", action="store_true", help="the time of fits of eight sets of runs instead")
     parser.add_argument("--averaging", type=int, metavar="RUNS", help="averages against point estimates")
     parser.add_argument("--local", action="store_true", help="errors with and without their local scale")
@@ -883,7 +910,7 @@ def main() -> int:
     if options.main_effects:
         halves = [options.half] if options.half else list(KINDS)
         return finish(without("main effects", with_main_effects, halves, designs, options.only))
-    every, aims = methods(not options.quick, getattr(uq, options.kernel)()), list[Aim]()
+    every, aims = methods(not options.quick, getattr(uq, options.kernel)(), options.deep), list[Aim]()
     for half in [options.half] if options.half else list(KINDS):
         pooled: list[Scored] = []
         ratios: list[float] = []
