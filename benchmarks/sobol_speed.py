@@ -12,6 +12,8 @@ with bootstrap:
 - the indices agree: the largest mean distance over the calls, at most 0.05 (SALib's estimator of first-order indices
   scatters by that on 1024 points).
 - seconds by number of inputs (one output) and by number of outputs (6 inputs); no aim.
+- "main effects": time with a kernel of 12 inputs together and of each, over that with one of all together, median of 3
+  analyses in turn. Each of the 13 parts once cost as much as one. Aim: at most twice.
 
 autoemulate hands its mean prediction to SALib, one call an output, without draws: its analysis is SALib's.
 """
@@ -34,8 +36,8 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 DRAWS, POINTS, RESAMPLES, CALLS = 100, 1024, 50, 40
 
 
-def fitted(d: int, m: int, n: int = 100) -> Any:
-    """Return a surrogate of a curve of m coordinates (or of a number) over d inputs."""
+def fitted(d: int, m: int, n: int = 100, **settings: Any) -> Any:
+    """Return a surrogate of a curve of m coordinates (or of a number) over d inputs, with these settings."""
     space = uq.ParameterSpace(**{f"x{i}": uq.Uniform(0.0, 1.0) for i in range(d)})
     design = uq.sobol(space, n, rng=1)
     x = np.column_stack([design[name].values for name in space.names])
@@ -43,7 +45,8 @@ def fitted(d: int, m: int, n: int = 100) -> Any:
     rate = 1.0 + x @ (1.0 / (1.0 + np.arange(d)))
     y = np.exp(-rate[:, None] * t) + 0.3 * np.sin(3.0 * x[:, :1] * (1.0 + t)) * x[:, 1:2]
     simulator = {"y": xr.DataArray(y, dims=("run", "t"), coords={"t": t}) if m > 1 else y[:, 0]}
-    return uq.GaussianProcess(outputs={"y": uq.Curve(tolerance=1e-4)} if m > 1 else {}).fit(
+    outputs: Any = {"y": uq.Curve(tolerance=1e-4)} if m > 1 else {}
+    return uq.GaussianProcess(outputs=outputs, **settings).fit(
         uq.ensemble.build(design, simulator, space=space, box=space.box())
     )
 
@@ -131,6 +134,17 @@ def beside_salib(calls: int) -> list[Aim]:
     ]
 
 
+def of_main_effects(d: int = 12, repeats: int = 3) -> list[Aim]:
+    """Time an analysis with main effects beside one without."""
+    kernels = uq.Matern52(), uq.MainEffects(uq.Matern52())
+    plain, richer = (fitted(d, 1, kernel=kernel, scales="given") for kernel in kernels)
+    ratios = []
+    for _ in range(repeats):
+        without = seconds(plain)
+        ratios.append(seconds(richer) / without)
+    return [aim(f"main effects of {d} inputs over none", float(np.median(ratios)), None, 2.0, n=repeats)]
+
+
 def seconds(surrogate: Any) -> float:
     """Return the time of the whole analysis."""
     start = time.perf_counter()
@@ -151,6 +165,7 @@ def main() -> int:
         found = seconds(surrogate)
         scores = surrogate.process.q
         aims.append(aim(f"seconds with 6 inputs, {m} outputs", found, reason=f"{scores} scores"))
+    aims += of_main_effects(repeats=1 if arguments.quick else 3)
     return finish(aims)
 
 

@@ -9,7 +9,10 @@ from surrogates.test_physics import PHYSICS, table
 import uqms as uq
 from uqms.errors import InputError
 from uqms.surrogates import GaussianProcessSurrogate
-from uqms.surrogates.function_draws import mean_path, paths
+from uqms.surrogates.adapted import Adapted
+from uqms.surrogates.function_draws import _Points, mean_path, paths
+from uqms.surrogates.kernels import Kernel, hyperparameter_count
+from uqms.surrogates.main_effects import MainEffects
 from uqms.surrogates.radial import radial
 
 DRAWS = 4000
@@ -30,6 +33,7 @@ def one_process() -> GaussianProcessSurrogate:
 KINDS = {
     "linear trend, two scores": one_process,
     "Matérn 3/2 and smooth": lambda: fitted(kernel=uq.Matern32() + uq.SquaredExponential(), hyperparameters="point"),
+    "main effects": lambda: fitted(kernel=MainEffects(uq.Matern52()), scales="given"),
     "averaged": lambda: fitted(hyperparameters="averaged"),
     "physics": lambda: uq.GaussianProcess(mean=PHYSICS, hyperparameters="point", scales="given").fit(table()),
 }
@@ -120,3 +124,18 @@ def test_runs_that_lack_an_output_are_not_in_its_paths() -> None:
     sd = np.sqrt(np.diagonal(scores.covariance[0], axis1=1, axis2=2)).T
     assert (np.abs(values.mean(axis=0) - scores.mean[0]) < 4.5 * sd / np.sqrt(DRAWS) + 1e-6).all()
     np.testing.assert_allclose(values.std(axis=0), sd, rtol=0.08, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kernel", [MainEffects(uq.Matern32()), uq.Matern52() + uq.Matern32(), Adapted(uq.Matern52())], ids=str
+)
+@pytest.mark.parametrize("repeated", [(0, 1, 2), (1,), ()], ids=str)
+def test_inputs_that_repeat_are_correlated_as_others(kernel: Kernel, repeated: tuple[int, ...]) -> None:
+    """Points whose inputs have a few values each, more than fill one block, against the matrix as it is defined."""
+    rng, d = np.random.default_rng(4), 3
+    u, z, weights = rng.random((9000, d)), rng.random((40, d)), rng.standard_normal((40, 5))
+    for i in repeated:
+        u[:, i] = rng.random(4000)[rng.integers(0, 4000, len(u))]
+    ell = np.exp(0.5 * rng.standard_normal(hyperparameter_count(kernel, d)))
+    exact = kernel.correlation(u, z, ell) @ weights
+    np.testing.assert_allclose(_Points(u).correlated(kernel, z, ell, weights), exact, atol=1e-7 * np.abs(exact).max())

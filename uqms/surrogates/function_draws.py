@@ -19,6 +19,7 @@ the variance of an average over points by less than 1 / a of the variance at a s
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, final
 
 import numpy as np
@@ -30,10 +31,10 @@ from uqms import _checks as check
 from uqms._typing import Array, Ints, RandomState, as_generator
 from uqms.errors import InputError
 from uqms.surrogates.gp import GaussianProcessSurrogate
-from uqms.surrogates.kernels import Kernel, correlation, layout_of, split
+from uqms.surrogates.kernels import NEVER, Kernel, Seen, correlation, layout_of, split
 from uqms.surrogates.process import normals_at
 from uqms.surrogates.radial import factor_of, radial
-from uqms.surrogates.training import JITTER_FIRST, factorise, trend_basis
+from uqms.surrogates.training import JITTER_FIRST, lower_factor, trend_basis
 
 __all__ = ["Paths", "mean_path", "paths"]
 
@@ -90,25 +91,28 @@ class Paths:
         out = np.empty((len(self.members), len(u), process.q))
         cheap = _cheap(self.surrogate, u)
         normals, drawn = np.zeros((0, 0)), -1
+        points = _Points(u)
         for group in self._groups:
             column = None if cheap is None else cheap[:, group.j]
             if keys is not None and group.j != drawn:  # groups of a score follow each other
                 normals, drawn = normals_at(u, len(self.members), keys[group.j]), group.j
             trend = trend_basis(u, process.beta.shape[2], column)
-            values = np.empty((len(u), len(group.rows)))
             ell = process.ell[group.h, group.j]
             inverse = None if keys is None else _inverse(self.surrogate, group)
-            sd, before = np.zeros(len(u)), process.kernel.variances(u, ell)
-            mean = np.zeros(len(u)) if group.centre is None else trend @ group.centre[1]
-            for block, kappa in _correlations(process.kernel, u, group.z, ell):
-                values[block] = kappa @ group.omega
-                if group.centre is not None:
-                    mean[block] += kappa @ group.centre[0]
-                if inverse is not None:
+            sd = np.zeros(len(u))
+            weights = group.omega if group.centre is None else np.column_stack([group.omega, group.centre[0]])
+            if inverse is None:
+                both = points.correlated(process.kernel, group.z, ell, weights)
+            else:
+                before, both = process.kernel.variances(u, ell), np.empty((len(u), weights.shape[1]))
+                for block, kappa in _correlations(process.kernel, u, group.z, ell):
+                    both[block] = kappa @ weights
                     w = dtrmm(1.0, inverse, kappa.T, side=0, lower=1)
                     sd[block] = np.sqrt(np.maximum(before[block] - np.einsum("zk,zk->k", w, w), 0.0))
+            values = both[:, : len(group.rows)]
             values += trend @ group.beta
             if group.centre is not None:
+                mean = both[:, -1] + trend @ group.centre[1]
                 local = process.local_scale(group.h, group.j, u)
                 values = mean[:, None] + local[:, None] * (values - mean[:, None])
                 sd *= local
@@ -201,14 +205,13 @@ def _conditioned(
 
 
 def _factor(surrogate: GaussianProcessSurrogate, h: int, j: int, z: Array) -> Array:
-    """Return L of runs and anchors z."""
+    """Return L of runs and anchors z, its upper triangle undefined."""
     process = surrogate.process
     known = process.known(j)
-    index = np.arange(int(known.sum()))
-    kappa = correlation(process.kernel, z, z, process.ell[h, j])
-    own = process.nugget[h, j] + process.noise[j, known] / process.variance[h, j]
-    kappa[index, index] += own + process.jitter[h, j] - JITTER_FIRST
-    return factorise(kappa, 0.0)[0]
+    noise = process.nugget[h, j] + process.noise[j, known] / process.variance[h, j]
+    own = np.zeros(len(z))
+    own[: len(noise)] = noise + process.jitter[h, j] - JITTER_FIRST
+    return np.ascontiguousarray(lower_factor(process.kernel, z, process.ell[h, j], own))
 
 
 def _inverse(surrogate: GaussianProcessSurrogate, group: _Group) -> Array:
@@ -226,7 +229,7 @@ def _rest(surrogate: GaussianProcessSurrogate, group: _Group, lower: Array, at: 
         block = members[start : start + size]
         kappa = np.vstack([k for _, k in _correlations(process.kernel, block.reshape(-1, d), group.z, ell)])
         w = solve_triangular(lower, kappa.T, lower=True, check_finite=False).T.reshape(len(block), c, -1)
-        within = np.stack([correlation(process.kernel, one, one.copy(), ell) for one in block])
+        within = process.kernel.correlation_within(block, ell)
         left = within - w @ w.transpose(0, 2, 1)
         local = process.local_scale(group.h, group.j, block)
         total += np.sum(local[:, :, None] * left * local[:, None, :], axis=0)
@@ -236,42 +239,117 @@ def _rest(surrogate: GaussianProcessSurrogate, group: _Group, lower: Array, at: 
     return np.asarray(total * np.outer(scale, scale))
 
 
-def _correlations(kernel: Kernel, u: Array, z: Array, ell: Array) -> Iterator[tuple[slice, Array]]:
-    """Return the correlation of blocks of the rows of `u` with `z`.
+@final
+@dataclass(frozen=True, eq=False)
+class _Term:
+    """A term of a kernel at two sets of points: its share times a radial function of each factor's product."""
+
+    share: float | None  # None of the only one
+    factors: tuple[tuple[int, Array, Array], ...]  # code, and what squared distances are products of
+    alone: int | None  # the only input that it sees, if it sees no other
+
+    def between(self, rows: slice | Ints) -> Array:
+        """Return the term between some of the first points and all of the second ones."""
+        product: Array | None = None
+        for code, left, right in self.factors:
+            value = left[rows] @ right
+            radial(code, value)
+            product = value if product is None else np.multiply(product, value, out=product)
+        assert product is not None
+        return product if self.share is None else np.multiply(product, self.share, out=product)
+
+
+def _terms(one: Seen, other: Seen) -> list[_Term] | None:
+    """Return the terms of a kernel of scaled distances between points that it sees; None of another kernel.
 
     Squared distances are products of matrices, several times faster than their sums and right to rounding of the
     squared length of the points.
     """
-    size = max(16, BLOCK // max(1, len(z)))
-    blocks = [slice(start, start + size) for start in range(0, len(u), size)]
-    one, other = kernel.seen(u, ell), kernel.seen(z, ell)
-    layout = one.kernel.layout(u.shape[1])
+    d = one.z.shape[1]
+    layout = one.kernel.layout(d)
     if layout is None:
-        yield from ((block, correlation(kernel, u[block], z, ell)) for block in blocks)
-        return
-    _, codes, terms = layout_of(layout)
-    count = int(terms[-1]) + 1
-    u, z = one.z, other.z
-    parts, shares = split(one.kernel, u.shape[1], one.ell)
-    sides = []
-    for code, scales in zip(codes, parts, strict=True):
-        factor = np.sqrt(factor_of(int(code))) / scales
-        left, right = u * factor, z * factor
-        left = np.column_stack([left, np.ones(len(u)), np.sum(left * left, axis=1)])
-        right = np.column_stack([-2.0 * right, np.sum(right * right, axis=1), np.ones(len(z))])
-        sides.append((left, np.ascontiguousarray(right.T)))
-    for block in blocks:
-        total: Array | None = None
-        for term in range(count):
-            product: Array | None = None
-            for code, (left, right), of in zip(codes, sides, terms, strict=True):
-                if of == term:
-                    value = left[block] @ right
-                    radial(int(code), value)
-                    product = value if product is None else product * value
-            assert product is not None
-            if count > 1:
-                product = product * shares[term]
-            total = product if total is None else total + product
-        assert total is not None
+        return None
+    _, codes, of = layout_of(layout)
+    parts, shares = split(one.kernel, d, one.ell)
+    found = []
+    for term, share in enumerate(shares):
+        factors, inputs = [], np.zeros(d, dtype=bool)
+        for code, scales in zip(codes[of == term], parts[of == term], strict=True):
+            seen = scales < NEVER
+            factor = np.sqrt(factor_of(int(code))) / scales[seen]
+            left, right = one.z[:, seen] * factor, other.z[:, seen] * factor
+            left = np.column_stack([left, np.ones(len(left)), np.sum(left * left, axis=1)])
+            right = np.column_stack([-2.0 * right, np.sum(right * right, axis=1), np.ones(len(right))])
+            factors.append((int(code), left, np.ascontiguousarray(right.T)))
+            inputs |= seen
+        alone = int(np.flatnonzero(inputs)[0]) if inputs.sum() == 1 and d > 1 else None
+        found.append(_Term(float(share) if len(shares) > 1 else None, tuple(factors), alone))
+    return found
+
+
+def _blocks(k: int, n: int) -> list[slice]:
+    """Return the blocks of k rows of a matrix with n columns."""
+    size = max(16, BLOCK // max(1, n))
+    return [slice(start, start + size) for start in range(0, k, size)]
+
+
+def _correlations(kernel: Kernel, u: Array, z: Array, ell: Array) -> Iterator[tuple[slice, Array]]:
+    """Return the correlation of blocks of the rows of `u` with `z`."""
+    one, other = kernel.seen(u, ell), kernel.seen(z, ell)
+    terms = _terms(one, other)
+    for block in _blocks(len(u), len(z)):
+        if terms is None:
+            yield block, correlation(kernel, u[block], z, ell)
+            continue
+        total = _sum(terms, block)
         yield block, total if one.slopes is None else total * one.amplitude[block, None] * other.amplitude
+
+
+def _sum(terms: Sequence[_Term], rows: slice) -> Array:
+    total = terms[0].between(rows)
+    for term in terms[1:]:
+        total += term.between(rows)
+    return total
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Points:
+    """Points u (k, d) whose inputs may repeat values, as the columns of a design for Sobol' indices do."""
+
+    u: Array
+
+    @cached_property
+    def repeats(self) -> list[tuple[Ints, Ints] | None]:
+        """Return for each input a place of each value and which of them each point has; None where few repeat."""
+        found: list[tuple[Ints, Ints] | None] = []
+        for values in self.u.T:
+            distinct, places, which = np.unique(values, return_index=True, return_inverse=True)
+            found.append((places, which) if 2 * len(distinct) <= len(values) else None)
+        return found
+
+    def correlated(self, kernel: Kernel, z: Array, ell: Array, weights: Array) -> Array:
+        """Return the correlation with `z` times weights (n, m), (k, m).
+
+        Terms that see one input are formed at its values once, where these repeat: with main effects and many inputs
+        they are nearly all of the work.
+        """
+        out = np.zeros((len(self.u), weights.shape[1]))
+        one, other = kernel.seen(self.u, ell), kernel.seen(z, ell)
+        terms = _terms(one, other) if one.z is self.u and one.slopes is None else None
+        if terms is None or all(term.alone is None for term in terms):
+            for block, kappa in _correlations(kernel, self.u, z, ell):
+                out[block] = kappa @ weights
+            return out
+        others = []
+        for term in terms:
+            repeated = None if term.alone is None else self.repeats[term.alone]
+            if repeated is None:
+                others.append(term)
+                continue
+            places, which = repeated
+            table = [term.between(places[block]) @ weights for block in _blocks(len(places), len(z))]
+            out += np.concatenate(table)[which]
+        for block in _blocks(len(self.u), len(z)) if others else ():
+            out[block] += _sum(others, block) @ weights
+        return out

@@ -119,12 +119,13 @@ class MainEffects(RadialParts):
         return Seen(u, np.ones(u.shape[:-1]), np.append(scales, ell[2 * d :]), Effects(self.kernel, d))
 
     def correlation(self, u: Array, x: Array, ell: Array) -> Array:
-        """Return the correlation (k, n)."""
-        d, code, shares = u.shape[1], self.kernel.code, _shares(ell, u.shape[1])
+        """Return the correlation (..., k, n) between the rows of u (..., k, d) and x (..., n, d)."""
+        d, code, shares = u.shape[-1], self.kernel.code, _shares(ell, u.shape[-1])
         precision = factor_of(code) * ell[: 2 * d] ** -2.0
-        together, kappa = np.zeros((len(u), len(x))), np.zeros((len(u), len(x)))
+        shape = *u.shape[:-1], x.shape[-2]
+        together, kappa = np.zeros(shape), np.zeros(shape)
         for c in range(d):
-            part = (u[:, c : c + 1] - x[:, c]) ** 2
+            part = (u[..., c, None] - x[..., None, :, c]) ** 2
             together += precision[c] * part
             part *= precision[d + c]
             radial(code, part)
@@ -161,8 +162,7 @@ class MainEffects(RadialParts):
 
     def correlation_within(self, u: Array, ell: Array) -> Array:
         """Return the correlation (s, k, k) between the rows of each member of a batch (s, k, d)."""
-        here = self.seen(u[:0, 0], ell)
-        return here.kernel.correlation_within(u, here.ell)
+        return self.correlation(u, u, ell)
 
     def reordered(self, ell: Array, inputs: Ints) -> Array:
         """Return `ell` for the same process of inputs in another order."""

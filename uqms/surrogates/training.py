@@ -55,6 +55,7 @@ __all__ = [
     "hyperparameters_at",
     "log_posterior",
     "log_posteriors",
+    "lower_factor",
     "marginal_log_likelihood",
     "nugget_of",
     "objective",
@@ -342,7 +343,7 @@ def log_posteriors(parameters: Array, x: Array, y: Array, trend: Array, kernel: 
 def _log_likelihood(parameters: Array, x: Array, y: Array, trend: Array, kernel: Kernel, noise: Noise) -> float:
     n, b = trend.shape
     size = len(parameters) - (noise is not False)
-    lower = _lower_factor(kernel, x, np.exp(parameters[:size]), nugget_of(parameters, noise))
+    lower = lower_factor(kernel, x, np.exp(parameters[:size]), nugget_of(parameters, noise))
     half, _ = lapack.dtrtrs(lower, np.column_stack([trend, y]), lower=1)
     # R of the QR decomposition of L^-1 [F, y]: its last entry is the root of the residual sum of squares.
     root = np.abs(np.diag(lapack.dgeqrf(half, overwrite_a=1)[0]))
@@ -354,7 +355,7 @@ def _log_likelihood(parameters: Array, x: Array, y: Array, trend: Array, kernel:
     return float(-log_det - fit)
 
 
-def _lower_factor(kernel: Kernel, x: Array, ell: Array, nugget: Array) -> Array:
+def lower_factor(kernel: Kernel, x: Array, ell: Array, nugget: Array) -> Array:
     """Return the factor of `factorise` in LAPACK's order, its upper triangle undefined; of adapted kernels sooner."""
     jitter = JITTER_FIRST
     # Of a plain kernel the passes save less than a third, and its fits keep every digit that they had.
