@@ -9,9 +9,9 @@ problem 8 d or 20 d runs in turn, d inputs, and 500 new points. Beside `Gaussian
 with ``scales="given"``, scikit-learn (constant * Matérn-5/2 with one length scale an input + white noise, targets
 normalised, best of 3 starts) and, where it is installed, BoTorch's `SingleTaskGP` (inputs normalised). ``--deep`` adds
 BoTorch with learned Kumaraswamy warps of the inputs and, where it is installed, dgpsi's deep process of two layers
-(Ming, Williamson & Guillas 2023, doi:10.1080/00401706.2022.2124311): half a minute and more for each problem. On two problems of each kind the deep
-process had the lower log score on all kinds but one (bumps: by 0.05 +- 0.55 nats the higher), and the smaller RMSE on
-five of the 30, at most by a factor 1.5 (bumps): it is no candidate.
+(Ming, Williamson & Guillas 2023, doi:10.1080/00401706.2022.2124311): half a minute and more for each problem. On two
+problems of each kind the deep process had the lower log score on all kinds but one (bumps: by 0.05 +- 0.55 nats the
+higher), and the smaller RMSE on five of the 30, at most by a factor 1.5 (bumps): it is no candidate.
 
 Aims of each kind, widened by two standard errors between problems:
 
